@@ -1,0 +1,158 @@
+// Typed values to payload bytes and back, through msgpack. Part of both public faces.
+//
+// Arguments of a native task travel as one msgpack array with one element per argument; a result
+// travels as one msgpack value. Any type that msgpack-cxx can adapt works (integers, floats,
+// strings, std::vector, std::map, std::tuple, std::optional, structs with MSGPACK_DEFINE, Bytes).
+// Threads: the functions keep no state but a per-thread scratch buffer; call them anywhere.
+#pragma once
+
+#include <msgpack.hpp>
+#include <muster/bytes.hpp>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <type_traits>
+
+namespace muster {
+
+// The bytes do not hold a value of the type that was asked for. `what()` says what was expected.
+class PackError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// Stands for "no value": the result of a function that returns void.
+using Nothing = msgpack::type::nil_t;
+
+namespace pack_detail {
+
+// Limits for decoding a payload: generous in size, strict in depth, so that a short hostile payload
+// cannot ask for unbounded memory before its bytes are there (msgpack-cxx's own default is 4 Gi).
+inline msgpack::unpack_limit limit_for(std::size_t size_bytes) {
+  return {size_bytes, size_bytes, size_bytes, size_bytes, size_bytes, 64};
+}
+
+struct Scratch {
+  std::string buffer;
+  void write(const char* data, std::size_t size_bytes) { buffer.append(data, size_bytes); }
+};
+
+inline Scratch& scratch() {
+  thread_local Scratch instance;
+  instance.buffer.clear();
+  if (instance.buffer.capacity() > std::size_t{1} << 20) instance.buffer.shrink_to_fit();
+  return instance;
+}
+
+inline msgpack::object_handle parse(const Bytes& bytes) {
+  try {
+    std::size_t offset = 0;
+    auto handle = msgpack::unpack(
+        reinterpret_cast<const char*>(bytes.data()), bytes.size(), offset,
+        [](msgpack::type::object_type, std::size_t, void*) { return true; }, nullptr,
+        limit_for(bytes.size()));
+    if (offset != bytes.size()) throw PackError("bytes follow the end of the msgpack value");
+    return handle;
+  } catch (const msgpack::unpack_error& error) {
+    throw PackError(std::string("not a valid msgpack value: ") + error.what());
+  }
+}
+
+}  // namespace pack_detail
+
+// One value as msgpack bytes, written into `arena`.
+template <typename Value>
+Bytes pack_value(BytesArena& arena, const Value& value) {
+  auto& scratch = pack_detail::scratch();
+  msgpack::pack(scratch, value);
+  return arena.append(scratch.buffer.data(), scratch.buffer.size());
+}
+
+template <typename Value>
+Bytes pack_value(const Value& value) {
+  auto& scratch = pack_detail::scratch();
+  msgpack::pack(scratch, value);
+  return Bytes::copy(scratch.buffer);
+}
+
+// The arguments of one call as a msgpack array of sizeof...(Arguments) elements.
+template <typename... Arguments>
+Bytes pack_arguments(BytesArena& arena, const Arguments&... arguments) {
+  auto& scratch = pack_detail::scratch();
+  msgpack::packer<pack_detail::Scratch> packer(scratch);
+  packer.pack_array(sizeof...(Arguments));
+  (packer.pack(arguments), ...);
+  return arena.append(scratch.buffer.data(), scratch.buffer.size());
+}
+
+// The value of type `Value` that `bytes` holds. Throws PackError when it holds something else.
+template <typename Value>
+Value unpack_value(const Bytes& bytes) {
+  const auto handle = pack_detail::parse(bytes);
+  try {
+    if constexpr (std::is_void_v<Value>) {
+      return;
+    } else {
+      return handle.get().template as<Value>();
+    }
+  } catch (const msgpack::type_error&) {
+    throw PackError("the msgpack value has another type than the one asked for");
+  }
+}
+
+// The arguments of one call. Throws PackError naming the first argument that does not fit.
+template <typename... Arguments>
+std::tuple<Arguments...> unpack_arguments(const Bytes& bytes) {
+  const auto handle = pack_detail::parse(bytes);
+  const msgpack::object& object = handle.get();
+  if (object.type != msgpack::type::ARRAY) throw PackError("the payload is not an argument array");
+  if (object.via.array.size != sizeof...(Arguments)) {
+    throw PackError("takes " + std::to_string(sizeof...(Arguments)) + " arguments, got " +
+                    std::to_string(object.via.array.size));
+  }
+  std::size_t index = 0;
+  const auto next = [&]<typename Argument>(std::type_identity<Argument>) -> Argument {
+    const msgpack::object& item = object.via.array.ptr[index++];
+    try {
+      return item.as<Argument>();
+    } catch (const msgpack::type_error&) {
+      throw PackError("argument " + std::to_string(index) + " has the wrong type");
+    }
+  };
+  return std::tuple<Arguments...>{next(std::type_identity<Arguments>{})...};
+}
+
+}  // namespace muster
+
+namespace msgpack {
+MSGPACK_API_VERSION_NAMESPACE(MSGPACK_DEFAULT_API_NS) {
+  namespace adaptor {
+
+  // Bytes travel as msgpack bin.
+  template <>
+  struct pack<muster::Bytes> {
+    template <typename Stream>
+    msgpack::packer<Stream>& operator()(msgpack::packer<Stream>& packer,
+                                        const muster::Bytes& value) const {
+      packer.pack_bin(static_cast<std::uint32_t>(value.size()));
+      packer.pack_bin_body(value.text().data(), static_cast<std::uint32_t>(value.size()));
+      return packer;
+    }
+  };
+  template <>
+  struct convert<muster::Bytes> {
+    const msgpack::object& operator()(const msgpack::object& object, muster::Bytes& value) const {
+      if (object.type == msgpack::type::BIN) {
+        value = muster::Bytes::copy(object.via.bin.ptr, object.via.bin.size);
+      } else if (object.type == msgpack::type::STR) {
+        value = muster::Bytes::copy(object.via.str.ptr, object.via.str.size);
+      } else {
+        throw msgpack::type_error();
+      }
+      return object;
+    }
+  };
+
+  }  // namespace adaptor
+}
+}  // namespace msgpack

@@ -1,0 +1,72 @@
+// Every limit of the protocol and of the processes, each with the sentence that derives it.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+namespace muster::limits {
+
+// docs/protocol.md describes exactly this version; peers with another one are refused.
+inline constexpr std::uint32_t kProtocolVersion = 1;
+
+// A payload of this size or more travels as a ZeroMQ frame of its own: below it a copy into frame 0
+// is cheaper than one more frame (a frame costs about as much as copying 4 KiB).
+inline constexpr std::size_t kLargePayloadBytes = 4096;
+
+// The largest payload or result: one frame that a 2-core machine still moves in seconds. Larger
+// data belongs into files or (later) blobs.
+inline constexpr std::size_t kMaxPayloadBytes = std::size_t{1} << 30;
+
+// Frame 0: a full batch of small payloads (kBatchTasks x kLargePayloadBytes) and its headers.
+inline constexpr std::size_t kMaxFrameZeroBytes = std::size_t{8} << 20;
+
+// A batch is cut at this many tasks: the cost per message is then under 1 % of the cost per task.
+inline constexpr std::size_t kBatchTasks = 1024;
+
+// ... or at this many payload bytes, so that one bulk sender never delays others by more than
+// about a millisecond. A single larger payload is a batch of its own.
+inline constexpr std::size_t kBatchBytes = std::size_t{1} << 20;
+
+// Runs or ranges in one message: every task of a batch may be a run of its own.
+inline constexpr std::size_t kMaxRuns = kBatchTasks;
+
+// Frames of one message: frame 0 and every payload of a batch.
+inline constexpr std::size_t kMaxFrames = kBatchTasks + 1;
+
+// Names (functions, nodes, labels): fits any sensible name, bounds logs and tables.
+inline constexpr std::size_t kMaxNameBytes = 512;
+
+// Messages, tracebacks and stderr tails of a failure: enough for a deep Python traceback.
+inline constexpr std::size_t kMaxTextBytes = 64 * 1024;
+
+// Functions that one worker may announce, and leases it may report when it connects again.
+inline constexpr std::size_t kMaxFunctions = 4096;
+inline constexpr std::size_t kMaxReportedLeases = 65536;
+
+// lz4 cannot expand more than this; a frame that declares more is refused before any allocation.
+inline constexpr std::size_t kMaxExpansion = 255;
+
+// Frame 0 below this size is never packed: lz4 cannot win enough to pay for the call.
+inline constexpr std::size_t kPackThresholdBytes = 512;
+
+// The most leases a worker holds beyond its slots, in tasks and bytes: covers a 100 ms round trip
+// at 80 k tasks/s, and two large payloads ahead.
+inline constexpr std::uint32_t kMaxPrefetch = 8192;
+inline constexpr std::size_t kMaxPrefetchBytes = std::size_t{32} << 20;
+
+// The largest number of slots of one worker.
+inline constexpr std::uint32_t kMaxSlots = 65536;
+
+// The default credit of a session: tasks and bytes the broker holds for it.
+inline constexpr std::uint64_t kCreditTasks = 1'000'000;
+inline constexpr std::uint64_t kCreditBytes = std::uint64_t{1} << 30;
+
+// Liveness: design.md, "Protocol rules", 6.
+inline constexpr std::chrono::milliseconds kHeartbeatInterval{2000};
+inline constexpr std::uint32_t kHeartbeatMisses = 5;
+
+// Losses while running that a task survives before it ends as lost.
+inline constexpr std::uint32_t kCrashBudget = 3;
+
+}  // namespace muster::limits
