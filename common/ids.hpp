@@ -17,9 +17,9 @@ struct RandomId {
   auto operator<=>(const RandomId&) const = default;
   bool is_zero() const { return high == 0 && low == 0; }
 };
-using SessionId = RandomId<struct SessionTag>;          // one producer connection's life
-using WorkerId = RandomId<struct WorkerTag>;            // one start of a worker daemon
-using Incarnation = RandomId<struct IncarnationTag>;    // one start of a broker
+using SessionId = RandomId<struct SessionTag>;        // one producer connection's life
+using WorkerId = RandomId<struct WorkerTag>;          // one start of a worker daemon
+using Incarnation = RandomId<struct IncarnationTag>;  // one start of a broker
 
 enum class JobId : std::uint32_t {};         // counts within a session, from 1
 enum class TaskSequence : std::uint64_t {};  // counts within a job, from 0, without gaps

@@ -1,0 +1,388 @@
+// Frames to messages, for input that may be hostile. Mirror of codec_encode.cpp.
+#include <lz4.h>
+
+#include <limits>
+#include <msgpack.hpp>
+#include <string>
+#include <type_traits>
+
+#include "common/codec.hpp"
+#include "common/codec_wire.hpp"
+
+namespace muster {
+namespace {
+
+using message::RefuseCode;
+
+// Leaves `decode` from any depth; never leaves the codec.
+struct Fault {
+  std::string reason;
+  RefuseCode code = RefuseCode::malformed;
+};
+
+const msgpack::unpack_limit& unpack_limits() {
+  static const msgpack::unpack_limit instance(
+      limits::kMaxReportedLeases, 0, limits::kMaxFrameZeroBytes, limits::kMaxFrameZeroBytes, 0, 8);
+  return instance;
+}
+
+// Reads the fields of one msgpack array one after another and checks each.
+class Reader {
+ public:
+  Reader(const msgpack::object& object, const Bytes& frame_zero, std::span<const Bytes> large,
+         std::size_t& large_used)
+      : frame_zero_(frame_zero), large_(large), large_used_(large_used) {
+    if (object.type != msgpack::type::ARRAY) throw Fault{"expected an array"};
+    items_ = {object.via.array.ptr, object.via.array.size};
+  }
+
+  std::size_t size() const { return items_.size(); }
+  bool done() const { return position_ == items_.size(); }
+
+  const msgpack::object& next() {
+    if (done()) throw Fault{"too few fields"};
+    return items_[position_++];
+  }
+  void finish() const {
+    if (!done()) throw Fault{"too many fields"};
+  }
+
+  template <typename Number>
+  requires std::is_integral_v<Number>
+  void get(Number& number) {
+    const msgpack::object& object = next();
+    if constexpr (std::is_same_v<Number, bool>) {
+      if (object.type != msgpack::type::BOOLEAN) throw Fault{"expected a boolean"};
+      number = object.via.boolean;
+    } else {
+      number = integer<Number>(object);
+    }
+  }
+  template <typename Enumeration>
+  requires std::is_enum_v<Enumeration>
+  void get(Enumeration& word) {
+    word = static_cast<Enumeration>(integer<std::underlying_type_t<Enumeration>>(next()));
+  }
+  // A word of a closed set: `last` is the greatest legal value.
+  template <typename Enumeration>
+  void get(Enumeration& word, Enumeration last) {
+    get(word);
+    if (word > last) throw Fault{"a code outside its range"};
+  }
+  void get(std::string& text, std::size_t limit_bytes) {
+    const msgpack::object& object = next();
+    if (object.type != msgpack::type::STR) throw Fault{"expected a text"};
+    if (object.via.str.size > limit_bytes) throw Fault{"a text over its limit"};
+    text.assign(object.via.str.ptr, object.via.str.size);
+  }
+  void get(std::string& text) { get(text, limits::kMaxNameBytes); }
+  void get(std::chrono::milliseconds& time) {
+    constexpr std::int64_t kCentury = std::int64_t{100} * 366 * 24 * 3600 * 1000;
+    const auto count = integer<std::int64_t>(next());
+    if (count < 0 || count > kCentury) throw Fault{"a time outside its range"};
+    time = std::chrono::milliseconds(count);
+  }
+  void get(std::chrono::nanoseconds& time) {
+    const auto count = integer<std::int64_t>(next());
+    if (count < 0) throw Fault{"a negative time"};
+    time = std::chrono::nanoseconds(count);
+  }
+  template <typename Tag>
+  void get(RandomId<Tag>& id) {
+    const msgpack::object& object = next();
+    if (object.type != msgpack::type::BIN || object.via.bin.size != 16) {
+      throw Fault{"expected an id of 16 bytes"};
+    }
+    id = {wire::load_be64(object.via.bin.ptr), wire::load_be64(object.via.bin.ptr + 8)};
+    if (id.is_zero()) throw Fault{"an id of zeros"};
+  }
+  void get(Payload& payload) { payload_from(next(), payload); }
+  void get(Outcome& outcome) {
+    const msgpack::object& object = next();
+    if (object.type != msgpack::type::ARRAY) {
+      payload_from(object, outcome.body);
+      return;
+    }
+    Reader pair = inner(object);
+    pair.get(outcome.status, OutcomeStatus::lost);
+    if (outcome.status == OutcomeStatus::result) throw Fault{"a result in the form of a failure"};
+    pair.get(outcome.body);
+    pair.finish();
+  }
+  void get(Function& function) {
+    get(function.kind, FunctionKind::python);
+    get(function.name);
+  }
+  void get(JobSpec& spec) {
+    Reader r = inner(next());
+    r.get(spec.function);
+    r.get(spec.timeout);
+    r.get(spec.retries);
+    r.get(spec.priority);
+    r.get(spec.crash_budget);
+    if (spec.crash_budget == 0) throw Fault{"a crash budget of zero"};
+    r.finish();
+  }
+  void get(SequenceRange& range) {
+    Reader r = inner(next());
+    r.get(range.first);
+    r.get(range.count);
+    r.finish();
+    check_run(range.first, range.count);
+  }
+  void get(LeaseRange& range) {
+    Reader r = inner(next());
+    r.get(range.first);
+    r.get(range.count);
+    r.get(range.attempt);
+    r.finish();
+    check_run(range.first, range.count);
+  }
+  void get(TaskRun& run) {
+    Reader r = inner(next());
+    r.get(run.first);
+    r.get(run.attempt);
+    r.get(run.payloads, limits::kBatchTasks);
+    r.finish();
+    check_run(run.first, run.payloads.size());
+  }
+  void get(OutcomeRun& run) {
+    Reader r = inner(next());
+    r.get(run.first);
+    r.get(run.attempt);
+    r.get(run.outcomes, limits::kBatchTasks);
+    r.finish();
+    check_run(run.first, run.outcomes.size());
+  }
+  void get(message::HeldLeases& held) {
+    Reader r = inner(next());
+    r.get(held.session);
+    r.get(held.job);
+    r.get(held.leases, limits::kMaxReportedLeases);
+    r.finish();
+  }
+  void get(message::JobProgress& progress) {
+    Reader r = inner(next());
+    r.get(progress.job);
+    r.get(progress.next_sequence);
+    r.finish();
+  }
+  void get(message::WorkerStatus& s) {
+    Reader r = inner(next());
+    r.each(s.worker, s.node, s.executor, s.process_id, s.slots, s.leases, s.stuck_slots, s.draining,
+           s.tasks_done, s.round_trip_us, s.silent_ms);
+  }
+  void get(message::JobStatus& s) {
+    Reader r = inner(next());
+    r.each(s.session, s.label, s.job, s.function, s.priority, s.queued, s.leased, s.done, s.failed,
+           s.mean_us, s.waiting);
+  }
+  void get(std::pair<std::string, std::uint64_t>& entry) {
+    Reader r = inner(next());
+    r.each(entry.first, entry.second);
+  }
+  template <typename Item>
+  void get(std::vector<Item>& items, std::size_t limit) {
+    Reader r = inner(next());
+    if (r.size() > limit) throw Fault{"a list over its limit", RefuseCode::over_limit};
+    items.resize(r.size());
+    for (Item& item : items) r.get(item);
+  }
+  template <typename Item>
+  void get(std::vector<Item>& items) {
+    get(items, limits::kMaxReportedLeases);
+  }
+
+  template <typename... Fields>
+  void each(Fields&... fields) {
+    (get(fields), ...);
+    finish();
+  }
+
+ private:
+  Reader inner(const msgpack::object& object) const {
+    return {object, frame_zero_, large_, large_used_};
+  }
+
+  template <typename Number>
+  static Number integer(const msgpack::object& object) {
+    if (object.type == msgpack::type::POSITIVE_INTEGER) {
+      if (object.via.u64 <= static_cast<std::uint64_t>(std::numeric_limits<Number>::max())) {
+        return static_cast<Number>(object.via.u64);
+      }
+    } else if (object.type == msgpack::type::NEGATIVE_INTEGER && std::is_signed_v<Number>) {
+      if (object.via.i64 >= static_cast<std::int64_t>(std::numeric_limits<Number>::min())) {
+        return static_cast<Number>(object.via.i64);
+      }
+    }
+    throw Fault{"expected an integer in range"};
+  }
+
+  // A run may neither be empty nor pass the greatest sequence.
+  static void check_run(TaskSequence first, std::uint64_t count) {
+    if (count == 0) throw Fault{"an empty run"};
+    if (value(first) > (std::uint64_t{1} << 62) || count > (std::uint64_t{1} << 62)) {
+      throw Fault{"a sequence outside its range"};
+    }
+  }
+
+  void payload_from(const msgpack::object& object, Payload& payload) {
+    if (object.type == msgpack::type::BIN) {
+      const auto* begin = reinterpret_cast<const std::byte*>(object.via.bin.ptr);
+      payload.bytes = {frame_zero_.owner(), {begin, object.via.bin.size}};
+      return;
+    }
+    if (object.type == msgpack::type::POSITIVE_INTEGER) {
+      payload.unpacked_bytes = integer<std::uint32_t>(object);
+      if (payload.unpacked_bytes == 0) throw Fault{"a packed payload of no bytes"};
+      if (payload.unpacked_bytes > limits::kMaxPayloadBytes) {
+        throw Fault{"a payload over the limit", RefuseCode::over_limit};
+      }
+    } else if (object.type != msgpack::type::NIL) {
+      throw Fault{"expected a payload"};
+    }
+    if (large_used_ == large_.size()) throw Fault{"a payload frame is missing"};
+    payload.bytes = large_[large_used_++];
+    const std::size_t size_bytes = payload.bytes.size();
+    if (size_bytes > limits::kMaxPayloadBytes) {
+      throw Fault{"a payload over the limit", RefuseCode::over_limit};
+    }
+    if (payload.unpacked_bytes / limits::kMaxExpansion > size_bytes) {
+      throw Fault{"a packed payload declares more than lz4 can hold"};
+    }
+  }
+
+  const Bytes& frame_zero_;
+  std::span<const Bytes> large_;
+  std::size_t& large_used_;
+  std::span<const msgpack::object> items_;
+  std::size_t position_ = 0;
+};
+
+void read(Reader& r, message::HelloProducer& m) {
+  r.each(m.protocol_version, m.software_version, m.session, m.label);
+}
+void read(Reader& r, message::HelloWorker& m) {
+  r.get(m.protocol_version);
+  r.get(m.software_version);
+  r.get(m.worker);
+  r.get(m.node);
+  r.get(m.executor);
+  r.get(m.process_id);
+  r.get(m.slots);
+  if (m.slots == 0 || m.slots > limits::kMaxSlots) throw Fault{"a number of slots out of range"};
+  r.get(m.runs_commands);
+  r.get(m.functions, limits::kMaxFunctions);
+  r.get(m.held);
+  r.finish();
+}
+void read(Reader& r, message::Welcome& m) {
+  r.each(m.protocol_version, m.software_version, m.incarnation, m.heartbeat_interval,
+         m.heartbeat_misses, m.credit_tasks, m.credit_bytes, m.pack, m.jobs);
+}
+void read(Reader& r, message::Refuse& m) {
+  r.get(m.code, RefuseCode::identity);
+  r.get(m.text, limits::kMaxTextBytes);
+  r.finish();
+}
+void read(Reader& r, message::Unknown& m) { r.each(m.incarnation); }
+void read(Reader& r, message::Heartbeat& m) { r.each(m.token, m.reply_wanted); }
+void read(Reader& r, message::Goodbye&) { r.finish(); }
+void read(Reader& r, message::Job& m) { r.each(m.job, m.spec); }
+void read(Reader& r, message::Submit& m) {
+  r.get(m.job);
+  r.get(m.first);
+  r.get(m.payloads, limits::kBatchTasks);
+  r.finish();
+  if (m.payloads.empty()) throw Fault{"a SUBMIT without tasks"};
+  if (value(m.first) > (std::uint64_t{1} << 62)) throw Fault{"a sequence outside its range"};
+}
+void read(Reader& r, message::EndJob& m) { r.each(m.job); }
+void read(Reader& r, message::Cancel& m) { r.each(m.job, m.ranges); }
+void read(Reader& r, message::Outcomes& m) { r.each(m.job, m.runs); }
+void read(Reader& r, message::AcknowledgeOutcomes& m) { r.each(m.job, m.ranges); }
+void read(Reader& r, message::Credit& m) { r.each(m.tasks, m.bytes); }
+void read(Reader& r, message::Notice& m) {
+  r.get(m.job);
+  r.get(m.text, limits::kMaxTextBytes);
+  r.finish();
+}
+void read(Reader& r, message::WorkerJob& m) { r.each(m.session, m.job, m.spec); }
+void read(Reader& r, message::Tasks& m) { r.each(m.session, m.job, m.runs); }
+void read(Reader& r, message::WorkerOutcomes& m) { r.each(m.session, m.job, m.busy, m.runs); }
+void read(Reader& r, message::AcknowledgeLeases& m) { r.each(m.session, m.job, m.leases); }
+void read(Reader& r, message::Recall& m) { r.each(m.session, m.job, m.leases); }
+void read(Reader& r, message::Returned& m) { r.each(m.session, m.job, m.leases); }
+void read(Reader& r, message::StopTasks& m) { r.each(m.session, m.job, m.leases); }
+void read(Reader& r, message::ForgetJob& m) { r.each(m.session, m.job); }
+void read(Reader& r, message::WorkerState& m) { r.each(m.stuck_slots, m.draining); }
+void read(Reader& r, message::StatusRequest&) { r.finish(); }
+void read(Reader& r, message::Status& m) {
+  r.each(m.software_version, m.incarnation, m.uptime_ms, m.total_slots, m.sessions, m.workers,
+         m.jobs, m.counters);
+}
+
+template <std::size_t Index = 0>
+Message read_type(std::uint8_t type, Reader& reader) {
+  if constexpr (Index == std::variant_size_v<Message>) {
+    throw Fault{"unknown message type " + std::to_string(type)};
+  } else if (type == Index + 1) {
+    std::variant_alternative_t<Index, Message> message;
+    read(reader, message);
+    return message;
+  } else {
+    return read_type<Index + 1>(type, reader);
+  }
+}
+
+// Frame 0 without its flag byte, unpacked.
+Bytes open_frame_zero(const Bytes& frame) {
+  if (frame.empty()) throw Fault{"frame 0 is empty"};
+  if (frame.size() > limits::kMaxFrameZeroBytes) {
+    throw Fault{"frame 0 is over the limit", RefuseCode::over_limit};
+  }
+  const char flag = frame.text()[0];
+  if (flag == wire::kPlainFlag) return frame.slice(1, frame.size() - 1);
+  if (flag != wire::kPackedFlag) throw Fault{"frame 0 has an unknown flag byte"};
+  if (frame.size() <= wire::kPackedHeaderBytes) throw Fault{"frame 0 is cut off"};
+  const std::uint32_t declared = wire::load_be32(frame.text().data() + 1);
+  if (declared > limits::kMaxFrameZeroBytes) {
+    throw Fault{"frame 0 is over the limit", RefuseCode::over_limit};
+  }
+  const auto plain = unpack_payload(
+      {frame.slice(wire::kPackedHeaderBytes, frame.size() - wire::kPackedHeaderBytes), declared});
+  if (!plain) throw Fault{"frame 0 is not a valid lz4 block"};
+  return *plain;
+}
+
+}  // namespace
+
+std::variant<Message, DecodeError> decode(std::span<const Bytes> frames) {
+  try {
+    if (frames.empty() || frames.size() > limits::kMaxFrames) throw Fault{"bad number of frames"};
+    const Bytes body = open_frame_zero(frames[0]);
+    thread_local msgpack::zone zone(std::size_t{64} << 10);
+    zone.clear();
+    std::size_t offset = 0;
+    const msgpack::object object = msgpack::unpack(
+        zone, body.text().data(), body.size(), offset,
+        [](msgpack::type::object_type, std::size_t, void*) { return true; }, nullptr,
+        unpack_limits());
+    if (offset != body.size()) throw Fault{"bytes follow the message"};
+    std::size_t large_used = 0;
+    Reader reader(object, body, frames.subspan(1), large_used);
+    std::uint8_t type = 0;
+    reader.get(type);
+    Message message = read_type(type, reader);
+    if (large_used != frames.size() - 1) throw Fault{"a frame that nothing mentions"};
+    return message;
+  } catch (const Fault& fault) {
+    return DecodeError{fault.reason, fault.code};
+  } catch (const msgpack::unpack_error& error) {
+    return DecodeError{std::string("not valid msgpack: ") + error.what()};
+  } catch (const std::bad_alloc&) {
+    return DecodeError{"too large", RefuseCode::over_limit};
+  }
+}
+
+}  // namespace muster

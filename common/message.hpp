@@ -1,0 +1,305 @@
+// The messages of docs/protocol.md as plain values. The codec (codec.hpp) is the only code that
+// knows how they look on the wire.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <muster/bytes.hpp>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/ids.hpp"
+#include "common/limits.hpp"
+
+namespace muster {
+
+// A task's argument bytes or an outcome's body; opaque to the broker.
+struct Payload {
+  Bytes bytes;
+  std::uint32_t unpacked_bytes = 0;  // size after lz4 unpacking; 0: `bytes` is not packed
+};
+
+enum class FunctionKind : std::uint8_t { native = 0, command = 1, python = 2 };
+
+struct Function {
+  FunctionKind kind = FunctionKind::native;
+  std::string name;  // native: its registered name; command: a label, may be empty
+  bool operator==(const Function&) const = default;
+};
+
+// What all tasks of a job share; said once, in JOB.
+struct JobSpec {
+  Function function;
+  std::chrono::milliseconds timeout{0};               // per task, from its start; 0: none
+  std::uint32_t retries = 0;                          // more runs after an error or a timeout
+  std::int32_t priority = 0;                          // higher runs first
+  std::uint32_t crash_budget = limits::kCrashBudget;  // losses while running; at least 1
+  bool operator==(const JobSpec&) const = default;
+};
+
+enum class OutcomeStatus : std::uint8_t {
+  result = 0,  // body: the result's bytes
+  error = 1,   // the others' body: a packed Failure (codec.hpp)
+  timed_out = 2,
+  cancelled = 3,
+  lost = 4,
+};
+
+struct Outcome {
+  OutcomeStatus status = OutcomeStatus::result;
+  Payload body;
+};
+
+// Why a task has no result. `kind` is a short stable word: "exception", "bad_arguments",
+// "unknown_function", "crashed", "exit", "result_too_large", "start_failed", "timed_out",
+// "cancelled", "lost", "no_worker".
+struct Failure {
+  std::string kind;
+  std::string message;
+  std::string traceback;  // where it happened over there: a traceback or the last stderr lines
+  Bytes extra;            // kind "exit": a packed CommandResult; python: the pickled exception
+  bool operator==(const Failure&) const = default;
+};
+
+struct SequenceRange {
+  TaskSequence first{};
+  std::uint64_t count = 0;
+  bool operator==(const SequenceRange&) const = default;
+};
+
+struct LeaseRange {  // contiguous tasks of one attempt
+  TaskSequence first{};
+  std::uint64_t count = 0;
+  Attempt attempt{};
+  bool operator==(const LeaseRange&) const = default;
+};
+
+struct TaskRun {
+  TaskSequence first{};
+  Attempt attempt{};
+  std::vector<Payload> payloads;
+};
+
+struct OutcomeRun {
+  TaskSequence first{};
+  Attempt attempt{};
+  std::vector<Outcome> outcomes;
+};
+
+namespace message {
+
+// --- Greeting -----------------------------------------------------------------------------------
+
+struct HelloProducer {
+  std::uint32_t protocol_version = limits::kProtocolVersion;
+  std::string software_version;
+  SessionId session;
+  std::string label;  // shown in `muster status`: program and process id
+};
+
+struct HeldLeases {
+  SessionId session;
+  JobId job{};
+  std::vector<LeaseRange> leases;
+};
+
+struct HelloWorker {
+  std::uint32_t protocol_version = limits::kProtocolVersion;
+  std::string software_version;
+  WorkerId worker;
+  std::string node;      // host name
+  std::string executor;  // "thread" or "process"
+  std::uint32_t process_id = 0;
+  std::uint32_t slots = 0;
+  bool runs_commands = false;
+  std::vector<std::string> functions;  // native functions offered
+  std::vector<HeldLeases> held;        // unstarted, running, or finished and not acknowledged
+};
+
+struct JobProgress {
+  JobId job{};
+  TaskSequence next_sequence{};  // the broker has every task before this one
+};
+
+struct Welcome {
+  std::uint32_t protocol_version = limits::kProtocolVersion;
+  std::string software_version;
+  Incarnation incarnation;
+  std::chrono::milliseconds heartbeat_interval{limits::kHeartbeatInterval};
+  std::uint32_t heartbeat_misses = limits::kHeartbeatMisses;
+  std::uint64_t credit_tasks = 0;  // producers: tasks without acknowledged outcome, at most
+  std::uint64_t credit_bytes = 0;  // producers: payload bytes of those, at most
+  bool pack = false;               // pack what leaves this machine: the broker has remote peers
+  std::vector<JobProgress> jobs;   // producers: what the broker knows of this session
+};
+
+enum class RefuseCode : std::uint8_t {
+  version = 1,       // install matching versions
+  malformed = 2,     // not decodable
+  over_limit = 3,    // decodable, beyond a limit or the granted credit
+  out_of_order = 4,  // legal message, illegal now
+  identity = 5,      // the id belongs to somebody else
+};
+struct Refuse {
+  RefuseCode code{};
+  std::string text;
+};
+
+// "I do not know this connection: say HELLO."
+struct Unknown {
+  Incarnation incarnation;
+};
+
+struct Heartbeat {
+  std::uint64_t token = 0;  // opaque; the sender's clock
+  bool reply_wanted = false;
+};
+
+struct Goodbye {};
+
+// --- Producer and broker ------------------------------------------------------------------------
+
+struct Job {
+  JobId job{};
+  JobSpec spec;
+};
+struct Submit {
+  JobId job{};
+  TaskSequence first{};
+  std::vector<Payload> payloads;
+};
+struct EndJob {
+  JobId job{};
+};
+struct Cancel {
+  JobId job{};
+  std::vector<SequenceRange> ranges;  // empty: every task of the job
+};
+struct Outcomes {
+  JobId job{};
+  std::vector<OutcomeRun> runs;  // `attempt` says which lease made it
+};
+struct AcknowledgeOutcomes {
+  JobId job{};
+  std::vector<SequenceRange> ranges;
+};
+struct Credit {
+  std::uint64_t tasks = 0;
+  std::uint64_t bytes = 0;
+};
+struct Notice {  // why a job waits; for people
+  JobId job{};
+  std::string text;
+};
+
+// --- Broker and worker --------------------------------------------------------------------------
+
+struct WorkerJob {
+  SessionId session;
+  JobId job{};
+  JobSpec spec;
+};
+struct Tasks {
+  SessionId session;
+  JobId job{};
+  std::vector<TaskRun> runs;
+};
+struct WorkerOutcomes {
+  SessionId session;
+  JobId job{};
+  std::chrono::nanoseconds busy{0};  // execution time of these tasks, summed
+  std::vector<OutcomeRun> runs;
+};
+struct AcknowledgeLeases {
+  SessionId session;
+  JobId job{};
+  std::vector<LeaseRange> leases;
+};
+struct Recall {  // give back what has not started
+  SessionId session;
+  JobId job{};
+  std::vector<LeaseRange> leases;
+};
+struct Returned {  // these leases had not started and will not
+  SessionId session;
+  JobId job{};
+  std::vector<LeaseRange> leases;
+};
+struct StopTasks {  // end these leases, running or not; each still gets its outcome
+  SessionId session;
+  JobId job{};
+  std::vector<LeaseRange> leases;
+};
+struct ForgetJob {
+  SessionId session;
+  JobId job{};
+};
+struct WorkerState {
+  std::uint32_t stuck_slots = 0;  // slots held by tasks that timed out or were stopped
+  bool draining = false;          // no more leases, please
+};
+
+// --- Status -------------------------------------------------------------------------------------
+
+struct StatusRequest {};
+
+struct WorkerStatus {
+  std::string worker;
+  std::string node;
+  std::string executor;
+  std::uint32_t process_id = 0;
+  std::uint32_t slots = 0;
+  std::uint32_t leases = 0;  // held, started or not
+  std::uint32_t stuck_slots = 0;
+  bool draining = false;
+  std::uint64_t tasks_done = 0;
+  std::uint64_t round_trip_us = 0;
+  std::uint64_t silent_ms = 0;  // since the last message
+};
+struct JobStatus {
+  std::string session;
+  std::string label;
+  std::uint32_t job = 0;
+  std::string function;
+  std::int32_t priority = 0;
+  std::uint64_t queued = 0;
+  std::uint64_t leased = 0;
+  std::uint64_t done = 0;
+  std::uint64_t failed = 0;
+  std::uint64_t mean_us = 0;  // learned duration of a task
+  std::string waiting;        // why queued tasks wait; empty: they do not
+};
+struct Status {
+  std::string software_version;
+  std::string incarnation;
+  std::uint64_t uptime_ms = 0;
+  std::uint32_t total_slots = 0;
+  std::uint32_t sessions = 0;
+  std::vector<WorkerStatus> workers;
+  std::vector<JobStatus> jobs;
+  std::vector<std::pair<std::string, std::uint64_t>> counters;
+};
+
+}  // namespace message
+
+using Message =
+    std::variant<message::HelloProducer, message::HelloWorker, message::Welcome, message::Refuse,
+                 message::Unknown, message::Heartbeat, message::Goodbye, message::Job,
+                 message::Submit, message::EndJob, message::Cancel, message::Outcomes,
+                 message::AcknowledgeOutcomes, message::Credit, message::Notice, message::WorkerJob,
+                 message::Tasks, message::WorkerOutcomes, message::AcknowledgeLeases,
+                 message::Recall, message::Returned, message::StopTasks, message::ForgetJob,
+                 message::WorkerState, message::StatusRequest, message::Status>;
+
+// The protocol's name of a message ("SUBMIT"), for logs and errors.
+const char* name_of(const Message& message);
+
+// A message and whom it goes to; what every pure core returns.
+struct Outgoing {
+  PeerId peer{};
+  Message message;
+};
+
+}  // namespace muster
