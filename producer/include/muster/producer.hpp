@@ -191,7 +191,7 @@ class Results {
     }
     void operator++(int) { results_->advance(); }
     friend bool operator==(const Iterator& iterator, Sentinel) {
-      return !iterator.results_->current_.has_value();
+      return iterator.results_->finished();
     }
 
    private:
@@ -208,6 +208,7 @@ class Results {
   }
   Sentinel end() const { return {}; }
   void cancel() { stream_.cancel(); }
+  bool finished() const { return !current_.has_value(); }
 
  private:
   template <typename T>
