@@ -78,7 +78,7 @@ void pass_frames(zmq::socket_t& from, zmq::socket_t& to) {
   }
 }
 
-void run_forwarder(const std::string& directory) {
+[[noreturn]] void run_forwarder(const std::string& directory) {
   zmq::context_t context;
   zmq::socket_t clients = make_socket(context, zmq::socket_type::router);
   zmq::socket_t workers = make_socket(context, zmq::socket_type::router);
@@ -109,7 +109,7 @@ void run_forwarder(const std::string& directory) {
   }
 }
 
-void run_worker(const std::string& directory) {
+[[noreturn]] void run_worker(const std::string& directory) {
   zmq::context_t context;
   zmq::socket_t socket = make_socket(context, zmq::socket_type::dealer);
   socket.connect(endpoint(directory, "workers"));
@@ -273,9 +273,7 @@ void run_producer(Options options) {
   }
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int run(int argc, char** argv) {
   Options options;
   CLI::App app(
       "Raw ZeroMQ in the shape of a work queue: the limit that Muster is measured against");
@@ -295,21 +293,27 @@ int main(int argc, char** argv) {
   app.add_option("--directory", options.directory)->group("");
   app.add_option("--parent", options.parent)->group("");
   CLI11_PARSE(app, argc, argv);
+  if (!options.role.empty()) {
+    muster::bench::die_with_parent(options.parent);
+    if (options.role == "forwarder") run_forwarder(options.directory);
+    run_worker(options.directory);  // neither returns
+  }
+  // Without SA_RESTART: a waiting call ends, and the destructors clean up.
+  struct sigaction action = {};
+  action.sa_handler = [](int) { interrupted = 1; };
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+  run_producer(options);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
   try {
-    if (!options.role.empty()) {
-      muster::bench::die_with_parent(options.parent);
-      if (options.role == "forwarder") run_forwarder(options.directory);
-      run_worker(options.directory);
-    }
-    // Without SA_RESTART: a waiting call ends, and the destructors clean up.
-    struct sigaction action = {};
-    action.sa_handler = [](int) { interrupted = 1; };
-    sigaction(SIGINT, &action, nullptr);
-    sigaction(SIGTERM, &action, nullptr);
-    run_producer(options);
+    return run(argc, argv);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "raw_zmq_bench: %s\n", error.what());
     return 2;
   }
-  return 0;
 }
