@@ -65,6 +65,7 @@ class Scheduler {
 
   // --- Views ---
   message::Status status(Time now) const;
+  const std::map<std::string, std::uint64_t>& counters() const { return counters_; }
   std::uint64_t counter(const std::string& name) const;
   std::uint64_t tasks_held() const;
   // Aborts if any of the tables contradict each other. O(everything): for tests and simulation.
@@ -163,7 +164,7 @@ class Scheduler {
     std::vector<std::uint32_t> classes;
   };
   std::map<std::pair<FunctionKind, std::string>, ClassCache> class_cache_;
-  mutable std::map<std::string, std::uint64_t> counters_;
+  std::map<std::string, std::uint64_t> counters_;
 };
 
 }  // namespace muster
