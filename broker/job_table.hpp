@@ -46,8 +46,9 @@ struct AdoptedLease {
 
 struct SessionRecord;
 
-struct Job {
-  Job(SessionRecord& owner, JobId id_in, JobKey key_in) : session(&owner), id(id_in), key(key_in) {}
+struct JobRecord {
+  JobRecord(SessionRecord& owner, JobId id_in, JobKey key_in)
+      : session(&owner), id(id_in), key(key_in) {}
 
   SessionRecord* session;
   JobId id;
@@ -114,7 +115,7 @@ struct SessionRecord {
   Time last_sent{0};
   Time away_since{0};
   Time hold_until{0};  // leases nothing before: workers may still report what they run
-  std::unordered_map<std::uint32_t, Job*> jobs;
+  std::unordered_map<std::uint32_t, JobRecord*> jobs;
   std::uint64_t tasks_held = 0;
   std::uint64_t payload_bytes = 0;  // of tasks without outcome
   std::uint64_t outcome_bytes = 0;  // of outcomes that it has not acknowledged

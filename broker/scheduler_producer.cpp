@@ -53,7 +53,7 @@ void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now)
   } else if (const auto* cancelled = std::get_if<message::Cancel>(&message)) {
     cancel(session, *cancelled);
   } else if (const auto* ended = std::get_if<message::EndJob>(&message)) {
-    if (Job* job = find_job(session, ended->job)) {
+    if (JobRecord* job = find_job(session, ended->job)) {
       job->closed = true;
       drop_stale_adopted(*job, UINT64_MAX);
       if (job->drained()) forget_job(*job);
@@ -69,21 +69,21 @@ void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now)
   }
 }
 
-Job* Scheduler::find_job(SessionRecord& session, JobId id) {
+JobRecord* Scheduler::find_job(SessionRecord& session, JobId id) {
   const auto found = session.jobs.find(value(id));
   return found == session.jobs.end() ? nullptr : found->second;
 }
 
-Job& Scheduler::make_job(SessionRecord& session, JobId id) {
+JobRecord& Scheduler::make_job(SessionRecord& session, JobId id) {
   const JobKey key{++last_key_};
-  auto job = std::make_unique<Job>(session, id, key);
+  auto job = std::make_unique<JobRecord>(session, id, key);
   job->virtual_time = virtual_now_;
   session.jobs[value(id)] = job.get();
   return *(jobs_[key] = std::move(job));
 }
 
 void Scheduler::declare(SessionRecord& session, message::Job&& message) {
-  Job* job = find_job(session, message.job);
+  JobRecord* job = find_job(session, message.job);
   if (job == nullptr) {
     job = &make_job(session, message.job);
     ++counters_["jobs"];
@@ -98,7 +98,7 @@ void Scheduler::declare(SessionRecord& session, message::Job&& message) {
 }
 
 void Scheduler::submit(SessionRecord& session, message::Submit&& message) {
-  Job* job = find_job(session, message.job);
+  JobRecord* job = find_job(session, message.job);
   if (job == nullptr || !job->declared || job->closed) {
     refuse(session.peer, RefuseCode::out_of_order,
            "SUBMIT for job " + std::to_string(value(message.job)) +
@@ -130,7 +130,7 @@ void Scheduler::submit(SessionRecord& session, message::Submit&& message) {
   set_runnable(*job);
 }
 
-void Scheduler::accept_task(Job& job, std::uint64_t sequence, Payload&& payload) {
+void Scheduler::accept_task(JobRecord& job, std::uint64_t sequence, Payload&& payload) {
   TaskRecord& task = job.append(sequence, std::move(payload));
   ++job.session->tasks_held;
   job.session->payload_bytes += task.data.bytes.size();
@@ -138,7 +138,7 @@ void Scheduler::accept_task(Job& job, std::uint64_t sequence, Payload&& payload)
 }
 
 // A worker reported a lease of this task before its producer came back: it is not run again.
-void Scheduler::adopt_or_queue(Job& job, std::uint64_t sequence, TaskRecord& task) {
+void Scheduler::adopt_or_queue(JobRecord& job, std::uint64_t sequence, TaskRecord& task) {
   const auto found = job.adopted.find(sequence);
   if (found == job.adopted.end()) return;
   AdoptedLease adopted = std::move(found->second);
@@ -162,7 +162,7 @@ void Scheduler::adopt_or_queue(Job& job, std::uint64_t sequence, TaskRecord& tas
 }
 
 // The producer resubmitted past these sequences: it has their outcomes, nobody needs the leases.
-void Scheduler::drop_stale_adopted(Job& job, std::uint64_t before) {
+void Scheduler::drop_stale_adopted(JobRecord& job, std::uint64_t before) {
   if (job.adopted.empty()) return;
   for (auto entry = job.adopted.begin(); entry != job.adopted.end();) {
     if (entry->first >= before) {
@@ -184,7 +184,7 @@ void Scheduler::drop_stale_adopted(Job& job, std::uint64_t before) {
 }
 
 void Scheduler::cancel(SessionRecord& session, const message::Cancel& message) {
-  Job* job = find_job(session, message.job);
+  JobRecord* job = find_job(session, message.job);
   if (job == nullptr) return;
   std::vector<LeaseRange> stops;
   WorkerIndex stops_for = kNoWorker;
@@ -218,7 +218,7 @@ void Scheduler::cancel(SessionRecord& session, const message::Cancel& message) {
 }
 
 void Scheduler::acknowledge(SessionRecord& session, const message::AcknowledgeOutcomes& message) {
-  Job* job = find_job(session, message.job);
+  JobRecord* job = find_job(session, message.job);
   if (job == nullptr) return;
   for (const SequenceRange& range : message.ranges) {
     const std::uint64_t first = std::max(value(range.first), job->base());
@@ -247,7 +247,7 @@ void Scheduler::end_session(SessionRecord& session) {
 }
 
 // Ends a job: what is left of it is dropped here and on every worker that knows it.
-void Scheduler::forget_job(Job& job) {
+void Scheduler::forget_job(JobRecord& job) {
   for (std::uint64_t sequence = job.base(); sequence < job.end(); ++sequence) {
     TaskRecord& task = *job.find(sequence);
     if (task.state == TaskState::acknowledged) continue;

@@ -57,7 +57,7 @@ void Scheduler::on_worker(WorkerIndex index, Message&& message, Time now) {
   }
 }
 
-Job* Scheduler::find_job(const SessionId& session, JobId id) {
+JobRecord* Scheduler::find_job(const SessionId& session, JobId id) {
   const auto found = sessions_.find(session);
   return found == sessions_.end() ? nullptr : find_job(*found->second, id);
 }
@@ -75,7 +75,7 @@ void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeas
       session->id = entry.session;
       session->away_since = now;
     }
-    Job* job = find_job(*session, entry.job);
+    JobRecord* job = find_job(*session, entry.job);
     if (job == nullptr) job = &make_job(*session, entry.job);
     reconcile_job(index, *job, entry.leases);
   }
@@ -94,7 +94,8 @@ void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeas
   workers_.update_level(index);
 }
 
-void Scheduler::reconcile_job(WorkerIndex index, Job& job, const std::vector<LeaseRange>& held) {
+void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
+                              const std::vector<LeaseRange>& held) {
   WorkerRecord& worker = workers_.at(index);
   std::vector<LeaseRange> stops;
   std::uint64_t listed = 0;
@@ -140,7 +141,7 @@ void Scheduler::reconcile_job(WorkerIndex index, Job& job, const std::vector<Lea
 
 void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, Time now) {
   WorkerRecord& worker = workers_.at(index);
-  Job* job = find_job(message.session, message.job);
+  JobRecord* job = find_job(message.session, message.job);
   std::vector<LeaseRange> acknowledged;
   std::uint64_t taken = 0;
   for (OutcomeRun& run : message.runs) {
@@ -186,8 +187,8 @@ void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, T
 }
 
 // True when the outcome is from the task's current lease.
-bool Scheduler::take_outcome(WorkerIndex index, Job& job, std::uint64_t sequence, Attempt attempt,
-                             Outcome&& outcome) {
+bool Scheduler::take_outcome(WorkerIndex index, JobRecord& job, std::uint64_t sequence,
+                             Attempt attempt, Outcome&& outcome) {
   TaskRecord* task = job.find(sequence);
   if (task == nullptr || task->attempts_made == 0 || task->current_attempt() != attempt) {
     return false;
@@ -213,7 +214,7 @@ bool Scheduler::take_outcome(WorkerIndex index, Job& job, std::uint64_t sequence
 }
 
 void Scheduler::returned(WorkerIndex index, const message::Returned& message) {
-  Job* job = find_job(message.session, message.job);
+  JobRecord* job = find_job(message.session, message.job);
   workers_.at(index).recall_until = Time::min();
   if (job == nullptr) return;
   for (const LeaseRange& range : message.leases) {
@@ -241,7 +242,8 @@ void Scheduler::returned(WorkerIndex index, const message::Returned& message) {
 
 // The task goes back to the head of the queue, or ends: cancelled if that was asked, lost if its
 // crash budget is spent.
-void Scheduler::lose_lease(Job& job, std::uint64_t sequence, TaskRecord& task, bool was_running) {
+void Scheduler::lose_lease(JobRecord& job, std::uint64_t sequence, TaskRecord& task,
+                           bool was_running) {
   close_lease(job, task);
   if (was_running) {
     ++task.losses;
