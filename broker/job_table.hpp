@@ -110,7 +110,8 @@ struct SessionRecord {
   SessionId id;
   std::string label;
   PeerId peer{};
-  bool present = false;  // it has a live connection
+  bool present = false;   // it has a live connection
+  bool resuming = false;  // it was another incarnation's session: workers may hold its leases
   Time last_heard{0};
   Time last_sent{0};
   Time away_since{0};

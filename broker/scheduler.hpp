@@ -87,6 +87,7 @@ class Scheduler {
   void welcome(PeerId peer, const SessionRecord* session, Time now);
   void refuse(PeerId peer, message::RefuseCode code, std::string text);
   void send(PeerId peer, Message&& message) { outgoing_.push_back({peer, std::move(message)}); }
+  void send_worker(WorkerIndex index, Message&& message);  // dropped while it is away
   bool check_version(PeerId peer, std::uint32_t protocol, const std::string& software);
   void check_liveness(Time now);
 

@@ -173,9 +173,9 @@ void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
 void Scheduler::send_tasks(JobRecord& job, WorkerIndex index, message::Tasks&& tasks) {
   WorkerRecord& worker = workers_.at(index);
   if (job.told.insert(index).second) {
-    send(worker.peer, message::WorkerJob{job.session->id, job.id, job.spec});
+    send_worker(index, message::WorkerJob{job.session->id, job.id, job.spec});
   }
-  send(worker.peer, std::move(tasks));
+  send_worker(index, std::move(tasks));
   workers_.update_level(index);
 }
 
@@ -293,7 +293,7 @@ void Scheduler::recall_from(WorkerIndex index, std::uint32_t count, Time now) {
   if (recall.leases.empty()) return;
   ++counters_["recalls"];
   worker.recall_until = now + 4 * worker.round_trip + std::chrono::milliseconds(20);
-  send(worker.peer, std::move(recall));
+  send_worker(index, std::move(recall));
 }
 
 }  // namespace muster

@@ -37,7 +37,8 @@ void Scheduler::hello(PeerId peer, message::HelloProducer&& hello, Time now) {
   session.present = true;
   session.last_heard = now;
   session.last_sent = now;
-  if (hello.resuming && session.jobs.empty()) session.hold_until = started_ + options_.resume_wait;
+  session.resuming = session.resuming || hello.resuming;
+  if (hello.resuming) session.hold_until = started_ + options_.resume_wait;
   peers_[peer] = {PeerKind::session, &session, kNoWorker, now};
   welcome(peer, &session, now);
   for (auto& [id, job] : session.jobs) resend_outcomes(*job);
@@ -148,8 +149,9 @@ void Scheduler::adopt_or_queue(JobRecord& job, std::uint64_t sequence, TaskRecor
   task.attempts_made = static_cast<std::uint32_t>(adopted.attempt) + 1;
   WorkerRecord& worker = workers_.at(adopted.worker);
   if (adopted.outcome) {
-    send(worker.peer, message::AcknowledgeLeases{
-                          job.session->id, job.id, {{TaskSequence{sequence}, 1, adopted.attempt}}});
+    send_worker(adopted.worker,
+                message::AcknowledgeLeases{
+                    job.session->id, job.id, {{TaskSequence{sequence}, 1, adopted.attempt}}});
     end_task(job, sequence, task, std::move(*adopted.outcome));
     return;
   }
@@ -173,9 +175,10 @@ void Scheduler::drop_stale_adopted(JobRecord& job, std::uint64_t before) {
     WorkerRecord& worker = workers_.at(adopted.worker);
     std::vector<LeaseRange> leases{{TaskSequence{entry->first}, 1, adopted.attempt}};
     if (adopted.outcome) {
-      send(worker.peer, message::AcknowledgeLeases{job.session->id, job.id, std::move(leases)});
+      send_worker(adopted.worker,
+                  message::AcknowledgeLeases{job.session->id, job.id, std::move(leases)});
     } else {
-      send(worker.peer, message::StopTasks{job.session->id, job.id, std::move(leases)});
+      send_worker(adopted.worker, message::StopTasks{job.session->id, job.id, std::move(leases)});
       --worker.leases;
       workers_.update_level(adopted.worker);
     }
@@ -190,8 +193,7 @@ void Scheduler::cancel(SessionRecord& session, const message::Cancel& message) {
   WorkerIndex stops_for = kNoWorker;
   const auto flush = [&] {
     if (stops.empty()) return;
-    send(workers_.at(stops_for).peer,
-         message::StopTasks{session.id, job->id, std::exchange(stops, {})});
+    send_worker(stops_for, message::StopTasks{session.id, job->id, std::exchange(stops, {})});
   };
   const auto cancel_range = [&](std::uint64_t first, std::uint64_t last) {
     for (std::uint64_t sequence = first; sequence < last; ++sequence) {
@@ -264,7 +266,7 @@ void Scheduler::forget_job(JobRecord& job) {
     workers_.update_level(adopted.worker);
   }
   for (const WorkerIndex index : job.told) {
-    send(workers_.at(index).peer, message::ForgetJob{job.session->id, job.id});
+    send_worker(index, message::ForgetJob{job.session->id, job.id});
   }
   if (job.runnable) run_queue_.erase({-job.run_priority, job.run_time, job.key});
   last_chance_jobs_.erase(job.key);

@@ -26,10 +26,11 @@ void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now) {
     ++counters_["workers"];
   } else {
     const PeerId previous = workers_.at(index).peer;
-    if (previous != peer) peers_.erase(previous);  // it has reconnected
+    if (workers_.at(index).present && previous != peer) peers_.erase(previous);
   }
   WorkerRecord& worker = workers_.at(index);
   worker.peer = peer;
+  worker.present = true;
   worker.last_heard = now;
   worker.last_sent = now;
   peers_[peer] = {PeerKind::worker, nullptr, index, now};
@@ -76,6 +77,10 @@ void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeas
       session->away_since = now;
     }
     JobRecord* job = find_job(*session, entry.job);
+    if (job == nullptr && session->present && !session->resuming) {  // forgotten meanwhile
+      send_worker(index, message::ForgetJob{entry.session, entry.job});
+      continue;
+    }
     if (job == nullptr) job = &make_job(*session, entry.job);
     reconcile_job(index, *job, entry.leases);
   }
@@ -108,6 +113,7 @@ void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
           task != nullptr && task->attempts_made > 0 && task->current_attempt() == range.attempt;
       if (task != nullptr && task->state == TaskState::leased && task->worker == index && same) {
         worker.order.push_back({job.key, sequence, range.attempt});
+        if (task->stopping) stops.push_back({TaskSequence{sequence}, 1, range.attempt});
       } else if (task != nullptr && task->state == TaskState::queued &&
                  (same || task->attempts_made == 0)) {
         // Queued again after we lost sight of it, or resubmitted after our restart: still running.
@@ -135,7 +141,7 @@ void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
   }
   if (!stops.empty()) {
     counters_["leases_refused"] += stops.size();
-    send(worker.peer, message::StopTasks{job.session->id, job.id, std::move(stops)});
+    send_worker(index, message::StopTasks{job.session->id, job.id, std::move(stops)});
   }
 }
 
