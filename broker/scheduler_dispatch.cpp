@@ -171,7 +171,6 @@ void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
 }
 
 void Scheduler::send_tasks(JobRecord& job, WorkerIndex index, message::Tasks&& tasks) {
-  WorkerRecord& worker = workers_.at(index);
   if (job.told.insert(index).second) {
     send_worker(index, message::WorkerJob{job.session->id, job.id, job.spec});
   }
