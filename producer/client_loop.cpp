@@ -11,9 +11,9 @@
 namespace muster::detail {
 namespace {
 
-constexpr int kMessagesPerTurn = 64;  // received before commands are looked at again
-constexpr std::chrono::milliseconds kRetryFull{2};   // a full socket cannot be waited for
-constexpr std::chrono::milliseconds kGoodbye{500};   // for GOODBYE to leave this process
+constexpr int kMessagesPerTurn = 64;                // received before commands are looked at again
+constexpr std::chrono::milliseconds kRetryFull{2};  // a full socket cannot be waited for
+constexpr std::chrono::milliseconds kGoodbye{500};  // for GOODBYE to leave this process
 
 Time clock_now() { return std::chrono::steady_clock::now().time_since_epoch(); }
 

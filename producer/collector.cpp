@@ -1,8 +1,9 @@
 #include "producer/collector.hpp"
 
 #include <algorithm>
-#include <stdexcept>
 #include <utility>
+
+#include "common/check.hpp"
 
 namespace muster {
 
@@ -69,9 +70,9 @@ void Collector::check_invariants() const {
     if (tasks_[i].state == State::returned) ++returned;
     if (tasks_[i].state != State::missing) ++delivered;
   }
-  if (bytes != bytes_ || returned != returned_ || delivered != delivered_) {
-    throw std::logic_error("the collector's counts contradict its tasks");
-  }
+  CHECK(bytes == bytes_);
+  CHECK(returned == returned_);
+  CHECK(delivered == delivered_);
 }
 
 }  // namespace muster

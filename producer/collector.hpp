@@ -39,7 +39,7 @@ class Collector {
   std::uint64_t pushed_count() const { return tasks_.end(); }
   std::uint64_t delivered_count() const { return delivered_; }
   std::uint64_t returned_count() const { return returned_; }
-  void check_invariants() const;  // throws std::logic_error
+  void check_invariants() const;  // slow: tests only
 
  private:
   enum class State : std::uint8_t { missing, arrived, returned };

@@ -1,5 +1,6 @@
 #include "producer/outcome_error.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "common/codec.hpp"
@@ -40,6 +41,12 @@ std::variant<Bytes, Error> open_outcome(const Outcome& outcome) {
 
 Error invalid_call(const std::string& message) {
   return Error(ErrorCode::invalid, "invalid", message);
+}
+
+std::chrono::steady_clock::time_point detail::deadline_after(std::chrono::nanoseconds timeout) {
+  constexpr std::chrono::hours kCentury{24 * 365 * 100};
+  return std::chrono::steady_clock::now() +
+         std::clamp<std::chrono::nanoseconds>(timeout, std::chrono::nanoseconds(0), kCentury);
 }
 
 }  // namespace muster

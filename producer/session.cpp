@@ -1,9 +1,9 @@
 #include "producer/session.hpp"
 
 #include <algorithm>
-#include <stdexcept>
 #include <utility>
 
+#include "common/check.hpp"
 #include "common/codec.hpp"
 
 namespace muster {
@@ -36,7 +36,7 @@ JobId Session::open_job(JobSpec spec) {
 
 Session::Job& Session::open_one(JobId job) {
   const auto found = jobs_.find(job);
-  if (found == jobs_.end() || found->second.ended) throw std::logic_error("the job has ended");
+  CHECK(found != jobs_.end() && !found->second.ended);
   return found->second;
 }
 
@@ -138,7 +138,8 @@ void Session::say_hello() {
   greeted_ = true;
   messages_.clear();
   messages_.emplace_back(message::HelloProducer{limits::kProtocolVersion, MUSTER_VERSION,
-                                                options_.session, options_.label});
+                                                options_.session, options_.label,
+                                                incarnation_.has_value()});
 }
 
 void Session::receive(Message&& message, Time now) {
@@ -162,8 +163,8 @@ void Session::on(message::Welcome&& welcome) {
 
 void Session::take_settings(const message::Welcome& welcome) {
   // Bounded: a broker's mistake must not make this session spin or never notice a silence.
-  heartbeat_interval_ = std::clamp<Duration>(
-      welcome.heartbeat_interval, std::chrono::milliseconds(10), std::chrono::hours(1));
+  heartbeat_interval_ = std::clamp<Duration>(welcome.heartbeat_interval,
+                                             std::chrono::milliseconds(10), std::chrono::hours(1));
   heartbeat_misses_ = std::clamp(welcome.heartbeat_misses, 1U, 1000U);
   credit_tasks_ = welcome.credit_tasks;
   credit_bytes_ = welcome.credit_bytes;
@@ -323,8 +324,7 @@ void Session::tick(Time now) {
 Time Session::next_deadline() const {
   if (!messages_.empty() || can_send()) return now_;
   if (!link_lives() || !greeted_ || closed_) return kNever;
-  const Time silence =
-      std::max(*heard_, connected_) + heartbeat_interval_ * heartbeat_misses_;
+  const Time silence = std::max(*heard_, connected_) + heartbeat_interval_ * heartbeat_misses_;
   return link_ == Link::up ? std::min(silence, said_ + heartbeat_interval_) : silence;
 }
 

@@ -50,8 +50,8 @@ class Session {
   explicit Session(SessionOptions options);
 
   // --- What the application wants; accepted in every state of the link. `job` is one that
-  // open_job() returned; one that has ended or is unknown is a bug of the caller (std::logic_error),
-  // but may be cancelled.
+  // open_job() returned; one that has ended or is unknown is a bug of the caller (CHECK), but may
+  // be cancelled.
   JobId open_job(JobSpec spec);
   TaskSequence submit(JobId job, Payload payload);
   // The sequence of the first. Precondition: not empty.
@@ -88,7 +88,7 @@ class Session {
   // Jobs that are not finished, or whose end is not said yet.
   std::size_t jobs() const { return jobs_.size(); }
 
-  // Throws std::logic_error when the tables contradict each other. Slow: tests only.
+  // CHECKs that the tables do not contradict each other. Slow: tests only.
   void check_invariants() const;
 
  private:
@@ -104,11 +104,11 @@ class Session {
     std::uint64_t sent_end = 0;      // the greatest next_to_send ever
     std::vector<SequenceRange> acknowledgements;
     std::vector<SequenceRange> cancels;
-    bool declared = false;   // JOB was said on this link
-    bool ended = false;      // no more submits
-    bool end_said = false;   // END_JOB was said on this link
-    bool talking = false;    // in talkers_
-    bool sending = false;    // in senders_
+    bool declared = false;  // JOB was said on this link
+    bool ended = false;     // no more submits
+    bool end_said = false;  // END_JOB was said on this link
+    bool talking = false;   // in talkers_
+    bool sending = false;   // in senders_
     bool all_sent() const { return next_to_send == tasks.end(); }
   };
   using Jobs = std::map<JobId, Job>;

@@ -1,9 +1,9 @@
 // What a session says: acknowledgements, cancels and ends first, then tasks in batches as the
 // credit allows. And its invariants.
 #include <algorithm>
-#include <stdexcept>
 #include <utility>
 
+#include "common/check.hpp"
 #include "producer/session.hpp"
 
 namespace muster {
@@ -22,10 +22,6 @@ void say_ranges(JobId id, std::vector<SequenceRange>& ranges, std::vector<Messag
     ranges.erase(cut, ranges.end());
   }
   if (!ranges.empty()) messages.emplace_back(Kind{id, std::exchange(ranges, {})});
-}
-
-void require(bool holds, const char* what) {
-  if (!holds) throw std::logic_error(what);
 }
 
 }  // namespace
@@ -140,14 +136,14 @@ void Session::check_invariants() const {
   std::uint64_t at_broker = 0;
   std::uint64_t at_broker_bytes = 0;
   for (const auto& [id, job] : jobs_) {
-    require(value(id) >= 1 && value(id) <= last_job_, "a job that was never opened");
-    require(job.next_to_send >= job.tasks.begin(), "a finished task waits to be sent");
-    require(job.next_to_send <= job.tasks.end(), "sent more than was submitted");
-    require(job.tasks.empty() || !job.tasks[job.tasks.begin()].done, "a finished task is kept");
-    require(link_ != Link::up || job.all_sent() || job.sending, "tasks that nobody will send");
+    CHECK(value(id) >= 1 && value(id) <= last_job_);
+    CHECK(job.next_to_send >= job.tasks.begin());
+    CHECK(job.next_to_send <= job.tasks.end());
+    CHECK(job.tasks.empty() || !job.tasks[job.tasks.begin()].done);
+    CHECK(link_ != Link::up || job.all_sent() || job.sending);
     for (std::uint64_t i = job.tasks.begin(); i < job.tasks.end(); ++i) {
       const Task& task = job.tasks[i];
-      require(!task.done || task.payload.bytes.empty(), "a finished task keeps its payload");
+      CHECK(!task.done || task.payload.bytes.empty());
       if (task.done) continue;
       ++in_hand;
       in_hand_bytes += task.payload.bytes.size();
@@ -156,8 +152,8 @@ void Session::check_invariants() const {
       at_broker_bytes += task.payload.bytes.size();
     }
   }
-  require(in_hand == tasks_in_hand_ && in_hand_bytes == bytes_in_hand_, "tasks in hand");
-  require(at_broker == tasks_at_broker_ && at_broker_bytes == bytes_at_broker_, "tasks at broker");
+  CHECK(in_hand == tasks_in_hand_ && in_hand_bytes == bytes_in_hand_);
+  CHECK(at_broker == tasks_at_broker_ && at_broker_bytes == bytes_at_broker_);
 }
 
 }  // namespace muster
