@@ -115,6 +115,7 @@ class Scheduler {
   bool take_outcome(WorkerIndex index, JobRecord& job, std::uint64_t sequence, Attempt attempt,
                     Outcome&& outcome);
   void conclude(JobRecord& job, std::uint64_t sequence, TaskRecord& task, Outcome&& outcome);
+  void requeue(JobRecord& job, std::uint64_t sequence, TaskRecord& task);
   void returned(WorkerIndex index, const message::Returned& message);
   void lose_worker(WorkerIndex index, bool told_to_stop);
   void lose_lease(JobRecord& job, std::uint64_t sequence, TaskRecord& task, bool was_running);

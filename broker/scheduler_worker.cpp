@@ -219,7 +219,7 @@ void Scheduler::conclude(JobRecord& job, std::uint64_t sequence, TaskRecord& tas
     ++task.failures;
     ++counters_["tasks_retried"];
     task.out_of_sight = false;
-    job.requeue(sequence, task);
+    requeue(job, sequence, task);
     return;
   }
   end_task(job, sequence, task, std::move(outcome));
@@ -252,6 +252,12 @@ void Scheduler::returned(WorkerIndex index, const message::Returned& message) {
   workers_.update_level(index);
 }
 
+void Scheduler::requeue(JobRecord& job, std::uint64_t sequence, TaskRecord& task) {
+  job.requeue(sequence, task);
+  set_runnable(job);
+  if (job.has_last_chance()) last_chance_jobs_.insert(job.key);
+}
+
 // The task goes back to the head of the queue, or ends: cancelled if that was asked, lost if its
 // crash budget is spent.
 void Scheduler::lose_lease(JobRecord& job, std::uint64_t sequence, TaskRecord& task,
@@ -274,9 +280,7 @@ void Scheduler::lose_lease(JobRecord& job, std::uint64_t sequence, TaskRecord& t
                      "",
                      {}}));
   } else {
-    job.requeue(sequence, task);
-    set_runnable(job);
-    if (job.has_last_chance()) last_chance_jobs_.insert(job.key);
+    requeue(job, sequence, task);
   }
 }
 
