@@ -260,7 +260,7 @@ class Reader {
 };
 
 void read(Reader& r, message::HelloProducer& m) {
-  r.each(m.protocol_version, m.software_version, m.session, m.label);
+  r.each(m.protocol_version, m.software_version, m.session, m.label, m.resuming);
 }
 void read(Reader& r, message::HelloWorker& m) {
   r.get(m.protocol_version);

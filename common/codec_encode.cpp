@@ -109,7 +109,7 @@ class Encoder {
   Encoder(Writer& writer, std::uint8_t type) : writer_(writer), type_(type) {}
 
   void operator()(const message::HelloProducer& m) {
-    all(m.protocol_version, m.software_version, m.session, m.label);
+    all(m.protocol_version, m.software_version, m.session, m.label, m.resuming);
   }
   void operator()(const message::HelloWorker& m) {
     all(m.protocol_version, m.software_version, m.worker, m.node, m.executor, m.process_id, m.slots,

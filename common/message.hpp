@@ -97,6 +97,8 @@ struct HelloProducer {
   std::string software_version;
   SessionId session;
   std::string label;  // shown in `muster status`: program and process id
+  bool resuming =
+      false;  // it has been welcomed by another incarnation: workers may hold its leases
 };
 
 struct HeldLeases {

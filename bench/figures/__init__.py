@@ -1,0 +1,11 @@
+"""The table of benches in the order in which they run: a new one is a file and a line here."""
+
+from __future__ import annotations
+
+from bench.figures.echo import ECHO
+from bench.figures.noop import NOOP
+from bench.figures.round_trip import ROUND_TRIP
+from bench.figures.run import RUN
+from bench.figures.scheduler import QUEUE_DEPTH, WORKERS
+
+BENCHES = {bench.name: bench for bench in (NOOP, ROUND_TRIP, QUEUE_DEPTH, WORKERS, RUN, ECHO)}

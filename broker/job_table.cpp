@@ -1,0 +1,71 @@
+#include "broker/job_table.hpp"
+
+#include <utility>
+
+namespace muster {
+
+TaskRecord& Job::append(std::uint64_t sequence, Payload&& payload) {
+  if (tasks_.empty()) {
+    base_ = sequence;
+    cursor_ = sequence;
+  }
+  TaskRecord& task = tasks_.emplace_back();
+  task.data = std::move(payload);
+  ++queued;
+  return task;
+}
+
+void Job::drop_acknowledged() {
+  while (!tasks_.empty() && tasks_.front().state == TaskState::acknowledged) {
+    tasks_.pop_front();
+    ++base_;
+  }
+  if (cursor_ < base_) cursor_ = base_;
+}
+
+void Job::requeue(std::uint64_t sequence, TaskRecord& task) {
+  task.state = TaskState::queued;
+  task.worker = kNoWorker;
+  ++queued;
+  if (is_last_chance(task)) {
+    last_chance_.insert(sequence);
+  } else {
+    returned_.insert(sequence);
+  }
+}
+
+void Job::unqueue(std::uint64_t sequence) {
+  --queued;  // a fresh one stays under the cursor, which passes over it
+  returned_.erase(sequence);
+  last_chance_.erase(sequence);
+}
+
+std::optional<std::uint64_t> Job::take_queued(bool fresh_only) {
+  if (!returned_.empty()) {
+    const std::uint64_t sequence = *returned_.begin();
+    // Behind a suspect there are most likely suspects of the same loss: do not search.
+    if (!fresh_only || !find(sequence)->suspect) {
+      returned_.erase(returned_.begin());
+      --queued;
+      return sequence;
+    }
+  }
+  for (; cursor_ < end(); ++cursor_) {
+    if (find(cursor_)->state != TaskState::queued) continue;
+    if (!returned_.empty() && returned_.count(cursor_) != 0) continue;
+    if (!last_chance_.empty() && last_chance_.count(cursor_) != 0) continue;
+    --queued;
+    return cursor_++;
+  }
+  return std::nullopt;
+}
+
+std::optional<std::uint64_t> Job::take_last_chance() {
+  if (last_chance_.empty()) return std::nullopt;
+  const std::uint64_t sequence = *last_chance_.begin();
+  last_chance_.erase(last_chance_.begin());
+  --queued;
+  return sequence;
+}
+
+}  // namespace muster

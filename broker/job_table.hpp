@@ -1,0 +1,123 @@
+// What the broker knows of jobs and their tasks. Part of the scheduler, pure.
+//
+// A Job holds its tasks in a window indexed by sequence: from the oldest that the producer has not
+// acknowledged to the newest submitted. Every operation on one task is O(1); only tasks that came
+// back (lost, returned, retried) are kept in an ordered set.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "common/message.hpp"
+#include "common/time.hpp"
+
+namespace muster {
+
+using WorkerIndex = std::uint32_t;  // a place in the worker table
+inline constexpr WorkerIndex kNoWorker = UINT32_MAX;
+
+enum class TaskState : std::uint8_t { queued, leased, ended, acknowledged };
+
+struct TaskRecord {
+  Payload data;  // arguments until the task ended, then the outcome's body
+  WorkerIndex worker = kNoWorker;
+  std::uint32_t attempts_made = 0;  // leases so far; the current lease is attempts_made - 1
+  std::uint16_t failures = 0;
+  std::uint16_t losses = 0;
+  TaskState state = TaskState::queued;
+  OutcomeStatus status = OutcomeStatus::result;
+  bool suspect = false;   // its worker was lost: no prefetch from now on
+  bool stopping = false;  // STOP_TASKS was sent
+
+  Attempt current_attempt() const { return Attempt{attempts_made - 1}; }
+};
+
+// A lease that a worker reported for a task that its producer has not submitted again yet.
+struct AdoptedLease {
+  WorkerIndex worker = kNoWorker;
+  Attempt attempt{};
+  std::optional<Outcome> outcome;
+};
+
+struct SessionRecord;
+
+struct Job {
+  Job(SessionRecord& owner, JobId id_in, JobKey key_in) : session(&owner), id(id_in), key(key_in) {}
+
+  SessionRecord* session;
+  JobId id;
+  JobKey key;
+  JobSpec spec;
+  bool declared = false;  // JOB arrived; false: only leases of it were reported
+  bool closed = false;    // END_JOB arrived
+
+  std::uint64_t queued = 0;
+  std::uint64_t leased = 0;
+  std::uint64_t done = 0;
+  std::uint64_t failed = 0;
+  std::vector<std::uint64_t> ready;  // ended, not yet sent to the producer
+  std::unordered_map<std::uint64_t, AdoptedLease> adopted;
+  std::set<WorkerIndex> told;  // workers that have WORKER_JOB
+
+  Duration mean_duration{0};  // learned; 0: unknown
+  double virtual_time = 0;    // fair queueing: service received, weighted
+  bool runnable = false;      // is in the run queue, under the two values that follow
+  std::int32_t run_priority = 0;
+  double run_time = 0;
+  Time unplaced_since = kNever;  // since when nothing of it could be placed
+  std::string waiting;           // the last reason told to the producer
+
+  // --- The window ---
+  std::uint64_t base() const { return base_; }
+  std::uint64_t end() const { return base_ + tasks_.size(); }
+  // The task of that sequence; null when it is not in the window.
+  TaskRecord* find(std::uint64_t sequence) {
+    return sequence - base_ < tasks_.size() ? &tasks_[sequence - base_] : nullptr;
+  }
+  // Appends the task of sequence end(). The first task of an empty window may start anywhere.
+  TaskRecord& append(std::uint64_t sequence, Payload&& payload);
+  void drop_acknowledged();  // from the front
+  bool drained() const { return closed && tasks_.empty() && adopted.empty(); }
+
+  // --- The queue: tasks that came back first, then in submission order ---
+  void requeue(std::uint64_t sequence, TaskRecord& task);
+  // Takes this queued task out of the queue, because it ended or was adopted.
+  void unqueue(std::uint64_t sequence);
+  // Takes the next queued task. `fresh_only`: none whose worker was lost. Nothing: none is left.
+  std::optional<std::uint64_t> take_queued(bool fresh_only);
+  // Takes a task on its last permitted run, which take_queued never does.
+  std::optional<std::uint64_t> take_last_chance();
+  bool has_last_chance() const { return !last_chance_.empty(); }
+
+ private:
+  bool is_last_chance(const TaskRecord& task) const {
+    return task.losses > 0 && task.losses + 1U >= spec.crash_budget;
+  }
+  std::deque<TaskRecord> tasks_;
+  std::uint64_t base_ = 0;
+  std::uint64_t cursor_ = 0;  // every queued task at or after it was never leased
+  std::set<std::uint64_t> returned_;
+  std::set<std::uint64_t> last_chance_;
+};
+
+struct SessionRecord {
+  SessionId id;
+  std::string label;
+  PeerId peer{};
+  bool present = false;  // it has a live connection
+  Time last_heard{0};
+  Time last_sent{0};
+  Time away_since{0};
+  Time hold_until{0};  // leases nothing before: workers may still report what they run
+  std::unordered_map<std::uint32_t, Job*> jobs;
+  std::uint64_t tasks_held = 0;
+  std::uint64_t payload_bytes = 0;  // of tasks without outcome
+  std::uint64_t outcome_bytes = 0;  // of outcomes that it has not acknowledged
+};
+
+}  // namespace muster

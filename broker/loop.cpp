@@ -1,0 +1,110 @@
+#include "broker/loop.hpp"
+
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <map>
+#include <variant>
+
+#include "broker/endpoint_lock.hpp"
+
+namespace muster {
+namespace {
+
+// Messages taken in one turn: enough to form batches, few enough to keep heartbeats on time.
+constexpr int kMessagesPerTurn = 256;
+
+Time now() { return std::chrono::steady_clock::now().time_since_epoch(); }
+
+int open_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
+  return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+void take_input(Router& router, Scheduler& scheduler) {
+  for (int i = 0; i < kMessagesPerTurn; ++i) {
+    auto received = router.receive();
+    if (!received) return;
+    auto decoded = decode(received->frames);
+    received->frames.clear();
+    if (auto* error = std::get_if<DecodeError>(&decoded)) {
+      spdlog::warn("peer {:x} refused: {}", static_cast<std::uint64_t>(received->peer),
+                   error->reason);
+      scheduler.malformed(received->peer, error->code, error->reason, now());
+    } else {
+      scheduler.receive(received->peer, std::get<Message>(std::move(decoded)), now());
+    }
+  }
+}
+
+void send_output(Router& router, Scheduler& scheduler, Packing packing) {
+  for (Outgoing& outgoing : scheduler.take_outgoing(now())) {
+    const SendResult result = router.send(outgoing.peer, encode(outgoing.message, packing));
+    if (result == SendResult::sent) continue;
+    spdlog::info("peer {:x} is {}", static_cast<std::uint64_t>(outgoing.peer),
+                 result == SendResult::gone ? "gone" : "not reading and given up");
+    scheduler.disconnected(outgoing.peer, now());
+  }
+}
+
+// Tells people what the counters say happened since the last look.
+class CounterLog {
+ public:
+  void look(const Scheduler& scheduler) {
+    for (const auto& [name, count] : scheduler.counters()) {
+      std::uint64_t& before = seen_[name];
+      if (count != before) spdlog::info("{} +{} (now {})", name, count - before, count);
+      before = count;
+    }
+  }
+
+ private:
+  std::map<std::string, std::uint64_t> seen_;
+};
+
+}  // namespace
+
+void run_broker(const BrokerOptions& options) {
+  const int signals = open_signals();
+  TransportContext context;
+  Router router(context);
+  std::vector<EndpointLock> locks;
+  for (const std::string& endpoint : options.listen) {
+    check_endpoint(endpoint);
+    locks.emplace_back(endpoint);
+    router.bind(endpoint);
+    spdlog::info("listening on {}", endpoint);
+  }
+  Scheduler scheduler(options.scheduler, now());
+  CounterLog counter_log;
+  const Packing packing = options.scheduler.pack ? Packing::when_smaller : Packing::never;
+  Poller poller;
+  poller.watch_socket(router.native_socket());
+  poller.watch(signals);
+  if (options.lifeline >= 0) poller.watch(options.lifeline);
+  while (true) {
+    poller.wait(scheduler.next_deadline() - now());
+    if (poller.readable(0)) break;
+    if (options.lifeline >= 0 && poller.readable(1)) {
+      char ignored = 0;
+      if (read(options.lifeline, &ignored, 1) <= 0) break;
+    }
+    take_input(router, scheduler);
+    if (now() >= scheduler.next_deadline()) {
+      scheduler.tick(now());
+      counter_log.look(scheduler);
+    }
+    send_output(router, scheduler, packing);
+  }
+  spdlog::info("ending");
+  close(signals);
+}
+
+}  // namespace muster

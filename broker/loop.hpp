@@ -1,0 +1,23 @@
+// The broker's loop: the only place in the process that blocks and that reads the clock.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "broker/scheduler.hpp"
+#include "common/transport.hpp"
+
+namespace muster {
+
+struct BrokerOptions {
+  std::vector<std::string> listen;  // endpoints
+  int lifeline = -1;                // descriptor; its end of file ends the broker
+  SchedulerOptions scheduler;
+};
+
+// Binds every endpoint and serves until SIGTERM, SIGINT or the lifeline's end. Blocks for the life
+// of the process. Throws TransportError when an endpoint cannot be used.
+void run_broker(const BrokerOptions& options);
+
+}  // namespace muster

@@ -1,0 +1,138 @@
+// muster-broker: options, wiring, exit codes. 0: ended as asked; 2: cannot start.
+#include <malloc.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <random>
+
+#include "broker/loop.hpp"
+
+namespace {
+
+constexpr const char* kDescription =
+    "muster-broker: takes tasks from producers and leases them to workers.\n\n"
+    "Programs and `muster run` start a private broker by themselves when they are given none; "
+    "start\n"
+    "this one to share a pool between programs, or to keep it while they come and go:\n\n"
+    "  muster-broker --listen ipc:///run/user/1000/muster/broker &\n"
+    "  muster-worker --connect ipc:///run/user/1000/muster/broker --slots 8 &\n"
+    "  export MUSTER_BROKER=ipc:///run/user/1000/muster/broker\n"
+    "  seq 100 | muster run -- echo {}\n\n"
+    "SIGTERM or Ctrl-C ends it. After a crash start it again with the same --listen: producers "
+    "and\n"
+    "workers come back by themselves, nothing is lost and running tasks are not repeated.";
+
+muster::Incarnation new_incarnation() {
+  std::random_device random;
+  const auto word = [&] { return std::uint64_t{random()} << 32 | random(); };
+  return {word(), word() | 1};
+}
+
+struct CommandLine {
+  std::vector<std::string> listen;
+  int lifeline = -1;
+  std::string log_level = "info";
+  double heartbeat_seconds = 2;
+  std::uint32_t heartbeat_misses = muster::limits::kHeartbeatMisses;
+  std::uint64_t credit_tasks = muster::limits::kCreditTasks;
+  std::uint64_t credit_bytes = muster::limits::kCreditBytes;
+  double session_grace_seconds = 60;
+  double no_worker_seconds = 60;
+  double unknown_function_seconds = 2;
+};
+
+void describe(CLI::App& app, CommandLine& line) {
+  app.set_version_flag("--version", MUSTER_VERSION);
+  app.set_config("--config", "", "TOML file with any of these options as KEY = VALUE, less the --");
+  app.allow_config_extras(CLI::config_extras_mode::error);
+  app.add_option("--listen", line.listen, "Endpoint, ipc:///path/to/socket; may be repeated")
+      ->required()
+      ->envname("MUSTER_BROKER");
+  app.add_option("--heartbeat-interval", line.heartbeat_seconds, "Seconds between heartbeats")
+      ->check(CLI::Range(0.01, 3600.0))
+      ->capture_default_str();
+  app.add_option("--heartbeat-misses", line.heartbeat_misses,
+                 "Silent intervals after which a worker counts as lost")
+      ->check(CLI::Range(2, 1000))
+      ->capture_default_str();
+  app.add_option("--credit-tasks", line.credit_tasks, "Tasks held for one producer, at most")
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1'000'000'000}))
+      ->capture_default_str();
+  app.add_option("--credit-bytes", line.credit_bytes,
+                 "Payload bytes held for one producer, at most (and as many of outcomes)")
+      ->check(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--session-grace", line.session_grace_seconds,
+                 "Seconds that a producer may be away before its tasks are dropped")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--no-worker-timeout", line.no_worker_seconds,
+                 "Seconds until tasks fail because no worker is connected")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--unknown-function-timeout", line.unknown_function_seconds,
+                 "Seconds until tasks fail because no connected worker offers their function")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--lifeline", line.lifeline,
+                 "File descriptor whose end of file ends the broker (for parents)");
+  app.add_option("--log-level", line.log_level, "trace, debug, info, warn, error or off")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
+      ->capture_default_str();
+}
+
+muster::Duration seconds(double count) {
+  return std::chrono::duration_cast<muster::Duration>(std::chrono::duration<double>(count));
+}
+
+muster::BrokerOptions to_options(const CommandLine& line) {
+  muster::BrokerOptions options;
+  options.listen = line.listen;
+  options.lifeline = line.lifeline;
+  muster::SchedulerOptions& scheduler = options.scheduler;
+  scheduler.incarnation = new_incarnation();
+  scheduler.software_version = MUSTER_VERSION;
+  scheduler.worker_hint = "muster-worker --connect " + line.listen.front();
+  scheduler.heartbeat_interval =
+      std::chrono::duration_cast<std::chrono::milliseconds>(seconds(line.heartbeat_seconds));
+  scheduler.heartbeat_misses = line.heartbeat_misses;
+  scheduler.credit_tasks = line.credit_tasks;
+  scheduler.credit_bytes = line.credit_bytes;
+  scheduler.session_grace = seconds(line.session_grace_seconds);
+  scheduler.no_worker_timeout = seconds(line.no_worker_seconds);
+  scheduler.unknown_function_timeout = seconds(line.unknown_function_seconds);
+  return options;
+}
+
+int run(int argc, char** argv) {
+  CLI::App app(kDescription, "muster-broker");
+  CommandLine line;
+  describe(app, line);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  spdlog::set_default_logger(spdlog::stderr_logger_mt("broker"));
+  spdlog::set_level(spdlog::level::from_str(line.log_level));
+  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e muster-broker %l: %v");
+  // glibc gives each large buffer back to the kernel and faults it in again: keep them instead.
+  mallopt(M_MMAP_THRESHOLD, 256 << 20);
+  mallopt(M_TRIM_THRESHOLD, 512 << 20);
+  muster::run_broker(to_options(line));
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "muster-broker: %s\n", error.what());
+    return 2;
+  }
+}

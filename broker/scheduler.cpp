@@ -1,0 +1,209 @@
+// Connections, greeting and liveness. The other parts of Scheduler: scheduler_*.cpp.
+#include "broker/scheduler.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/check.hpp"
+
+namespace muster {
+namespace {
+
+constexpr Duration kTick = std::chrono::milliseconds(250);
+// Connections that are ignored are forgotten after this silence.
+constexpr Duration kForgetPeerAfter = std::chrono::minutes(10);
+
+}  // namespace
+
+Scheduler::Scheduler(SchedulerOptions options, Time now)
+    : options_(std::move(options)), started_(now), next_tick_(now + kTick), last_tick_(now) {}
+
+Scheduler::~Scheduler() = default;
+
+void Scheduler::receive(PeerId id, Message&& message, Time now) {
+  const auto found = peers_.find(id);
+  if (found != peers_.end()) {
+    found->second.last_heard = now;
+    if (found->second.kind == PeerKind::refused) {
+      ++counters_["messages_ignored"];
+      return;
+    }
+  }
+  if (std::holds_alternative<message::HelloProducer>(message) ||
+      std::holds_alternative<message::HelloWorker>(message)) {
+    greet(id, std::move(message), now);
+    return;
+  }
+  if (found == peers_.end() || found->second.kind == PeerKind::told_unknown) {
+    ++counters_["messages_before_hello"];
+    if (found == peers_.end()) {
+      peers_[id] = {PeerKind::told_unknown, nullptr, kNoWorker, now};
+      send(id, message::Unknown{options_.incarnation});
+    }
+    return;
+  }
+  dispatch_message(found->second, id, std::move(message), now);
+}
+
+void Scheduler::dispatch_message(Peer& peer, PeerId id, Message&& message, Time now) {
+  Time& last_heard =
+      peer.session != nullptr ? peer.session->last_heard : workers_.at(peer.worker).last_heard;
+  last_heard = now;
+  if (const auto* beat = std::get_if<message::Heartbeat>(&message)) {
+    if (beat->reply_wanted) {
+      send(id, message::Heartbeat{beat->token, false});
+    } else if (peer.worker != kNoWorker) {
+      const Duration sample = now - Time(static_cast<std::int64_t>(beat->token));
+      Duration& learned = workers_.at(peer.worker).round_trip;
+      if (sample > Duration(0) && sample < std::chrono::minutes(1)) {
+        learned = learned == Duration(0) ? sample : (learned * 3 + sample) / 4;
+      }
+    }
+    return;
+  }
+  if (peer.session != nullptr) {
+    on_producer(*peer.session, std::move(message), now);
+  } else {
+    on_worker(peer.worker, std::move(message), now);
+  }
+}
+
+void Scheduler::greet(PeerId id, Message&& message, Time now) {
+  const auto found = peers_.find(id);
+  const bool is_worker = std::holds_alternative<message::HelloWorker>(message);
+  if (found != peers_.end() && found->second.kind != PeerKind::told_unknown &&
+      (found->second.kind == PeerKind::worker) != is_worker) {
+    refuse(id, message::RefuseCode::identity, "one connection cannot be producer and worker");
+    return;
+  }
+  if (is_worker) {
+    hello(id, std::get<message::HelloWorker>(std::move(message)), now);
+  } else {
+    hello(id, std::get<message::HelloProducer>(std::move(message)), now);
+  }
+}
+
+bool Scheduler::check_version(PeerId peer, std::uint32_t protocol, const std::string& software) {
+  if (protocol == limits::kProtocolVersion) return true;
+  refuse(peer, message::RefuseCode::version,
+         "protocol version " + std::to_string(protocol) + " (software " + software +
+             ") does not fit this broker's version " + std::to_string(limits::kProtocolVersion) +
+             " (software " + options_.software_version + "): install muster " +
+             options_.software_version + " there, or the other version here");
+  return false;
+}
+
+void Scheduler::welcome(PeerId peer, const SessionRecord* session, Time now) {
+  message::Welcome answer;
+  answer.software_version = options_.software_version;
+  answer.incarnation = options_.incarnation;
+  answer.heartbeat_interval = options_.heartbeat_interval;
+  answer.heartbeat_misses = options_.heartbeat_misses;
+  answer.pack = options_.pack;
+  if (session != nullptr) {
+    answer.credit_tasks = options_.credit_tasks;
+    answer.credit_bytes = options_.credit_bytes;
+    for (const auto& [id, job] : session->jobs) {
+      if (job->declared) answer.jobs.push_back({job->id, TaskSequence{job->end()}});
+    }
+    send(peer, std::move(answer));
+    return;
+  }
+  send(peer, std::move(answer));
+  send(peer, message::Heartbeat{static_cast<std::uint64_t>(now.count()), true});
+}
+
+void Scheduler::refuse(PeerId peer, message::RefuseCode code, std::string text) {
+  ++counters_["peers_refused"];
+  const auto found = peers_.find(peer);
+  if (found != peers_.end()) {
+    Peer old = found->second;
+    if (old.kind == PeerKind::refused) return;
+    found->second = {PeerKind::refused, nullptr, kNoWorker, old.last_heard};
+    if (old.session != nullptr) end_session(*old.session);
+    if (old.worker != kNoWorker) lose_worker(old.worker, false);
+  }
+  peers_[peer].kind = PeerKind::refused;
+  send(peer, message::Refuse{code, std::move(text)});
+}
+
+void Scheduler::malformed(PeerId id, message::RefuseCode code, const std::string& reason,
+                          Time now) {
+  ++counters_["messages_malformed"];
+  const auto found = peers_.find(id);
+  if (found != peers_.end() && found->second.kind == PeerKind::refused) return;
+  peers_[id].last_heard = now;
+  refuse(id, code, "a message breaks the protocol: " + reason);
+}
+
+void Scheduler::disconnected(PeerId id, Time now) {
+  const auto found = peers_.find(id);
+  if (found == peers_.end()) return;
+  const Peer peer = found->second;
+  peers_.erase(found);
+  if (peer.session != nullptr) {
+    peer.session->present = false;
+    peer.session->away_since = now;
+  }
+  if (peer.worker != kNoWorker) lose_worker(peer.worker, false);
+}
+
+void Scheduler::tick(Time now) {
+  if (now < next_tick_) return;
+  // The broker itself stood still (suspended, swapped out): nobody else is to blame for that.
+  const Duration pause = now - last_tick_ - 4 * kTick;
+  if (pause > Duration(0)) {
+    for (auto& [id, session] : sessions_) session->last_heard += pause;
+    workers_.each([&](WorkerIndex, WorkerRecord& worker) { worker.last_heard += pause; });
+  }
+  last_tick_ = now;
+  next_tick_ = now + kTick;
+  check_liveness(now);
+  explain_waiting(now);
+}
+
+void Scheduler::check_liveness(Time now) {
+  const Duration interval = options_.heartbeat_interval;
+  const Duration silence = interval * options_.heartbeat_misses;
+  std::vector<PeerId> silent;
+  workers_.each([&](WorkerIndex, WorkerRecord& worker) {
+    if (now - worker.last_heard > silence) {
+      silent.push_back(worker.peer);
+    } else if (now - worker.last_sent >= interval) {
+      worker.last_sent = now;
+      send(worker.peer, message::Heartbeat{static_cast<std::uint64_t>(now.count()), true});
+    }
+  });
+  std::vector<SessionRecord*> gone;
+  for (auto& [id, session] : sessions_) {
+    if (!session->present) {
+      if (now - session->away_since > options_.session_grace) gone.push_back(session.get());
+    } else if (now - session->last_heard > silence) {
+      silent.push_back(session->peer);
+    } else if (now - session->last_sent >= interval) {
+      session->last_sent = now;
+      send(session->peer, message::Heartbeat{static_cast<std::uint64_t>(now.count()), false});
+    }
+  }
+  for (const PeerId peer : silent) {
+    ++counters_["peers_silent"];
+    disconnected(peer, now);
+  }
+  for (SessionRecord* session : gone) {
+    ++counters_["sessions_expired"];
+    end_session(*session);
+  }
+  std::erase_if(peers_, [&](const auto& entry) {
+    const Peer& peer = entry.second;
+    return peer.session == nullptr && peer.worker == kNoWorker &&
+           now - peer.last_heard > kForgetPeerAfter;
+  });
+}
+
+std::vector<Outgoing> Scheduler::take_outgoing(Time now) {
+  dispatch(now);
+  flush_outcomes();
+  return std::exchange(outgoing_, {});
+}
+
+}  // namespace muster

@@ -1,0 +1,170 @@
+// The broker's decisions: sessions, jobs, tasks, workers, leases. Pure: it is handed events and the
+// time, and returns messages; it never reads a clock, a socket or a file. docs/protocol.md says
+// what every message does.
+//
+// Owner: the broker's loop, or the simulator. Threads: one at a time.
+// Cost: O(1) per task, O(log jobs) per batch of leases, independent of the number of workers.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <tuple>
+#include <unordered_map>
+#include <vector>
+
+#include "broker/job_table.hpp"
+#include "broker/worker_table.hpp"
+#include "common/message.hpp"
+#include "common/time.hpp"
+
+namespace muster {
+
+struct SchedulerOptions {
+  Incarnation incarnation;
+  std::string software_version;
+  // How a person starts a worker for this broker; part of error texts.
+  std::string worker_hint = "muster-worker --connect ENDPOINT";
+  std::chrono::milliseconds heartbeat_interval = limits::kHeartbeatInterval;
+  std::uint32_t heartbeat_misses = limits::kHeartbeatMisses;
+  std::uint64_t credit_tasks = limits::kCreditTasks;  // per session
+  std::uint64_t credit_bytes = limits::kCreditBytes;  // per session
+  // A producer may stay away this long (a network break, a laptop asleep) and keep its tasks.
+  Duration session_grace = std::chrono::seconds(60);
+  // Tasks fail with kind "no_worker" when for so long no connected worker could run them …
+  Duration no_worker_timeout = std::chrono::seconds(60);
+  // … and with "unknown_function" when workers are connected but none offers the function: long
+  // enough for the other workers of a pool that is just starting.
+  Duration unknown_function_timeout = std::chrono::seconds(2);
+  // After a broker's start, sessions of an earlier incarnation lease nothing for so long, so that
+  // workers can report what they already run: a little more than the longest reconnect interval.
+  Duration resume_wait = std::chrono::milliseconds(2500);
+  bool pack = false;  // peers on other machines: WELCOME's `pack`
+};
+
+class Scheduler {
+ public:
+  Scheduler(SchedulerOptions options, Time now);
+  ~Scheduler();
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+
+  // --- Events ---
+  void receive(PeerId peer, Message&& message, Time now);
+  // A message of this peer could not be decoded.
+  void malformed(PeerId peer, message::RefuseCode code, const std::string& reason, Time now);
+  // A send failed: the connection is gone, or its peer does not read.
+  void disconnected(PeerId peer, Time now);
+  void tick(Time now);
+  Time next_deadline() const { return next_tick_; }
+
+  // Leases what can be leased, then returns every message to send. Call after each burst of events.
+  std::vector<Outgoing> take_outgoing(Time now);
+
+  // --- Views ---
+  message::Status status(Time now) const;
+  const std::map<std::string, std::uint64_t>& counters() const { return counters_; }
+  std::uint64_t counter(const std::string& name) const;
+  std::uint64_t tasks_held() const;
+  // Aborts if any of the tables contradict each other. O(everything): for tests and simulation.
+  void check_invariants() const;
+
+ private:
+  enum class PeerKind { told_unknown, refused, session, worker };
+  struct Peer {
+    PeerKind kind{};
+    SessionRecord* session = nullptr;
+    WorkerIndex worker = kNoWorker;
+    Time last_heard{0};
+  };
+  using RunKey = std::tuple<std::int32_t, double, JobKey>;  // -priority, virtual time, key
+
+  // scheduler.cpp: connections and liveness
+  void dispatch_message(Peer& peer, PeerId id, Message&& message, Time now);
+  void greet(PeerId peer, Message&& message, Time now);
+  void welcome(PeerId peer, const SessionRecord* session, Time now);
+  void refuse(PeerId peer, message::RefuseCode code, std::string text);
+  void send(PeerId peer, Message&& message) { outgoing_.push_back({peer, std::move(message)}); }
+  bool check_version(PeerId peer, std::uint32_t protocol, const std::string& software);
+  void check_liveness(Time now);
+
+  // scheduler_producer.cpp
+  void on_producer(SessionRecord& session, Message&& message, Time now);
+  void hello(PeerId peer, message::HelloProducer&& hello, Time now);
+  void declare(SessionRecord& session, message::Job&& message);
+  void submit(SessionRecord& session, message::Submit&& message);
+  void accept_task(Job& job, std::uint64_t sequence, Payload&& payload);
+  void adopt_or_queue(Job& job, std::uint64_t sequence, TaskRecord& task);
+  void drop_stale_adopted(Job& job, std::uint64_t before);
+  void cancel(SessionRecord& session, const message::Cancel& message);
+  void acknowledge(SessionRecord& session, const message::AcknowledgeOutcomes& message);
+  void end_session(SessionRecord& session);
+  void forget_job(Job& job);
+  Job* find_job(SessionRecord& session, JobId id);
+  Job& make_job(SessionRecord& session, JobId id);
+
+  // scheduler_worker.cpp
+  void on_worker(WorkerIndex index, Message&& message, Time now);
+  void hello(PeerId peer, message::HelloWorker&& hello, Time now);
+  void reconcile(WorkerIndex index, const std::vector<message::HeldLeases>& held, Time now);
+  void reconcile_job(WorkerIndex index, Job& job, const std::vector<LeaseRange>& held);
+  void outcomes(WorkerIndex index, message::WorkerOutcomes&& message, Time now);
+  bool take_outcome(WorkerIndex index, Job& job, std::uint64_t sequence, Attempt attempt,
+                    Outcome&& outcome);
+  void returned(WorkerIndex index, const message::Returned& message);
+  void lose_worker(WorkerIndex index, bool told_to_stop);
+  void lose_lease(Job& job, std::uint64_t sequence, TaskRecord& task, bool was_running);
+  Job* find_job(const SessionId& session, JobId id);
+
+  // scheduler_dispatch.cpp: leasing
+  void dispatch(Time now);
+  bool place(Job& job, Time now);
+  bool place_last_chance(Job& job);
+  std::uint32_t room(const Job& job, const WorkerRecord& worker) const;
+  void lease(Job& job, WorkerIndex index, std::uint64_t sequence, message::Tasks& tasks);
+  void send_tasks(Job& job, WorkerIndex index, message::Tasks&& tasks);
+  const std::vector<std::uint32_t>& eligible_classes(Job& job);
+  WorkerIndex best_worker(Job& job);
+  void set_runnable(Job& job);
+  void recall_unstarted(Time now);
+  void recall_from(WorkerIndex index, std::uint32_t count, Time now);
+  void close_lease(Job& job, TaskRecord& task);
+  void compact_order(WorkerIndex index);
+  void release_reservation();
+
+  // scheduler_outcomes.cpp: what producers are told
+  void end_task(Job& job, std::uint64_t sequence, TaskRecord& task, Outcome&& outcome);
+  void flush_outcomes();
+  void flush_outcomes(Job& job);
+  void resend_outcomes(Job& job);
+  void explain_waiting(Time now);
+  void explain_waiting(Job& job, Time now);
+  std::string waiting_reason(Job& job, Duration& patience, const char*& kind);
+  void notice(Job& job, std::string text);
+
+  SchedulerOptions options_;
+  Time started_;
+  Time next_tick_;
+  Time last_tick_;
+  std::unordered_map<PeerId, Peer> peers_;
+  std::unordered_map<SessionId, std::unique_ptr<SessionRecord>> sessions_;
+  std::unordered_map<JobKey, std::unique_ptr<Job>> jobs_;
+  WorkerTable workers_;
+  std::set<RunKey> run_queue_;
+  std::set<JobKey> last_chance_jobs_;
+  WorkerIndex reserved_worker_ = kNoWorker;
+  std::vector<JobKey> ready_jobs_;
+  std::vector<Outgoing> outgoing_;
+  std::uint64_t last_key_ = 0;
+  double virtual_now_ = 0;
+  struct ClassCache {
+    std::uint64_t generation = 0;
+    std::vector<std::uint32_t> classes;
+  };
+  std::map<std::pair<FunctionKind, std::string>, ClassCache> class_cache_;
+  std::map<std::string, std::uint64_t> counters_;
+};
+
+}  // namespace muster

@@ -1,0 +1,298 @@
+// Leasing: which task goes to which worker, how many ahead, and taking leases back at the tail.
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "broker/scheduler.hpp"
+#include "common/check.hpp"
+
+namespace muster {
+namespace {
+
+// Time a worker's leases must cover beyond its slots: two round trips, so that new leases arrive
+// before the old ones are used up, and the time both loops take to form batches.
+constexpr Duration kBatchingSlack = std::chrono::microseconds(500);
+// Prefetch pays only when the round trip is more than this part of the task's duration.
+constexpr double kNegligibleGap = 0.005;
+// Jobs that are looked at behind one that cannot be placed, while no slot is idle.
+constexpr std::size_t kBlockedJobs = 16;
+// Closed leases that may stay in a worker's order before it is compacted.
+constexpr std::size_t kOrderSlack = 256;
+// A recall is worth its messages when it brings a task forward by this much.
+constexpr Duration kRecallGain = std::chrono::milliseconds(2);
+
+}  // namespace
+
+void Scheduler::set_runnable(Job& job) {
+  const bool wanted = job.queued > 0 && job.session->outcome_bytes <= options_.credit_bytes;
+  if (wanted == job.runnable) return;
+  if (!wanted) {
+    run_queue_.erase({-job.run_priority, job.run_time, job.key});
+    job.runnable = false;
+    return;
+  }
+  // A job that was idle does not claim the service that it did not ask for.
+  job.virtual_time = std::max(job.virtual_time, virtual_now_);
+  job.runnable = true;
+  job.run_priority = job.spec.priority;
+  job.run_time = job.virtual_time;
+  run_queue_.insert({-job.run_priority, job.run_time, job.key});
+}
+
+void Scheduler::dispatch(Time now) {
+  for (auto key = last_chance_jobs_.begin(); key != last_chance_jobs_.end();) {
+    const auto found = jobs_.find(*key);
+    if (found != jobs_.end()) {
+      while (found->second->has_last_chance() && place_last_chance(*found->second)) {
+      }
+    }
+    const bool done = found == jobs_.end() || !found->second->has_last_chance();
+    key = done ? last_chance_jobs_.erase(key) : std::next(key);
+  }
+  std::vector<RunKey> blocked;
+  while (!run_queue_.empty()) {
+    const RunKey key = *run_queue_.begin();
+    Job& job = *jobs_.at(std::get<JobKey>(key));
+    if (place(job, now)) {
+      run_queue_.erase(key);
+      virtual_now_ = std::max(virtual_now_, job.run_time);
+      job.runnable = false;
+      set_runnable(job);
+      continue;
+    }
+    run_queue_.erase(run_queue_.begin());
+    blocked.push_back(key);
+    if (blocked.size() >= kBlockedJobs && !workers_.has_idle_slot()) break;
+  }
+  for (const RunKey& key : blocked) run_queue_.insert(key);
+  recall_unstarted(now);
+}
+
+const std::vector<std::uint32_t>& Scheduler::eligible_classes(Job& job) {
+  ClassCache& cache = class_cache_[{job.spec.function.kind, job.spec.function.name}];
+  if (cache.generation != workers_.generation()) {
+    cache.generation = workers_.generation();
+    cache.classes.clear();
+    const auto& classes = workers_.classes();
+    for (std::uint32_t i = 0; i < classes.size(); ++i) {
+      if (classes[i].offers(job.spec.function)) cache.classes.push_back(i);
+    }
+  }
+  return cache.classes;
+}
+
+WorkerIndex Scheduler::best_worker(Job& job) {
+  WorkerIndex best = kNoWorker;
+  for (const std::uint32_t index : eligible_classes(job)) {
+    const WorkerIndex candidate = workers_.least_loaded(index);
+    if (candidate == kNoWorker) continue;
+    if (best == kNoWorker || workers_.at(candidate).level < workers_.at(best).level) {
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+// How many more leases of the job the worker may have.
+std::uint32_t Scheduler::room(const Job& job, const WorkerRecord& worker) const {
+  const std::uint32_t usable = worker.usable_slots();
+  std::uint32_t target = usable;
+  if (job.mean_duration > Duration(0) && worker.lease_bytes < limits::kMaxPrefetchBytes) {
+    const double horizon = static_cast<double>((2 * worker.round_trip + kBatchingSlack).count());
+    const double ratio = horizon / static_cast<double>(job.mean_duration.count());
+    if (ratio > kNegligibleGap) {
+      const double ahead = std::ceil(static_cast<double>(usable) * ratio);
+      target += static_cast<std::uint32_t>(std::min(ahead, double{limits::kMaxPrefetch}));
+    }
+  }
+  return target > worker.leases ? target - worker.leases : 0;
+}
+
+// Leases one batch of the job to one worker; false: no worker has room.
+bool Scheduler::place(Job& job, Time now) {
+  if (job.session->hold_until > now) return false;
+  const WorkerIndex index = best_worker(job);
+  if (index == kNoWorker) return false;
+  WorkerRecord& worker = workers_.at(index);
+  std::uint64_t count = room(job, worker);
+  if (count == 0) return false;
+  // An even share of what is queued, so that no worker takes the tail of a job alone.
+  const WorkerClass& group = workers_.classes()[worker.class_index];
+  const std::uint64_t share =
+      job.queued * worker.hello.slots / std::max<std::uint64_t>(group.slots, 1);
+  count = std::min({count, std::max<std::uint64_t>(share, 1), std::uint64_t{limits::kBatchTasks}});
+  const bool idle_slot = worker.leases < worker.usable_slots();
+  if (idle_slot) {
+    const std::uint64_t idle = worker.usable_slots() - worker.leases;
+    // Fill idle slots first and prefetch in a second round, unless this worker is all there is.
+    if (group.workers > 1) count = std::min(count, idle);
+  }
+  message::Tasks tasks{job.session->id, job.id, {}};
+  std::size_t bytes = 0;
+  std::uint64_t leased = 0;
+  while (leased < count && (leased == 0 || bytes < limits::kBatchBytes)) {
+    const bool fresh_only = worker.leases >= worker.usable_slots();
+    const auto sequence = job.take_queued(fresh_only);
+    if (!sequence) break;
+    bytes += job.find(*sequence)->data.bytes.size();
+    lease(job, index, *sequence, tasks);
+    ++leased;
+    if (worker.leases >= worker.usable_slots() && worker.lease_bytes >= limits::kMaxPrefetchBytes) {
+      break;
+    }
+  }
+  if (leased == 0) return false;
+  // Service is time on slots, divided by how many jobs the session runs: fair between sessions.
+  const double cost = static_cast<double>(std::max(job.mean_duration, Duration(1000)).count());
+  job.virtual_time +=
+      cost * static_cast<double>(leased) * static_cast<double>(job.session->jobs.size());
+  send_tasks(job, index, std::move(tasks));
+  worker.last_sent = now;
+  return true;
+}
+
+void Scheduler::lease(Job& job, WorkerIndex index, std::uint64_t sequence, message::Tasks& tasks) {
+  WorkerRecord& worker = workers_.at(index);
+  TaskRecord& task = *job.find(sequence);
+  task.state = TaskState::leased;
+  task.worker = index;
+  task.stopping = false;
+  const Attempt attempt{task.attempts_made++};
+  ++job.leased;
+  ++worker.leases;
+  worker.lease_bytes += task.data.bytes.size();
+  worker.order.push_back({job.key, sequence, attempt});
+  if (tasks.runs.empty() || tasks.runs.back().attempt != attempt ||
+      value(tasks.runs.back().first) + tasks.runs.back().payloads.size() != sequence) {
+    tasks.runs.push_back({TaskSequence{sequence}, attempt, {}});
+  }
+  tasks.runs.back().payloads.push_back(task.data);
+}
+
+void Scheduler::send_tasks(Job& job, WorkerIndex index, message::Tasks&& tasks) {
+  WorkerRecord& worker = workers_.at(index);
+  if (job.told.insert(index).second) {
+    send(worker.peer, message::WorkerJob{job.session->id, job.id, job.spec});
+  }
+  send(worker.peer, std::move(tasks));
+  workers_.update_level(index);
+}
+
+// The lease is over: the worker's books, not the task's fate.
+void Scheduler::close_lease(Job& job, TaskRecord& task) {
+  WorkerRecord& worker = workers_.at(task.worker);
+  --job.leased;
+  --worker.leases;
+  worker.lease_bytes -= task.data.bytes.size();
+  // Closed entries at the front go now; those behind an open one wait for it.
+  while (!worker.order.empty()) {
+    const LeaseRef& front = worker.order.front();
+    Job* owner = &job;
+    if (front.job != job.key) {
+      const auto found = jobs_.find(front.job);
+      owner = found == jobs_.end() ? nullptr : found->second.get();
+    }
+    const TaskRecord* open = owner == nullptr ? nullptr : owner->find(front.sequence);
+    if (open != nullptr && open != &task && open->state == TaskState::leased &&
+        open->worker == task.worker && open->current_attempt() == front.attempt) {
+      break;
+    }
+    worker.order.pop_front();
+  }
+  const WorkerIndex index = task.worker;
+  task.worker = kNoWorker;
+  if (worker.order.size() > 2 * std::size_t{worker.leases} + kOrderSlack) compact_order(index);
+  workers_.update_level(index);
+}
+
+// Drops the closed entries behind an open one, so that a long task does not pile them up.
+void Scheduler::compact_order(WorkerIndex index) {
+  std::erase_if(workers_.at(index).order, [&](const LeaseRef& ref) {
+    const auto found = jobs_.find(ref.job);
+    const TaskRecord* task = found == jobs_.end() ? nullptr : found->second->find(ref.sequence);
+    return task == nullptr || task->state != TaskState::leased || task->worker != index ||
+           task->current_attempt() != ref.attempt;
+  });
+}
+
+// A task that killed its workers before runs with a worker to itself, so that it takes nobody
+// along.
+bool Scheduler::place_last_chance(Job& job) {
+  if (reserved_worker_ == kNoWorker) {
+    const WorkerIndex index = best_worker(job);
+    if (index == kNoWorker) return false;
+    reserved_worker_ = index;
+    workers_.at(index).reserved = true;
+    workers_.update_level(index);
+  }
+  WorkerRecord& worker = workers_.at(reserved_worker_);
+  if (worker.leases > 0 || worker.draining || worker.usable_slots() == 0) return false;
+  const auto& classes = eligible_classes(job);
+  if (std::find(classes.begin(), classes.end(), worker.class_index) == classes.end()) return false;
+  const auto sequence = job.take_last_chance();
+  if (!sequence) return false;
+  message::Tasks tasks{job.session->id, job.id, {}};
+  lease(job, reserved_worker_, *sequence, tasks);
+  send_tasks(job, reserved_worker_, std::move(tasks));
+  set_runnable(job);
+  return true;
+}
+
+// The reserved worker serves everybody again once no task needs it.
+void Scheduler::release_reservation() {
+  if (reserved_worker_ == kNoWorker) return;
+  WorkerRecord& worker = workers_.at(reserved_worker_);
+  if (worker.leases > 0 || !last_chance_jobs_.empty()) return;
+  worker.reserved = false;
+  workers_.update_level(reserved_worker_);
+  reserved_worker_ = kNoWorker;
+}
+
+// At the tail of a job, idle slots take over leases that have not started elsewhere.
+void Scheduler::recall_unstarted(Time now) {
+  if (!run_queue_.empty() && !workers_.has_idle_slot()) return;
+  for (std::uint32_t index = 0; index < workers_.classes().size(); ++index) {
+    const WorkerIndex idle = workers_.least_loaded(index);
+    const WorkerIndex loaded = workers_.most_loaded(index);
+    if (idle == kNoWorker || idle == loaded) continue;
+    const WorkerRecord& taker = workers_.at(idle);
+    const WorkerRecord& giver = workers_.at(loaded);
+    if (taker.level >= kFullLevel || giver.level <= kFullLevel || giver.recall_until > now)
+      continue;
+    const std::uint32_t waiting = giver.leases - giver.usable_slots();
+    const std::uint32_t idle_slots = taker.usable_slots() - taker.leases;
+    recall_from(loaded, std::min(waiting, std::max(idle_slots, waiting / 2)), now);
+  }
+}
+
+void Scheduler::recall_from(WorkerIndex index, std::uint32_t count, Time now) {
+  WorkerRecord& worker = workers_.at(index);
+  message::Recall recall;
+  for (auto ref = worker.order.rbegin(); ref != worker.order.rend() && count > 0; ++ref) {
+    const auto found = jobs_.find(ref->job);
+    if (found == jobs_.end()) continue;
+    Job& job = *found->second;
+    const TaskRecord* task = job.find(ref->sequence);
+    if (task == nullptr || task->state != TaskState::leased || task->worker != index ||
+        task->current_attempt() != ref->attempt || task->stopping) {
+      continue;
+    }
+    if (recall.leases.empty()) {
+      // What waits behind the slots must be worth a round trip.
+      const Duration wait = job.mean_duration * count / std::max(worker.usable_slots(), 1U);
+      if (wait < 2 * worker.round_trip + kRecallGain) return;
+      recall.session = job.session->id;
+      recall.job = job.id;
+    } else if (recall.job != job.id || recall.session != job.session->id) {
+      break;
+    }
+    recall.leases.push_back({TaskSequence{ref->sequence}, 1, ref->attempt});
+    --count;
+  }
+  if (recall.leases.empty()) return;
+  ++counters_["recalls"];
+  worker.recall_until = now + 4 * worker.round_trip + std::chrono::milliseconds(20);
+  send(worker.peer, std::move(recall));
+}
+
+}  // namespace muster

@@ -1,0 +1,162 @@
+// What producers are told: outcomes, and why a job waits.
+#include <algorithm>
+#include <utility>
+
+#include "broker/scheduler.hpp"
+#include "common/codec.hpp"
+
+namespace muster {
+namespace {
+
+constexpr std::size_t kNamesInText = 8;
+
+std::string list_some(const std::vector<std::string>& names) {
+  std::string text;
+  for (std::size_t i = 0; i < std::min(names.size(), kNamesInText); ++i) {
+    text += (i == 0 ? "" : ", ") + names[i];
+  }
+  return names.size() > kNamesInText ? text + ", …" : text;
+}
+
+}  // namespace
+
+void Scheduler::end_task(Job& job, std::uint64_t sequence, TaskRecord& task, Outcome&& outcome) {
+  SessionRecord& session = *job.session;
+  session.payload_bytes -= task.data.bytes.size();
+  session.outcome_bytes += outcome.body.bytes.size();
+  task.state = TaskState::ended;
+  task.status = outcome.status;
+  task.data = std::move(outcome.body);
+  ++(outcome.status == OutcomeStatus::result ? job.done : job.failed);
+  if (job.ready.empty()) ready_jobs_.push_back(job.key);
+  job.ready.push_back(sequence);
+}
+
+void Scheduler::resend_outcomes(Job& job) {
+  job.ready.clear();
+  for (std::uint64_t sequence = job.base(); sequence < job.end(); ++sequence) {
+    if (job.find(sequence)->state == TaskState::ended) job.ready.push_back(sequence);
+  }
+  if (!job.ready.empty()) ready_jobs_.push_back(job.key);
+  if (!job.waiting.empty()) notice(job, std::exchange(job.waiting, {}));
+}
+
+void Scheduler::flush_outcomes() {
+  for (const JobKey key : std::exchange(ready_jobs_, {})) {
+    const auto found = jobs_.find(key);
+    if (found != jobs_.end()) flush_outcomes(*found->second);
+  }
+}
+
+void Scheduler::flush_outcomes(Job& job) {
+  std::vector<std::uint64_t> ready = std::exchange(job.ready, {});
+  if (!job.session->present || ready.empty()) return;  // HELLO sends them again
+  if (!std::is_sorted(ready.begin(), ready.end())) std::sort(ready.begin(), ready.end());
+  message::Outcomes message{job.id, {}};
+  std::size_t count = 0;
+  std::size_t bytes = 0;
+  for (const std::uint64_t sequence : ready) {
+    const TaskRecord* task = job.find(sequence);
+    if (task == nullptr || task->state != TaskState::ended) continue;
+    const Attempt attempt{task->attempts_made == 0 ? 0 : task->attempts_made - 1};
+    if (message.runs.empty() || message.runs.back().attempt != attempt ||
+        value(message.runs.back().first) + message.runs.back().outcomes.size() != sequence) {
+      message.runs.push_back({TaskSequence{sequence}, attempt, {}});
+    }
+    message.runs.back().outcomes.push_back({task->status, task->data});
+    bytes += task->data.bytes.size();
+    if (++count >= limits::kBatchTasks || bytes >= limits::kBatchBytes) {
+      send(job.session->peer, std::exchange(message, message::Outcomes{job.id, {}}));
+      count = bytes = 0;
+    }
+  }
+  if (count > 0) send(job.session->peer, std::move(message));
+}
+
+void Scheduler::notice(Job& job, std::string text) {
+  if (job.waiting == text) return;
+  job.waiting = text;
+  if (job.session->present) send(job.session->peer, message::Notice{job.id, std::move(text)});
+}
+
+// Looks at jobs that wait although nothing of theirs runs; tells why, and gives up in the end.
+void Scheduler::explain_waiting(Time now) {
+  for (auto& [key, job] : jobs_) {
+    if (job->queued > 0 && job->leased == 0 && now >= job->session->hold_until) {
+      explain_waiting(*job, now);
+    } else {
+      job->unplaced_since = kNever;
+      notice(*job, "");
+    }
+  }
+}
+
+std::string Scheduler::waiting_reason(Job& job, Duration& patience, const char*& kind) {
+  const std::string& name = job.spec.function.name;
+  kind = "no_worker";
+  patience = options_.no_worker_timeout;
+  if (workers_.size() == 0) {
+    return "no worker is connected; start one with: " + options_.worker_hint;
+  }
+  if (eligible_classes(job).empty()) {
+    kind = "unknown_function";
+    patience = options_.unknown_function_timeout;
+    if (job.spec.function.kind == FunctionKind::command) {
+      return "no connected worker runs commands";
+    }
+    std::vector<std::string> offered;
+    for (const WorkerClass& group : workers_.classes()) {
+      if (group.workers > 0) {
+        offered.insert(offered.end(), group.functions.begin(), group.functions.end());
+      }
+    }
+    std::sort(offered.begin(), offered.end());
+    offered.erase(std::unique(offered.begin(), offered.end()), offered.end());
+    return "no connected worker offers the function '" + name +
+           "' (offered: " + (offered.empty() ? "none" : list_some(offered)) +
+           "); start a worker with --plugin and the library that registers it";
+  }
+  patience = Duration::max();
+  std::uint64_t stuck = 0;
+  std::uint64_t usable = 0;
+  for (const std::uint32_t index : eligible_classes(job)) {
+    workers_.each([&](WorkerIndex, const WorkerRecord& worker) {
+      if (worker.class_index != index) return;
+      stuck += worker.stuck_slots;
+      usable += worker.draining ? 0 : worker.usable_slots();
+    });
+  }
+  if (usable == 0) {
+    return "no slot is free: " + std::to_string(stuck) +
+           " are held by tasks that timed out or were stopped and have not returned, the other "
+           "workers are draining; use the process executor, whose tasks can be killed";
+  }
+  return "";  // its turn comes
+}
+
+void Scheduler::explain_waiting(Job& job, Time now) {
+  Duration patience{};
+  const char* kind = "";
+  std::string reason = waiting_reason(job, patience, kind);
+  if (reason.empty()) {
+    job.unplaced_since = kNever;
+    notice(job, "");
+    return;
+  }
+  if (job.unplaced_since == kNever) job.unplaced_since = now;
+  if (patience == Duration::max() || now - job.unplaced_since < patience) {
+    notice(job, std::move(reason));
+    return;
+  }
+  ++counters_["jobs_given_up"];
+  for (std::uint64_t sequence = job.base(); sequence < job.end(); ++sequence) {
+    TaskRecord* task = job.find(sequence);
+    if (task->state != TaskState::queued) continue;
+    job.unqueue(sequence);
+    end_task(job, sequence, *task, failed(OutcomeStatus::error, {kind, reason, "", {}}));
+  }
+  job.unplaced_since = kNever;
+  set_runnable(job);
+}
+
+}  // namespace muster

@@ -1,0 +1,275 @@
+// What producers say: sessions, jobs, tasks, cancellation, acknowledgement.
+#include <algorithm>
+#include <utility>
+
+#include "broker/scheduler.hpp"
+#include "common/codec.hpp"
+
+namespace muster {
+
+using message::RefuseCode;
+
+namespace {
+
+Outcome cancelled_outcome() {
+  return failed(OutcomeStatus::cancelled, {"cancelled", "cancelled before it started", "", {}});
+}
+
+}  // namespace
+
+void Scheduler::hello(PeerId peer, message::HelloProducer&& hello, Time now) {
+  if (!check_version(peer, hello.protocol_version, hello.software_version)) return;
+  auto& slot = sessions_[hello.session];
+  if (!slot) {
+    slot = std::make_unique<SessionRecord>();
+    slot->id = hello.session;
+    ++counters_["sessions"];
+  }
+  SessionRecord& session = *slot;
+  const auto old = peers_.find(peer);
+  if (old != peers_.end() && old->second.session != nullptr && old->second.session != &session) {
+    refuse(peer, RefuseCode::identity, "one connection cannot be two sessions");
+    return;
+  }
+  if (session.present && session.peer != peer) peers_.erase(session.peer);  // it has reconnected
+  session.label = std::move(hello.label);
+  session.peer = peer;
+  session.present = true;
+  session.last_heard = now;
+  session.last_sent = now;
+  if (hello.resuming && session.jobs.empty()) session.hold_until = started_ + options_.resume_wait;
+  peers_[peer] = {PeerKind::session, &session, kNoWorker, now};
+  welcome(peer, &session, now);
+  for (auto& [id, job] : session.jobs) resend_outcomes(*job);
+}
+
+void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now) {
+  if (auto* submitted = std::get_if<message::Submit>(&message)) {
+    submit(session, std::move(*submitted));
+  } else if (const auto* ack = std::get_if<message::AcknowledgeOutcomes>(&message)) {
+    acknowledge(session, *ack);
+  } else if (auto* declared = std::get_if<message::Job>(&message)) {
+    declare(session, std::move(*declared));
+  } else if (const auto* cancelled = std::get_if<message::Cancel>(&message)) {
+    cancel(session, *cancelled);
+  } else if (const auto* ended = std::get_if<message::EndJob>(&message)) {
+    if (Job* job = find_job(session, ended->job)) {
+      job->closed = true;
+      drop_stale_adopted(*job, UINT64_MAX);
+      if (job->drained()) forget_job(*job);
+    }
+  } else if (std::holds_alternative<message::StatusRequest>(message)) {
+    send(session.peer, status(now));
+  } else if (std::holds_alternative<message::Goodbye>(message)) {
+    peers_.erase(session.peer);
+    end_session(session);
+  } else {
+    refuse(session.peer, RefuseCode::out_of_order,
+           std::string(name_of(message)) + " is not a producer's message");
+  }
+}
+
+Job* Scheduler::find_job(SessionRecord& session, JobId id) {
+  const auto found = session.jobs.find(value(id));
+  return found == session.jobs.end() ? nullptr : found->second;
+}
+
+Job& Scheduler::make_job(SessionRecord& session, JobId id) {
+  const JobKey key{++last_key_};
+  auto job = std::make_unique<Job>(session, id, key);
+  job->virtual_time = virtual_now_;
+  session.jobs[value(id)] = job.get();
+  return *(jobs_[key] = std::move(job));
+}
+
+void Scheduler::declare(SessionRecord& session, message::Job&& message) {
+  Job* job = find_job(session, message.job);
+  if (job == nullptr) {
+    job = &make_job(session, message.job);
+    ++counters_["jobs"];
+  }
+  if (!job->declared) {
+    job->spec = std::move(message.spec);
+    job->declared = true;
+  } else if (job->spec != message.spec) {
+    refuse(session.peer, RefuseCode::out_of_order,
+           "job " + std::to_string(value(message.job)) + " was declared with other options");
+  }
+}
+
+void Scheduler::submit(SessionRecord& session, message::Submit&& message) {
+  Job* job = find_job(session, message.job);
+  if (job == nullptr || !job->declared || job->closed) {
+    refuse(session.peer, RefuseCode::out_of_order,
+           "SUBMIT for job " + std::to_string(value(message.job)) +
+               (job != nullptr && job->closed ? ", which has ended" : ", which was not declared"));
+    return;
+  }
+  const std::uint64_t first = value(message.first);
+  const std::uint64_t gap = job->end() > job->base() && first > job->end() ? first - job->end() : 0;
+  if (session.tasks_held + gap + message.payloads.size() > options_.credit_tasks) {
+    refuse(session.peer, RefuseCode::over_limit, "more tasks than the granted credit");
+    return;
+  }
+  for (std::uint64_t i = 0; i < gap; ++i) {  // the producer has their outcomes
+    TaskRecord& task = job->append(job->end(), {});
+    task.state = TaskState::acknowledged;
+    --job->queued;
+  }
+  drop_stale_adopted(*job, first);
+  std::uint64_t sequence = first;
+  for (Payload& payload : message.payloads) {
+    if (sequence >= job->end()) accept_task(*job, sequence, std::move(payload));
+    ++sequence;
+  }
+  job->drop_acknowledged();
+  if (session.payload_bytes > options_.credit_bytes && session.tasks_held > 1) {
+    refuse(session.peer, RefuseCode::over_limit, "more payload bytes than the granted credit");
+    return;
+  }
+  set_runnable(*job);
+}
+
+void Scheduler::accept_task(Job& job, std::uint64_t sequence, Payload&& payload) {
+  TaskRecord& task = job.append(sequence, std::move(payload));
+  ++job.session->tasks_held;
+  job.session->payload_bytes += task.data.bytes.size();
+  if (!job.adopted.empty()) adopt_or_queue(job, sequence, task);
+}
+
+// A worker reported a lease of this task before its producer came back: it is not run again.
+void Scheduler::adopt_or_queue(Job& job, std::uint64_t sequence, TaskRecord& task) {
+  const auto found = job.adopted.find(sequence);
+  if (found == job.adopted.end()) return;
+  AdoptedLease adopted = std::move(found->second);
+  job.adopted.erase(found);
+  ++counters_["leases_adopted"];
+  job.unqueue(sequence);
+  task.attempts_made = static_cast<std::uint32_t>(adopted.attempt) + 1;
+  WorkerRecord& worker = workers_.at(adopted.worker);
+  if (adopted.outcome) {
+    send(worker.peer, message::AcknowledgeLeases{
+                          job.session->id, job.id, {{TaskSequence{sequence}, 1, adopted.attempt}}});
+    end_task(job, sequence, task, std::move(*adopted.outcome));
+    return;
+  }
+  task.state = TaskState::leased;
+  task.worker = adopted.worker;
+  ++job.leased;
+  worker.lease_bytes += task.data.bytes.size();
+  worker.order.push_back({job.key, sequence, adopted.attempt});
+  job.told.insert(adopted.worker);
+}
+
+// The producer resubmitted past these sequences: it has their outcomes, nobody needs the leases.
+void Scheduler::drop_stale_adopted(Job& job, std::uint64_t before) {
+  if (job.adopted.empty()) return;
+  for (auto entry = job.adopted.begin(); entry != job.adopted.end();) {
+    if (entry->first >= before) {
+      ++entry;
+      continue;
+    }
+    const AdoptedLease& adopted = entry->second;
+    WorkerRecord& worker = workers_.at(adopted.worker);
+    std::vector<LeaseRange> leases{{TaskSequence{entry->first}, 1, adopted.attempt}};
+    if (adopted.outcome) {
+      send(worker.peer, message::AcknowledgeLeases{job.session->id, job.id, std::move(leases)});
+    } else {
+      send(worker.peer, message::StopTasks{job.session->id, job.id, std::move(leases)});
+      --worker.leases;
+      workers_.update_level(adopted.worker);
+    }
+    entry = job.adopted.erase(entry);
+  }
+}
+
+void Scheduler::cancel(SessionRecord& session, const message::Cancel& message) {
+  Job* job = find_job(session, message.job);
+  if (job == nullptr) return;
+  std::vector<LeaseRange> stops;
+  WorkerIndex stops_for = kNoWorker;
+  const auto flush = [&] {
+    if (stops.empty()) return;
+    send(workers_.at(stops_for).peer,
+         message::StopTasks{session.id, job->id, std::exchange(stops, {})});
+  };
+  const auto cancel_range = [&](std::uint64_t first, std::uint64_t last) {
+    for (std::uint64_t sequence = first; sequence < last; ++sequence) {
+      TaskRecord* task = job->find(sequence);
+      if (task == nullptr) continue;
+      if (task->state == TaskState::queued) {
+        job->unqueue(sequence);
+        end_task(*job, sequence, *task, cancelled_outcome());
+      } else if (task->state == TaskState::leased && !task->stopping) {
+        if (task->worker != stops_for || stops.size() >= limits::kBatchTasks) flush();
+        stops_for = task->worker;
+        task->stopping = true;
+        stops.push_back({TaskSequence{sequence}, 1, task->current_attempt()});
+      }
+    }
+  };
+  if (message.ranges.empty()) cancel_range(job->base(), job->end());
+  for (const SequenceRange& range : message.ranges) {
+    const std::uint64_t first = std::max(value(range.first), job->base());
+    cancel_range(first, std::min(value(range.first) + range.count, job->end()));
+  }
+  flush();
+  ++counters_["cancels"];
+}
+
+void Scheduler::acknowledge(SessionRecord& session, const message::AcknowledgeOutcomes& message) {
+  Job* job = find_job(session, message.job);
+  if (job == nullptr) return;
+  for (const SequenceRange& range : message.ranges) {
+    const std::uint64_t first = std::max(value(range.first), job->base());
+    const std::uint64_t last = std::min(value(range.first) + range.count, job->end());
+    for (std::uint64_t sequence = first; sequence < last; ++sequence) {
+      TaskRecord& task = *job->find(sequence);
+      if (task.state != TaskState::ended) continue;
+      task.state = TaskState::acknowledged;
+      session.outcome_bytes -= task.data.bytes.size();
+      --session.tasks_held;
+      task.data = {};
+    }
+  }
+  job->drop_acknowledged();
+  set_runnable(*job);
+  if (job->drained()) forget_job(*job);
+}
+
+void Scheduler::end_session(SessionRecord& session) {
+  if (session.present) {
+    const auto found = peers_.find(session.peer);
+    if (found != peers_.end() && found->second.session == &session) peers_.erase(found);
+  }
+  while (!session.jobs.empty()) forget_job(*session.jobs.begin()->second);
+  sessions_.erase(session.id);
+}
+
+// Ends a job: what is left of it is dropped here and on every worker that knows it.
+void Scheduler::forget_job(Job& job) {
+  for (std::uint64_t sequence = job.base(); sequence < job.end(); ++sequence) {
+    TaskRecord& task = *job.find(sequence);
+    if (task.state == TaskState::acknowledged) continue;
+    if (task.state == TaskState::leased) close_lease(job, task);
+    std::uint64_t& bytes =
+        task.state == TaskState::ended ? job.session->outcome_bytes : job.session->payload_bytes;
+    bytes -= task.data.bytes.size();
+    --job.session->tasks_held;
+  }
+  for (const auto& [sequence, adopted] : job.adopted) {
+    job.told.insert(adopted.worker);
+    if (adopted.outcome) continue;
+    --workers_.at(adopted.worker).leases;
+    workers_.update_level(adopted.worker);
+  }
+  for (const WorkerIndex index : job.told) {
+    send(workers_.at(index).peer, message::ForgetJob{job.session->id, job.id});
+  }
+  if (job.runnable) run_queue_.erase({-job.run_priority, job.run_time, job.key});
+  last_chance_jobs_.erase(job.key);
+  job.session->jobs.erase(value(job.id));
+  jobs_.erase(job.key);
+}
+
+}  // namespace muster

@@ -1,0 +1,114 @@
+// Views of the scheduler: STATUS, counters, and the invariants that tests check after every step.
+#include <algorithm>
+#include <utility>
+
+#include "broker/scheduler.hpp"
+#include "common/check.hpp"
+
+namespace muster {
+namespace {
+
+std::uint64_t milliseconds(Duration duration) {
+  return static_cast<std::uint64_t>(
+      std::max<std::int64_t>(0, duration_cast<std::chrono::milliseconds>(duration).count()));
+}
+std::uint64_t microseconds(Duration duration) {
+  return static_cast<std::uint64_t>(
+      std::max<std::int64_t>(0, duration_cast<std::chrono::microseconds>(duration).count()));
+}
+
+}  // namespace
+
+message::Status Scheduler::status(Time now) const {
+  message::Status status;
+  status.software_version = options_.software_version;
+  status.incarnation = to_hex(options_.incarnation);
+  status.uptime_ms = milliseconds(now - started_);
+  status.total_slots = static_cast<std::uint32_t>(workers_.total_slots());
+  status.sessions = static_cast<std::uint32_t>(sessions_.size());
+  auto& workers = const_cast<WorkerTable&>(workers_);
+  workers.each([&](WorkerIndex, const WorkerRecord& worker) {
+    if (status.workers.size() >= limits::kMaxReportedLeases) return;
+    status.workers.push_back({to_hex(worker.hello.worker), worker.hello.node, worker.hello.executor,
+                              worker.hello.process_id, worker.hello.slots, worker.leases,
+                              worker.stuck_slots, worker.draining, worker.tasks_done,
+                              microseconds(worker.round_trip),
+                              milliseconds(now - worker.last_heard)});
+  });
+  for (const auto& [key, job] : jobs_) {
+    if (status.jobs.size() >= limits::kMaxReportedLeases) break;
+    std::string waiting = job->waiting.substr(0, limits::kMaxNameBytes);
+    status.jobs.push_back({to_hex(job->session->id), job->session->label, value(job->id),
+                           job->spec.function.name, job->spec.priority, job->queued, job->leased,
+                           job->done, job->failed, microseconds(job->mean_duration),
+                           std::move(waiting)});
+  }
+  std::sort(status.jobs.begin(), status.jobs.end(), [](const auto& left, const auto& right) {
+    return std::tie(left.session, left.job) < std::tie(right.session, right.job);
+  });
+  status.counters.assign(counters_.begin(), counters_.end());
+  return status;
+}
+
+std::uint64_t Scheduler::counter(const std::string& name) const {
+  const auto found = counters_.find(name);
+  return found == counters_.end() ? 0 : found->second;
+}
+
+std::uint64_t Scheduler::tasks_held() const {
+  std::uint64_t total = 0;
+  for (const auto& [id, session] : sessions_) total += session->tasks_held;
+  return total;
+}
+
+void Scheduler::check_invariants() const {
+  auto& self = const_cast<Scheduler&>(*this);
+  std::unordered_map<WorkerIndex, std::uint64_t> leases;
+  std::unordered_map<WorkerIndex, std::uint64_t> bytes;
+  std::unordered_map<const SessionRecord*, std::uint64_t> held;
+  for (const auto& [key, job] : jobs_) {
+    CHECK(job->key == key);
+    CHECK(job->session->jobs.at(value(job->id)) == job.get());
+    std::uint64_t queued = 0;
+    std::uint64_t leased = 0;
+    for (std::uint64_t s = job->base(); s < job->end(); ++s) {
+      const TaskRecord& task = *job->find(s);
+      queued += task.state == TaskState::queued ? 1 : 0;
+      if (task.state == TaskState::leased) {
+        ++leased;
+        CHECK(task.attempts_made > 0);
+        ++leases[task.worker];
+        bytes[task.worker] += task.data.bytes.size();
+      } else {
+        CHECK(task.worker == kNoWorker);
+      }
+      held[job->session] += task.state == TaskState::acknowledged ? 0 : 1;
+      CHECK(task.losses <= job->spec.crash_budget);
+      CHECK(task.failures <= job->spec.retries);
+    }
+    CHECK(queued == job->queued);
+    CHECK(leased == job->leased);
+    CHECK(job->end() == job->base() || job->find(job->base())->state != TaskState::acknowledged);
+    CHECK(!job->runnable || run_queue_.count({-job->run_priority, job->run_time, job->key}) == 1);
+    for (const auto& [sequence, adopted] : job->adopted) {
+      CHECK(sequence >= job->end());
+      if (!adopted.outcome) ++leases[adopted.worker];
+    }
+  }
+  self.workers_.each([&](WorkerIndex index, const WorkerRecord& worker) {
+    CHECK(worker.leases == leases[index]);
+    CHECK(worker.lease_bytes == bytes[index]);
+    CHECK(worker.leases <= worker.hello.slots + limits::kMaxPrefetch + worker.stuck_slots ||
+          counter("leases_adopted") > 0);
+    const auto peer = peers_.find(worker.peer);
+    CHECK(peer != peers_.end() && peer->second.worker == index);
+  });
+  for (const auto& [id, session] : sessions_) {
+    CHECK(session->tasks_held == held[session.get()]);
+    CHECK(session->tasks_held <= options_.credit_tasks);
+    if (session->present) CHECK(peers_.at(session->peer).session == session.get());
+  }
+  CHECK(run_queue_.size() <= jobs_.size());
+}
+
+}  // namespace muster

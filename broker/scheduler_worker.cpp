@@ -1,0 +1,296 @@
+// What workers say: leases held, outcomes, returned leases; and what their loss means.
+#include <algorithm>
+#include <utility>
+
+#include "broker/scheduler.hpp"
+#include "common/check.hpp"
+#include "common/codec.hpp"
+
+namespace muster {
+
+using message::RefuseCode;
+
+void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now) {
+  if (!check_version(peer, hello.protocol_version, hello.software_version)) return;
+  const auto old_peer = peers_.find(peer);
+  const std::vector<message::HeldLeases> held = std::move(hello.held);
+  hello.held.clear();
+  WorkerIndex index = workers_.find(hello.worker);
+  if (old_peer != peers_.end() && old_peer->second.worker != kNoWorker &&
+      old_peer->second.worker != index) {
+    refuse(peer, RefuseCode::identity, "one connection cannot be two workers");
+    return;
+  }
+  if (index == kNoWorker) {
+    index = workers_.add(std::move(hello));
+    ++counters_["workers"];
+  } else {
+    const PeerId previous = workers_.at(index).peer;
+    if (previous != peer) peers_.erase(previous);  // it has reconnected
+  }
+  WorkerRecord& worker = workers_.at(index);
+  worker.peer = peer;
+  worker.last_heard = now;
+  worker.last_sent = now;
+  peers_[peer] = {PeerKind::worker, nullptr, index, now};
+  for (auto& [key, job] : jobs_) job->told.erase(index);  // a new connection is told again
+  welcome(peer, nullptr, now);
+  reconcile(index, held, now);
+}
+
+void Scheduler::on_worker(WorkerIndex index, Message&& message, Time now) {
+  WorkerRecord& worker = workers_.at(index);
+  if (auto* finished = std::get_if<message::WorkerOutcomes>(&message)) {
+    outcomes(index, std::move(*finished), now);
+  } else if (const auto* back = std::get_if<message::Returned>(&message)) {
+    returned(index, *back);
+  } else if (const auto* state = std::get_if<message::WorkerState>(&message)) {
+    worker.stuck_slots = state->stuck_slots;
+    worker.draining = state->draining;
+    workers_.update_level(index);
+  } else if (std::holds_alternative<message::Goodbye>(message)) {
+    peers_.erase(worker.peer);
+    lose_worker(index, true);
+  } else {
+    refuse(worker.peer, RefuseCode::out_of_order,
+           std::string(name_of(message)) + " is not a worker's message");
+  }
+}
+
+Job* Scheduler::find_job(const SessionId& session, JobId id) {
+  const auto found = sessions_.find(session);
+  return found == sessions_.end() ? nullptr : find_job(*found->second, id);
+}
+
+// Compares the leases that the worker says it holds with those we think it has.
+void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeases>& held,
+                          Time now) {
+  WorkerRecord& worker = workers_.at(index);
+  // Leases that the worker does not mention never reached it, or their outcome is lost with it.
+  const std::deque<LeaseRef> before = std::exchange(worker.order, {});
+  for (const message::HeldLeases& entry : held) {
+    auto& session = sessions_[entry.session];
+    if (!session) {  // we have restarted and its producer is not back yet
+      session = std::make_unique<SessionRecord>();
+      session->id = entry.session;
+      session->away_since = now;
+    }
+    Job* job = find_job(*session, entry.job);
+    if (job == nullptr) job = &make_job(*session, entry.job);
+    reconcile_job(index, *job, entry.leases);
+  }
+  std::set<std::tuple<JobKey, std::uint64_t>> kept;
+  for (const LeaseRef& ref : worker.order) kept.insert({ref.job, ref.sequence});
+  for (const LeaseRef& ref : before) {
+    const auto found = jobs_.find(ref.job);
+    if (found == jobs_.end() || kept.count({ref.job, ref.sequence}) != 0) continue;
+    TaskRecord* task = found->second->find(ref.sequence);
+    if (task == nullptr || task->state != TaskState::leased || task->worker != index ||
+        task->current_attempt() != ref.attempt) {
+      continue;
+    }
+    lose_lease(*found->second, ref.sequence, *task, false);
+  }
+  workers_.update_level(index);
+}
+
+void Scheduler::reconcile_job(WorkerIndex index, Job& job, const std::vector<LeaseRange>& held) {
+  WorkerRecord& worker = workers_.at(index);
+  std::vector<LeaseRange> stops;
+  std::uint64_t listed = 0;
+  for (const LeaseRange& range : held) {
+    for (std::uint64_t i = 0; i < range.count; ++i) {
+      if (++listed > limits::kMaxReportedLeases) break;
+      const std::uint64_t sequence = value(range.first) + i;
+      TaskRecord* task = job.find(sequence);
+      const bool same =
+          task != nullptr && task->attempts_made > 0 && task->current_attempt() == range.attempt;
+      if (task != nullptr && task->state == TaskState::leased && task->worker == index && same) {
+        worker.order.push_back({job.key, sequence, range.attempt});
+      } else if (task != nullptr && task->state == TaskState::queued &&
+                 (same || task->attempts_made == 0)) {
+        // Queued again after we lost sight of it, or resubmitted after our restart: still running.
+        job.unqueue(sequence);
+        task->state = TaskState::leased;
+        task->worker = index;
+        task->attempts_made = value(range.attempt) + 1;
+        ++job.leased;
+        ++worker.leases;
+        worker.lease_bytes += task->data.bytes.size();
+        worker.order.push_back({job.key, sequence, range.attempt});
+        ++counters_["leases_adopted"];
+      } else if (task == nullptr && sequence >= job.end() && !job.closed) {
+        AdoptedLease& adopted = job.adopted[sequence];
+        if (adopted.worker == kNoWorker) {
+          adopted = {index, range.attempt, std::nullopt};
+          ++worker.leases;
+        } else if (adopted.worker != index) {
+          stops.push_back({TaskSequence{sequence}, 1, range.attempt});
+        }
+      } else {
+        stops.push_back({TaskSequence{sequence}, 1, range.attempt});
+      }
+    }
+  }
+  if (!stops.empty()) {
+    counters_["leases_refused"] += stops.size();
+    send(worker.peer, message::StopTasks{job.session->id, job.id, std::move(stops)});
+  }
+}
+
+void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, Time now) {
+  WorkerRecord& worker = workers_.at(index);
+  Job* job = find_job(message.session, message.job);
+  std::vector<LeaseRange> acknowledged;
+  std::uint64_t taken = 0;
+  for (OutcomeRun& run : message.runs) {
+    std::uint64_t sequence = value(run.first);
+    const std::size_t count = run.outcomes.size();
+    bool acknowledge = true;
+    for (Outcome& outcome : run.outcomes) {
+      if (job != nullptr && !job->adopted.empty()) {
+        const auto found = job->adopted.find(sequence);
+        if (found != job->adopted.end() && found->second.worker == index &&
+            found->second.attempt == run.attempt) {
+          // Its producer is not back yet: keep it, but let the worker keep it as well.
+          if (!found->second.outcome) --worker.leases;
+          found->second.outcome = std::move(outcome);
+          acknowledge = false;
+          ++sequence;
+          continue;
+        }
+      }
+      if (job != nullptr && take_outcome(index, *job, sequence, run.attempt, std::move(outcome))) {
+        ++taken;
+      } else {
+        ++counters_["outcomes_late"];
+      }
+      ++sequence;
+    }
+    if (acknowledge) acknowledged.push_back({run.first, count, run.attempt});
+  }
+  worker.tasks_done += taken;
+  if (!acknowledged.empty()) {
+    send(worker.peer,
+         message::AcknowledgeLeases{message.session, message.job, std::move(acknowledged)});
+    worker.last_sent = now;
+  }
+  if (job != nullptr && taken > 0) {
+    const Duration sample = message.busy / static_cast<std::int64_t>(taken);
+    Duration& learned = job->mean_duration;
+    learned = learned == Duration(0) ? std::max(sample, Duration(1)) : (learned * 3 + sample) / 4;
+    set_runnable(*job);
+  }
+  workers_.update_level(index);
+  release_reservation();
+}
+
+// True when the outcome is from the task's current lease.
+bool Scheduler::take_outcome(WorkerIndex index, Job& job, std::uint64_t sequence, Attempt attempt,
+                             Outcome&& outcome) {
+  TaskRecord* task = job.find(sequence);
+  if (task == nullptr || task->attempts_made == 0 || task->current_attempt() != attempt) {
+    return false;
+  }
+  if (task->state == TaskState::leased && task->worker == index) {
+    close_lease(job, *task);
+  } else if (task->state == TaskState::queued) {
+    job.unqueue(sequence);  // from a worker that we had given up: the work is done all the same
+  } else {
+    return false;
+  }
+  const bool failed =
+      outcome.status == OutcomeStatus::error || outcome.status == OutcomeStatus::timed_out;
+  if (failed && !task->stopping && task->failures < job.spec.retries &&
+      task->failures < UINT16_MAX) {
+    ++task->failures;
+    ++counters_["tasks_retried"];
+    job.requeue(sequence, *task);
+    return true;
+  }
+  end_task(job, sequence, *task, std::move(outcome));
+  return true;
+}
+
+void Scheduler::returned(WorkerIndex index, const message::Returned& message) {
+  Job* job = find_job(message.session, message.job);
+  workers_.at(index).recall_until = Time::min();
+  if (job == nullptr) return;
+  for (const LeaseRange& range : message.leases) {
+    const std::uint64_t last = std::min(value(range.first) + range.count, job->end());
+    for (std::uint64_t s = std::max(value(range.first), job->base()); s < last; ++s) {
+      TaskRecord* task = job->find(s);
+      if (task->state != TaskState::leased || task->worker != index ||
+          task->current_attempt() != range.attempt) {
+        continue;
+      }
+      ++counters_["leases_returned"];
+      lose_lease(*job, s, *task, false);
+    }
+  }
+  for (auto entry = job->adopted.begin(); entry != job->adopted.end();) {
+    const bool back = entry->second.worker == index && !entry->second.outcome &&
+                      std::any_of(message.leases.begin(), message.leases.end(), [&](auto& range) {
+                        return entry->first - value(range.first) < range.count;
+                      });
+    if (back) --workers_.at(index).leases;
+    entry = back ? job->adopted.erase(entry) : std::next(entry);
+  }
+  workers_.update_level(index);
+}
+
+// The task goes back to the head of the queue, or ends: cancelled if that was asked, lost if its
+// crash budget is spent.
+void Scheduler::lose_lease(Job& job, std::uint64_t sequence, TaskRecord& task, bool was_running) {
+  close_lease(job, task);
+  if (was_running) {
+    ++task.losses;
+    ++counters_["leases_lost"];
+  }
+  if (task.stopping) {
+    end_task(job, sequence, task,
+             failed(OutcomeStatus::cancelled, {"cancelled", "cancelled", "", {}}));
+  } else if (task.losses >= job.spec.crash_budget) {
+    end_task(job, sequence, task,
+             failed(OutcomeStatus::lost,
+                    {"lost",
+                     "every worker that ran this task was lost, " + std::to_string(task.losses) +
+                         " in all: it most likely kills its worker; use the process executor to "
+                         "contain it, or raise crash_budget if the machines were at fault",
+                     "",
+                     {}}));
+  } else {
+    job.requeue(sequence, task);
+    set_runnable(job);
+    if (job.has_last_chance()) last_chance_jobs_.insert(job.key);
+  }
+}
+
+// `told_to_stop`: it said GOODBYE; nothing counts as lost while running.
+void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
+  WorkerRecord& worker = workers_.at(index);
+  ++counters_[told_to_stop ? "workers_left" : "workers_lost"];
+  std::uint32_t running = worker.usable_slots();
+  const std::deque<LeaseRef> order = std::exchange(worker.order, {});
+  for (const LeaseRef& ref : order) {
+    const auto found = jobs_.find(ref.job);
+    if (found == jobs_.end()) continue;
+    TaskRecord* task = found->second->find(ref.sequence);
+    if (task == nullptr || task->state != TaskState::leased || task->worker != index ||
+        task->current_attempt() != ref.attempt) {
+      continue;
+    }
+    const bool was_running = !told_to_stop && running > 0;
+    if (running > 0) --running;
+    if (!told_to_stop) task->suspect = true;
+    lose_lease(*found->second, ref.sequence, *task, was_running);
+  }
+  for (auto& [key, job] : jobs_) {
+    job->told.erase(index);
+    std::erase_if(job->adopted, [&](const auto& entry) { return entry.second.worker == index; });
+  }
+  if (reserved_worker_ == index) reserved_worker_ = kNoWorker;
+  workers_.remove(index);
+}
+
+}  // namespace muster

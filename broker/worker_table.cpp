@@ -1,0 +1,139 @@
+#include "broker/worker_table.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+namespace muster {
+namespace {
+
+std::int32_t level_of(const WorkerRecord& worker) {
+  const std::uint32_t usable = worker.usable_slots();
+  if (usable == 0 || worker.draining || worker.reserved) return -1;
+  if (worker.leases < usable) {
+    return static_cast<std::int32_t>(std::uint64_t{worker.leases} * kFullLevel / usable);
+  }
+  const std::uint64_t eighths = std::uint64_t{worker.leases - usable} * 8 / usable;
+  return std::min(kFullLevel + static_cast<std::int32_t>(std::bit_width(eighths)), kLevels - 1);
+}
+
+}  // namespace
+
+bool WorkerClass::offers(const Function& function) const {
+  if (workers == 0) return false;
+  if (function.kind == FunctionKind::command) return runs_commands;
+  return std::binary_search(functions.begin(), functions.end(), function.name);
+}
+
+WorkerIndex WorkerTable::add(message::HelloWorker hello) {
+  auto worker = std::make_unique<WorkerRecord>();
+  std::sort(hello.functions.begin(), hello.functions.end());
+  worker->hello = std::move(hello);
+  worker->class_index = class_of(worker->hello);
+  WorkerIndex index = static_cast<WorkerIndex>(workers_.size());
+  if (free_.empty()) {
+    workers_.emplace_back();
+  } else {
+    index = free_.back();
+    free_.pop_back();
+  }
+  WorkerClass& group = classes_[worker->class_index];
+  if (group.workers++ == 0) ++generation_;
+  group.slots += worker->hello.slots;
+  by_id_[worker->hello.worker] = index;
+  workers_[index] = std::move(worker);
+  ++size_;
+  update_level(index);
+  return index;
+}
+
+void WorkerTable::remove(WorkerIndex index) {
+  WorkerRecord& worker = *workers_[index];
+  unlink(worker);
+  WorkerClass& group = classes_[worker.class_index];
+  if (--group.workers == 0) ++generation_;
+  group.slots -= worker.hello.slots;
+  by_id_.erase(worker.hello.worker);
+  workers_[index].reset();
+  free_.push_back(index);
+  --size_;
+}
+
+WorkerIndex WorkerTable::find(const WorkerId& id) const {
+  const auto found = by_id_.find(id);
+  return found == by_id_.end() ? kNoWorker : found->second;
+}
+
+std::uint32_t WorkerTable::class_of(const message::HelloWorker& hello) {
+  for (std::uint32_t i = 0; i < classes_.size(); ++i) {
+    if (classes_[i].runs_commands == hello.runs_commands &&
+        classes_[i].functions == hello.functions) {
+      return i;
+    }
+  }
+  auto free = std::find_if(classes_.begin(), classes_.end(),
+                           [](const WorkerClass& group) { return group.workers == 0; });
+  if (free == classes_.end()) free = classes_.emplace(classes_.end());
+  free->runs_commands = hello.runs_commands;
+  free->functions = hello.functions;
+  return static_cast<std::uint32_t>(free - classes_.begin());
+}
+
+void WorkerTable::update_level(WorkerIndex index) {
+  WorkerRecord& worker = *workers_[index];
+  const std::int32_t level = level_of(worker);
+  if (level == worker.level) return;
+  unlink(worker);
+  if (level >= 0) link(index, worker, level);
+}
+
+void WorkerTable::unlink(WorkerRecord& worker) {
+  if (worker.level < 0) return;
+  WorkerClass& group = classes_[worker.class_index];
+  if (worker.previous == kNoWorker) {
+    group.heads[static_cast<std::size_t>(worker.level)] = worker.next;
+    if (worker.next == kNoWorker) group.occupied_levels &= ~(std::uint64_t{1} << worker.level);
+  } else {
+    workers_[worker.previous]->next = worker.next;
+  }
+  if (worker.next != kNoWorker) workers_[worker.next]->previous = worker.previous;
+  worker.level = -1;
+  worker.previous = worker.next = kNoWorker;
+}
+
+void WorkerTable::link(WorkerIndex index, WorkerRecord& worker, std::int32_t level) {
+  WorkerClass& group = classes_[worker.class_index];
+  WorkerIndex& head = group.heads[static_cast<std::size_t>(level)];
+  worker.level = level;
+  worker.next = head;
+  if (head != kNoWorker) workers_[head]->previous = index;
+  head = index;
+  group.occupied_levels |= std::uint64_t{1} << level;
+}
+
+WorkerIndex WorkerTable::least_loaded(std::uint32_t class_index) const {
+  const WorkerClass& group = classes_[class_index];
+  if (group.occupied_levels == 0) return kNoWorker;
+  return group.heads[static_cast<std::size_t>(std::countr_zero(group.occupied_levels))];
+}
+
+WorkerIndex WorkerTable::most_loaded(std::uint32_t class_index) const {
+  const WorkerClass& group = classes_[class_index];
+  if (group.occupied_levels == 0) return kNoWorker;
+  return group.heads[static_cast<std::size_t>(63 - std::countl_zero(group.occupied_levels))];
+}
+
+bool WorkerTable::has_idle_slot() const {
+  constexpr std::uint64_t kIdleLevels = (std::uint64_t{1} << kFullLevel) - 1;
+  return std::any_of(classes_.begin(), classes_.end(), [](const WorkerClass& group) {
+    return (group.occupied_levels & kIdleLevels) != 0;
+  });
+}
+
+std::uint64_t WorkerTable::total_slots() const {
+  std::uint64_t total = 0;
+  for (const WorkerClass& group : classes_) total += group.slots;
+  return total;
+}
+
+}  // namespace muster

@@ -1,0 +1,115 @@
+// What the broker knows of workers, and how it finds the least loaded one. Part of the scheduler,
+// pure.
+//
+// Workers that offer the same functions form a *class*; a class keeps its workers in levels of
+// relative load, so that finding, raising or lowering one is O(1) however many there are.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "broker/job_table.hpp"
+#include "common/message.hpp"
+#include "common/time.hpp"
+
+namespace muster {
+
+struct LeaseRef {
+  JobKey job{};
+  std::uint64_t sequence = 0;
+  Attempt attempt{};
+};
+
+struct WorkerRecord {
+  message::HelloWorker hello;  // as announced; `held` is emptied
+  PeerId peer{};
+  bool draining = false;
+  std::uint32_t stuck_slots = 0;
+  std::uint32_t leases = 0;     // open, started or not
+  std::size_t lease_bytes = 0;  // payload bytes of those
+  std::deque<LeaseRef> order;   // as leased, oldest first; closed ones are dropped lazily
+  Duration round_trip{0};       // learned; 0: unknown
+  Time last_heard{0};
+  Time last_sent{0};
+  Time recall_until = Time::min();  // no second recall before
+  bool reserved = false;            // gets no leases: it is or will be the only home of one task
+  std::uint64_t tasks_done = 0;
+
+  std::uint32_t usable_slots() const {
+    return hello.slots > stuck_slots ? hello.slots - stuck_slots : 0;
+  }
+
+  // --- Owned by WorkerTable ---
+  std::uint32_t class_index = 0;
+  std::int32_t level = -1;  // -1: in no level
+  WorkerIndex previous = kNoWorker;
+  WorkerIndex next = kNoWorker;
+};
+
+// Levels of relative load: below kFullLevel a slot is idle, from it on all slots have work.
+inline constexpr std::int32_t kFullLevel = 32;
+inline constexpr std::int32_t kLevels = 64;
+
+struct WorkerClass {
+  bool runs_commands = false;
+  std::vector<std::string> functions;  // sorted
+  std::uint32_t workers = 0;
+  std::uint64_t slots = 0;            // of all its workers
+  std::uint64_t occupied_levels = 0;  // bit per level
+  std::array<WorkerIndex, kLevels> heads = [] {
+    std::array<WorkerIndex, kLevels> none{};
+    none.fill(kNoWorker);
+    return none;
+  }();
+
+  bool offers(const Function& function) const;
+};
+
+class WorkerTable {
+ public:
+  WorkerIndex add(message::HelloWorker hello);
+  void remove(WorkerIndex index);
+  WorkerRecord& at(WorkerIndex index) { return *workers_[index]; }
+  const WorkerRecord& at(WorkerIndex index) const { return *workers_[index]; }
+  // kNoWorker when no such worker is connected.
+  WorkerIndex find(const WorkerId& id) const;
+
+  // Call after any change of leases, stuck_slots, draining or reserved.
+  void update_level(WorkerIndex index);
+
+  // Changes whenever a class appears or empties: cached class lists are then stale.
+  std::uint64_t generation() const { return generation_; }
+  const std::vector<WorkerClass>& classes() const { return classes_; }
+  // The least loaded worker of the class that takes leases; kNoWorker: none does.
+  WorkerIndex least_loaded(std::uint32_t class_index) const;
+  WorkerIndex most_loaded(std::uint32_t class_index) const;
+  bool has_idle_slot() const;
+
+  std::uint32_t size() const { return size_; }
+  std::uint64_t total_slots() const;
+  template <typename Visit>  // visit(WorkerIndex, WorkerRecord&), in index order
+  void each(Visit&& visit) {
+    for (WorkerIndex index = 0; index < workers_.size(); ++index) {
+      if (workers_[index]) visit(index, *workers_[index]);
+    }
+  }
+
+ private:
+  std::uint32_t class_of(const message::HelloWorker& hello);
+  void unlink(WorkerRecord& worker);
+  void link(WorkerIndex index, WorkerRecord& worker, std::int32_t level);
+
+  std::vector<std::unique_ptr<WorkerRecord>> workers_;
+  std::vector<WorkerIndex> free_;
+  std::unordered_map<WorkerId, WorkerIndex> by_id_;
+  std::vector<WorkerClass> classes_;
+  std::uint64_t generation_ = 1;
+  std::uint32_t size_ = 0;
+};
+
+}  // namespace muster

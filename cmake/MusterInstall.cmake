@@ -1,0 +1,28 @@
+# `cmake --install` and the package that find_package(muster) finds.
+include(CMakePackageConfigHelpers)
+
+set(muster_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/muster)
+
+foreach(program muster_cli muster-broker muster-worker muster-runner)
+  if(TARGET ${program})
+    install(TARGETS ${program} RUNTIME)
+  endif()
+endforeach()
+
+install(TARGETS muster_headers muster_task EXPORT muster-targets)
+if(TARGET muster_producer)
+  install(TARGETS muster_producer EXPORT muster-targets LIBRARY)
+endif()
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/common/include/ ${PROJECT_SOURCE_DIR}/worker/include/
+                  ${PROJECT_SOURCE_DIR}/producer/include/
+        DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp")
+
+install(EXPORT muster-targets NAMESPACE muster:: DESTINATION ${muster_package_dir})
+configure_package_config_file(
+  ${PROJECT_SOURCE_DIR}/cmake/muster-config.cmake.in ${PROJECT_BINARY_DIR}/muster-config.cmake
+  INSTALL_DESTINATION ${muster_package_dir})
+write_basic_package_version_file(
+  ${PROJECT_BINARY_DIR}/muster-config-version.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/muster-config.cmake
+              ${PROJECT_BINARY_DIR}/muster-config-version.cmake
+        DESTINATION ${muster_package_dir})

@@ -1,0 +1,36 @@
+# How every target is compiled and linked: language, warnings, visibility, faster tools if present.
+include(CheckLinkerFlag)
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
+
+add_compile_options(-Wall -Wextra -Wpedantic -Wshadow)
+if(MUSTER_WARNINGS_AS_ERRORS)
+  add_compile_options(-Werror)
+endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  add_compile_options(-Wno-restrict)  # gcc 12 reports `"literal" + std::string` (PR 105651)
+endif()
+if(MUSTER_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+    message(FATAL_ERROR "MUSTER_FUZZ needs clang: configure with --preset asan")
+  endif()
+  add_compile_options(-fsanitize=fuzzer-no-link)  # coverage of the code under test
+endif()
+
+find_program(MUSTER_CCACHE ccache)
+if(MUSTER_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${MUSTER_CCACHE})
+endif()
+
+check_linker_flag(CXX -fuse-ld=mold MUSTER_HAS_MOLD)
+check_linker_flag(CXX -fuse-ld=lld MUSTER_HAS_LLD)
+if(MUSTER_HAS_MOLD)
+  add_link_options(-fuse-ld=mold)
+elseif(MUSTER_HAS_LLD)
+  add_link_options(-fuse-ld=lld)
+endif()
