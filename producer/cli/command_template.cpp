@@ -144,8 +144,8 @@ std::string CommandTemplate::line(std::string_view input, std::uint64_t number) 
   std::string text;
   for (const auto& word : words_) {
     if (!text.empty()) text += ' ';
-    text += shell ? expand(word, input, number, true)
-                  : shell_quote(expand(word, input, number, false));
+    text +=
+        shell ? expand(word, input, number, true) : shell_quote(expand(word, input, number, false));
   }
   return text;
 }

@@ -73,9 +73,8 @@ bool InputSource::read_more() {
   scanned_ -= taken_;
   taken_ = 0;
   if (buffer_.size() > kMaxInputBytes) {
-    throw std::runtime_error(
-        fmt::format("an input is longer than {} bytes (is it NUL separated? use --null)",
-                    kMaxInputBytes));
+    throw std::runtime_error(fmt::format(
+        "an input is longer than {} bytes (is it NUL separated? use --null)", kMaxInputBytes));
   }
   std::array<char, kReadBytes> chunk;
   const auto size = ::read(file_, chunk.data(), chunk.size());

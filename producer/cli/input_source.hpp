@@ -33,7 +33,8 @@ class InputSource {
   State next(std::string& input);
   // Blocks until there may be a next input, `wake_file` is readable, or `timeout` passed.
   void wait(int wake_file, std::chrono::milliseconds timeout) const;
-  // Reads everything into memory so that total() is known; stops early when `wake_file` is readable.
+  // Reads everything into memory so that total() is known; stops early when `wake_file` is
+  // readable.
   void read_all(int wake_file);
   // The number of all inputs, when it is known.
   std::optional<std::uint64_t> total() const;

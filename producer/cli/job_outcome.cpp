@@ -87,16 +87,18 @@ std::string advice(const Error& error, const std::string& endpoint) {
   const std::string broker = endpoint.empty() ? "the embedded broker" : "the broker at " + endpoint;
   switch (error.code()) {
     case ErrorCode::no_worker:
-      return fmt::format("{}: no worker can run this; start one: muster-worker --broker {} ({})",
+      return fmt::format("{}: no worker can run this; start one: muster-worker --connect {} ({})",
                          broker, endpoint.empty() ? "ENDPOINT" : endpoint, what);
     case ErrorCode::disconnected:
-      return fmt::format("{} does not answer: is muster-broker running there? Check --broker and "
-                         "MUSTER_BROKER ({})",
-                         broker, what);
+      return fmt::format(
+          "{} does not answer: is muster-broker running there? Check --broker and "
+          "MUSTER_BROKER ({})",
+          broker, what);
     case ErrorCode::refused:
-      return fmt::format("{} refused this program: install the same version of Muster on both "
-                         "sides ({})",
-                         broker, what);
+      return fmt::format(
+          "{} refused this program: install the same version of Muster on both "
+          "sides ({})",
+          broker, what);
     case ErrorCode::unusable:
       return fmt::format("cannot use {}: {}", endpoint.empty() ? "an embedded pool" : endpoint,
                          what);

@@ -44,8 +44,8 @@ std::string progress_line(const ProgressState& state, std::size_t columns) {
                                  clock_text(state.elapsed));
   if (done > 0 && done < total) {
     const auto left = state.elapsed * static_cast<double>(total - done) / static_cast<double>(done);
-    rest += fmt::format(
-        ", {} left", clock_text(std::chrono::duration_cast<std::chrono::milliseconds>(left)));
+    rest += fmt::format(", {} left",
+                        clock_text(std::chrono::duration_cast<std::chrono::milliseconds>(left)));
   }
   const std::size_t room = columns > rest.size() + 2 ? columns - rest.size() - 2 : 0;
   const std::size_t bar = std::min(room, kMostBarColumns);

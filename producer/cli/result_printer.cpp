@@ -65,8 +65,9 @@ void ResultPrinter::print(const FinishedJob& job) {
   }
   if (outcome.truncated) {
     truncated_ = true;
-    remark(fmt::format("muster: job {} ({}): its output was too long and is cut; write it to a file",
-                       job.number, job.line));
+    remark(
+        fmt::format("muster: job {} ({}): its output was too long and is cut; write it to a file",
+                    job.number, job.line));
   }
   if (on_terminal_) out_.flush();
 }

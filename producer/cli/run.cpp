@@ -121,7 +121,8 @@ int run_in_pool(const RunOptions& options, InputSource& source, const StopSignal
 int output_status(int error) {
   if (error == 0) return 0;
   if (error == EPIPE) return 128 + SIGPIPE;
-  throw std::runtime_error(fmt::format("cannot write to standard output: {}", std::strerror(error)));
+  throw std::runtime_error(
+      fmt::format("cannot write to standard output: {}", std::strerror(error)));
 }
 
 int run_commands(const RunOptions& options) {

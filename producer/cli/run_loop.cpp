@@ -204,8 +204,8 @@ int RunLoop::finish() {
   progress_.clear();
   printer_.release_all();
   if (options_.verbose) {
-    printer_.remark(fmt::format("muster: {} jobs done, {} of them failed", halt_.done(),
-                                halt_.failed()));
+    printer_.remark(
+        fmt::format("muster: {} jobs done, {} of them failed", halt_.done(), halt_.failed()));
   }
   printer_.flush();
   const int status = output_status(printer_.output_error());

@@ -1,7 +1,7 @@
-// The loop of `muster run`: inputs in, outcomes out. The only place that waits: for a result, or for
-// an input when nothing is under way. It takes results in completion order, so that --halt and the
-// job log see a job when it ends, and leaves the order of the output to the printer.
-// Owner: run.cpp; one thread.
+// The loop of `muster run`: inputs in, outcomes out. The only place that waits: for a result, or
+// for an input when nothing is under way. It takes results in completion order, so that --halt and
+// the job log see a job when it ends, and leaves the order of the output to the printer. Owner:
+// run.cpp; one thread.
 #pragma once
 
 #include <chrono>

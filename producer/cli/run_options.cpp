@@ -36,7 +36,8 @@ constexpr const char* kExamples =
     "  muster run --halt now,fail=1 ./check {} ::: a b c\n"
     "  tail -f queue | muster run --unordered ./handle\n"
     "\n"
-    "Exit status: 0 all jobs succeeded; 1-100 that many failed; 101 more than 100 failed; 130, 143\n"
+    "Exit status: 0 all jobs succeeded; 1-100 that many failed; 101 more than 100 failed; 130, "
+    "143\n"
     "stopped by Ctrl-C or SIGTERM; 255 muster itself could not go on. With --halt see docs/run.md.";
 
 }  // namespace
@@ -86,7 +87,6 @@ std::string endpoint_or_environment(const std::string& given) {
 RunParser::RunParser(CLI::App& app) : app_(app) {
   app_.description(kDescription);
   app_.footer(kExamples);
-  app_.usage("Usage: muster run [OPTIONS] [--] COMMAND [WORDS...] [::: INPUTS...]");
   app_.prefix_command();  // the first word that is no option starts the command
   add_input_options();
   add_job_options();
@@ -128,7 +128,8 @@ void RunParser::add_job_options() {
       ->group("Jobs");
   app_.add_flag("--shell", parsed_.shell, "Join the words and run them by /bin/sh; quotes inputs")
       ->group("Jobs");
-  app_.add_option("--env", environment_, "Set a variable for the jobs; without value: as it is here")
+  app_.add_option("--env", environment_,
+                  "Set a variable for the jobs; without value: as it is here")
       ->type_name("NAME[=VALUE]")
       ->allow_extra_args(false)
       ->group("Jobs");
@@ -185,7 +186,8 @@ RunOptions RunParser::options(const RunWords& words) const {
   }
   const auto halt = parse_halt(halt_);
   if (!halt) {
-    throw CLI::ValidationError("--halt", "'" + halt_ + "' is no rule: use now,fail=1 or soon,fail=3");
+    throw CLI::ValidationError("--halt",
+                               "'" + halt_ + "' is no rule: use now,fail=1 or soon,fail=3");
   }
   options.halt = *halt;
   if (resume_) options.resume = Resume::unfinished;
@@ -204,9 +206,10 @@ RunOptions RunParser::options(const RunWords& words) const {
       options.environment.emplace_back(text, value);
     }
   }
-  options.directory = std::filesystem::absolute(
-      options.directory.empty() ? std::filesystem::path(".") : options.directory);
-  options.directory = std::filesystem::path(options.directory).lexically_normal();
+  options.directory = std::filesystem::absolute(options.directory.empty()
+                                                    ? std::filesystem::current_path()
+                                                    : std::filesystem::path(options.directory))
+                          .lexically_normal();
   options.broker = endpoint_or_environment(options.broker);
   return options;
 }

@@ -1,5 +1,5 @@
-// The options of `muster run`, from the words of the command line. Pure but for reading MUSTER_BROKER
-// and the current directory. Threads: plain values.
+// The options of `muster run`, from the words of the command line. Pure but for reading
+// MUSTER_BROKER and the current directory. Threads: plain values.
 #pragma once
 
 #include <CLI/App.hpp>

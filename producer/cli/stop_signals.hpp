@@ -1,7 +1,8 @@
 // SIGINT, SIGTERM, SIGHUP and SIGPIPE for a program that waits in a loop. The first of SIGINT,
 // SIGTERM and SIGHUP is remembered and wakes poll(); the second ends the process at once. SIGPIPE
-// does nothing: the write reports EPIPE (and children start with the default, as it is no "ignore").
-// Owner: main's thread; one instance at a time, because a process has one set of handlers.
+// does nothing: the write reports EPIPE (and children start with the default, as it is no
+// "ignore"). Owner: main's thread; one instance at a time, because a process has one set of
+// handlers.
 #pragma once
 
 namespace muster {
