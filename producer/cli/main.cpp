@@ -51,10 +51,11 @@ constexpr const char* kStatusExamples =
     "  muster status --json | jq '.workers[].node'\n"
     "  watch muster status";
 
-// The usage stands in each description, with more to it than CLI11 knows.
+// Usage and commands stand in the descriptions, with more to them than CLI11 knows.
 class HelpFormatter : public CLI::Formatter {
  public:
   std::string make_usage(const CLI::App*, std::string) const override { return ""; }
+  std::string make_subcommands(const CLI::App*, CLI::AppFormatMode) const override { return ""; }
 };
 
 struct CommandLine {
