@@ -170,6 +170,9 @@ void RunParser::add_log_options() {
 RunOptions RunParser::options(const RunWords& words) const {
   RunOptions options = parsed_;
   options.command = app_.remaining();
+  if (!options.command.empty() && options.command.front().starts_with('-')) {
+    throw CLI::ValidationError(options.command.front(), "there is no such option of muster run");
+  }
   if (words.has_separator && !options.command.empty()) options.command.emplace_back("--");
   options.command.insert(options.command.end(), words.command.begin(), words.command.end());
   options.inputs = words.inputs;

@@ -72,16 +72,20 @@ std::string count(const Json& object, const char* key) {
   return std::to_string(number(object, key));
 }
 
+// 0: not measured yet.
+std::string duration_or_dash(std::uint64_t microseconds) {
+  return microseconds == 0 ? "-" : duration_text(microseconds);
+}
+
 std::string remarks_about_worker(const Json& worker) {
-  std::string remarks;
-  if (worker.value("draining", false)) remarks += "draining ";
+  std::vector<std::string> remarks;
+  if (worker.value("draining", false)) remarks.emplace_back("draining");
   if (number(worker, "stuck_slots") > 0) {
-    remarks += fmt::format("{} slots stuck ", number(worker, "stuck_slots"));
+    remarks.push_back(fmt::format("slots stuck: {}", number(worker, "stuck_slots")));
   }
   const auto silent = number(worker, "silent_ms");
-  if (silent > kSilenceWorthSaying) remarks += "silent for " + duration_text(silent * 1000) + " ";
-  if (!remarks.empty()) remarks.pop_back();
-  return remarks;
+  if (silent > kSilenceWorthSaying) remarks.push_back("silent for " + duration_text(silent * 1000));
+  return fmt::format("{}", fmt::join(remarks, ", "));
 }
 
 std::string worker_table(const Json& workers) {
@@ -93,7 +97,7 @@ std::string worker_table(const Json& workers) {
     rows.push_back({clean(worker.value("node", "?")), count(worker, "process_id"),
                     clean(worker.value("executor", "?")), count(worker, "slots"),
                     count(worker, "leases"), count(worker, "stuck_slots"),
-                    count(worker, "tasks_done"), duration_text(number(worker, "round_trip_us")),
+                    count(worker, "tasks_done"), duration_or_dash(number(worker, "round_trip_us")),
                     remarks_about_worker(worker)});
   }
   return render({{"NODE"},
@@ -112,13 +116,12 @@ std::string job_table(const Json& jobs) {
   if (jobs.empty()) return "  none\n";
   std::vector<Row> rows;
   for (const auto& job : jobs) {
-    const auto mean = number(job, "mean_us");
     const std::string function = job.value("function", "");
     rows.push_back({clean(job.value("label", "?")), count(job, "job"),
                     function.empty() ? "-" : clean(function),
                     std::to_string(job.value("priority", 0)), count(job, "queued"),
                     count(job, "leased"), count(job, "done"), count(job, "failed"),
-                    mean == 0 ? "-" : duration_text(mean)});
+                    duration_or_dash(number(job, "mean_us"))});
   }
   std::string text = render({{"SESSION"},
                              {"JOB", true},
@@ -166,7 +169,7 @@ std::string status_table(const std::string& json) {
     const Json workers = status.value("workers", Json::array());
     const Json jobs = status.value("jobs", Json::array());
     return fmt::format(
-        "Broker: Muster {}, up {}, {} slots on {} workers, {} sessions\n\nWorkers\n{}\nJobs\n{}",
+        "Broker: Muster {}, up {}, {} slots on {} workers; sessions: {}\n\nWorkers\n{}\nJobs\n{}",
         clean(status.value("software_version", "?")),
         duration_text(number(status, "uptime_ms") * 1000), number(status, "total_slots"),
         workers.size(), number(status, "sessions"), worker_table(workers), job_table(jobs));
