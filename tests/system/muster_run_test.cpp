@@ -103,7 +103,7 @@ TEST_F(MusterRunTest, UsageErrorsAre255) {
 
 TEST_F(MusterRunTest, RetriesUntilItSucceeds) {
   const auto ended =
-      run({"--retries", "3", "echo x >> tries; [ $(wc -l < tries) -ge 3 ]", ":::", "a"});
+      run({"--retries", "3", "echo x >> tries; [ $(wc -l < tries) -ge 3 ] #", ":::", "a"});
   EXPECT_EQ(ended.status, 0) << ended.error_output;
   EXPECT_EQ(text("tries"), "x\nx\nx\n");
 }
