@@ -87,7 +87,8 @@ std::string endpoint_or_environment(const std::string& given) {
 RunParser::RunParser(CLI::App& app) : app_(app) {
   app_.description(kDescription);
   app_.footer(kExamples);
-  app_.prefix_command();  // the first word that is no option starts the command
+  app_.prefix_command();                // the first word that is no option starts the command
+  app_.option_defaults()->take_last();  // an alias may set what the command line then overrides
   add_input_options();
   add_job_options();
   add_output_options();
@@ -132,6 +133,7 @@ void RunParser::add_job_options() {
                   "Set a variable for the jobs; without value: as it is here")
       ->type_name("NAME[=VALUE]")
       ->allow_extra_args(false)
+      ->take_all()
       ->group("Jobs");
   app_.add_option("--workdir", parsed_.directory, "Where jobs run (default: the current directory)")
       ->type_name("DIR")
