@@ -31,8 +31,9 @@ struct TaskRecord {
   std::uint16_t losses = 0;
   TaskState state = TaskState::queued;
   OutcomeStatus status = OutcomeStatus::result;
-  bool suspect = false;   // its worker was lost: no prefetch from now on
-  bool stopping = false;  // STOP_TASKS was sent
+  bool suspect = false;       // its worker was lost: no prefetch from now on
+  bool stopping = false;      // STOP_TASKS was sent
+  bool out_of_sight = false;  // queued again, but its last lease may still be running somewhere
 
   Attempt current_attempt() const { return Attempt{attempts_made - 1}; }
 };

@@ -160,6 +160,7 @@ void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
   task.state = TaskState::leased;
   task.worker = index;
   task.stopping = false;
+  task.out_of_sight = false;
   const Attempt attempt{task.attempts_made++};
   ++job.leased;
   ++worker.leases;

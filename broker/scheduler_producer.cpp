@@ -162,7 +162,7 @@ void Scheduler::adopt_or_queue(JobRecord& job, std::uint64_t sequence, TaskRecor
     send_worker(adopted.worker,
                 message::AcknowledgeLeases{
                     job.session->id, job.id, {{TaskSequence{sequence}, 1, adopted.attempt}}});
-    end_task(job, sequence, task, std::move(*adopted.outcome));
+    conclude(job, sequence, task, std::move(*adopted.outcome));
     return;
   }
   task.state = TaskState::leased;
