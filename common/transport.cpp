@@ -238,7 +238,8 @@ void Poller::wait(std::chrono::nanoseconds timeout) {
   const auto wait = std::clamp(rounded, std::chrono::milliseconds{0}, kLongest);
   const int ready = zmq_poll(items.data(), static_cast<int>(items.size()), wait.count());
   for (std::size_t i = 0; i < descriptors_.size(); ++i) {
-    descriptors_[i].ready = ready > 0 && (items[sockets_.size() + i].revents & ZMQ_POLLIN) != 0;
+    // A pipe whose writer is gone reports an error, no input; reading it tells which.
+    descriptors_[i].ready = ready > 0 && items[sockets_.size() + i].revents != 0;
   }
 }
 

@@ -1,0 +1,147 @@
+// `muster`: the person's command line.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <iterator>
+#include <memory>
+#include <muster/producer.hpp>
+#include <string>
+#include <vector>
+
+#include "producer/cli/job_outcome.hpp"
+#include "producer/cli/run.hpp"
+#include "producer/cli/run_options.hpp"
+#include "producer/cli/status.hpp"
+
+namespace {
+
+// As GNU parallel's "other error": 1-101 count failed jobs, so nothing else may use them.
+constexpr int kOtherError = 255;
+
+constexpr const char* kDescription =
+    "muster: a work queue over every machine you can reach\n"
+    "\n"
+    "  muster run COMMAND ::: INPUTS...   run a command for every input, in parallel\n"
+    "  muster status                      who works on what\n"
+    "  muster help [COMMAND]              this text, or all about a command";
+
+constexpr const char* kExamples =
+    "Examples:\n"
+    "  muster run gzip -9 ::: *.log\n"
+    "  find . -name '*.png' | muster run --bar optipng\n"
+    "  muster status --broker ipc:///run/user/1000/muster/broker";
+
+constexpr const char* kStatusDescription =
+    "Show the workers, slots and jobs of a broker.\n"
+    "\n"
+    "  muster status [--broker ENDPOINT] [--json]";
+
+constexpr const char* kStatusExamples =
+    "Columns: LEASES are tasks that a worker holds, running or next; STUCK are slots held by "
+    "tasks\n"
+    "that ended but cannot be killed; QUEUED tasks wait for a slot, LEASED ones have a worker; "
+    "MEAN\n"
+    "is the duration of a task as the broker learned it.\n"
+    "\n"
+    "Examples:\n"
+    "  muster status --broker ipc:///run/user/1000/muster/broker\n"
+    "  MUSTER_BROKER=ipc:///tmp/pool/broker muster status\n"
+    "  muster status --json | jq '.workers[].node'\n"
+    "  watch muster status";
+
+// Usage and commands stand in the descriptions, with more to them than CLI11 knows.
+class HelpFormatter : public CLI::Formatter {
+ public:
+  std::string make_usage(const CLI::App*, std::string) const override { return ""; }
+  std::string make_subcommands(const CLI::App*, CLI::AppFormatMode) const override { return ""; }
+};
+
+struct CommandLine {
+  CLI::App app{kDescription, "muster"};
+  CLI::App* run = nullptr;
+  CLI::App* status = nullptr;
+  CLI::App* help = nullptr;
+  std::unique_ptr<muster::RunParser> run_parser;
+  std::string status_broker;
+  bool status_json = false;
+  std::string help_about;
+
+  CommandLine() {
+    app.formatter(std::make_shared<HelpFormatter>());
+    app.get_formatter()->column_width(36);
+    app.set_version_flag("--version", std::string("muster ") + MUSTER_VERSION);
+    app.footer(kExamples);
+    run = app.add_subcommand("run", "Run a command for every input, in parallel");
+    run_parser = std::make_unique<muster::RunParser>(*run);
+    status = app.add_subcommand("status", kStatusDescription);
+    status->footer(kStatusExamples);
+    status->add_option("--broker", status_broker, "The broker to ask (default: MUSTER_BROKER)")
+        ->type_name("ENDPOINT");
+    status->add_flag("--json", status_json, "Print everything the broker says, as JSON");
+    help = app.add_subcommand("help", "Explain a command");
+    help->add_option("COMMAND", help_about, "run or status");
+  }
+};
+
+int print_help(const CommandLine& line) {
+  const CLI::App* about = &line.app;
+  if (line.help_about == "run") {
+    about = line.run;
+  } else if (line.help_about == "status") {
+    about = line.status;
+  } else if (!line.help_about.empty()) {
+    fmt::print(stderr, "muster help: there is no command '{}'; try: muster help\n",
+               line.help_about);
+    return kOtherError;
+  }
+  fmt::print("{}", about->help());
+  return 0;
+}
+
+int parse_error(CommandLine& line, const CLI::ParseError& error) {
+  if (error.get_exit_code() == 0) return line.app.exit(error);  // --help, --version
+  const char* command = line.run->parsed() ? " run" : line.status->parsed() ? " status" : "";
+  fmt::print(stderr, "muster{}: {}\nTry: muster{} --help\n", command, error.what(), command);
+  return kOtherError;
+}
+
+int dispatch(CommandLine& line, std::vector<std::string> words) {
+  muster::RunWords run_words;
+  const bool runs = !words.empty() && words.front() == "run";
+  if (runs) {
+    run_words = muster::split_run_words({std::next(words.begin()), words.end()});
+    words = run_words.options;
+    words.insert(words.begin(), "run");
+  }
+  muster::RunOptions options;
+  std::string endpoint;
+  try {
+    std::vector<std::string> backwards(words.rbegin(), words.rend());  // as CLI11 wants them
+    line.app.parse(std::move(backwards));
+    if (runs) options = line.run_parser->options(run_words);
+  } catch (const CLI::ParseError& error) {
+    return parse_error(line, error);
+  }
+  if (!line.run->parsed() && !line.status->parsed()) return print_help(line);
+  endpoint = runs ? options.broker : muster::endpoint_or_environment(line.status_broker);
+  try {
+    return runs ? muster::run_commands(options) : muster::print_status(endpoint, line.status_json);
+  } catch (const muster::Error& error) {
+    fmt::print(stderr, "muster: {}\n", muster::advice(error, endpoint));
+    return kOtherError;
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    CommandLine line;
+    return dispatch(line, {argv + 1, argv + argc});
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "muster: {}\n", error.what());
+    return kOtherError;
+  }
+}

@@ -1,0 +1,147 @@
+#include "producer/cli/run.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <memory>
+#include <muster/producer.hpp>
+#include <stdexcept>
+#include <thread>
+
+#include "producer/cli/command_template.hpp"
+#include "producer/cli/input_source.hpp"
+#include "producer/cli/output.hpp"
+#include "producer/cli/run_loop.hpp"
+#include "producer/cli/stop_signals.hpp"
+
+namespace muster {
+namespace {
+
+// Covers a 100 ms round trip at 20,000 commands a second, more than any machine starts.
+constexpr std::size_t kRunAhead = 2048;
+// One slow job need not hold up the others when nothing waits for its output.
+constexpr std::size_t kWindowUnordered = std::size_t{1} << 20;
+constexpr std::uint32_t kTriesWithoutEnd = 0xffff'ffff;
+
+// The file with the inputs; closes what it opened.
+class ArgumentFile {
+ public:
+  explicit ArgumentFile(const std::string& path) {
+    if (path.empty() || path == "-") return;
+    file_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (file_ < 0) {
+      throw std::runtime_error(fmt::format("cannot read {}: {}", path, std::strerror(errno)));
+    }
+  }
+  ~ArgumentFile() {
+    if (file_ != STDIN_FILENO) ::close(file_);
+  }
+  ArgumentFile(const ArgumentFile&) = delete;
+  ArgumentFile& operator=(const ArgumentFile&) = delete;
+  int file() const { return file_; }
+
+ private:
+  int file_ = STDIN_FILENO;
+};
+
+InputSource make_source(const RunOptions& options, const ArgumentFile& file) {
+  if (options.inputs) return InputSource(*options.inputs);
+  return {file.file(), options.null_separated ? '\0' : '\n'};
+}
+
+int print_commands(const RunOptions& options, InputSource& source, const StopSignals& signals) {
+  const CommandTemplate command(options.command, options.shell);
+  const auto skip = jobs_to_skip(
+      options.resume == Resume::no ? "" : read_whole_file(options.joblog), options.resume);
+  OutputFile out(STDOUT_FILENO);
+  std::string input;
+  std::uint64_t number = 0;
+  while (signals.received() == 0 && out.error() == 0) {
+    const auto state = source.next(input);
+    if (state == InputSource::State::ended) break;
+    if (state == InputSource::State::waiting) {
+      out.flush();
+      source.wait(signals.wake_file(), std::chrono::milliseconds(-1));
+      continue;
+    }
+    ++number;
+    if (!skip.contains(number)) out.write(command.line(input, number) + "\n");
+  }
+  out.flush();
+  if (signals.received() != 0) return 128 + signals.received();
+  return output_status(out.error());
+}
+
+JobOptions job_options(const RunOptions& options) {
+  JobOptions job;
+  job.timeout = options.timeout;
+  if (options.unordered) job.window = kWindowUnordered;
+  job.retries = options.tries == 0 ? kTriesWithoutEnd : options.tries - 1;
+  return job;
+}
+
+// Everything under way must be running when --halt soon is to let it finish.
+std::size_t most_under_way(const RunOptions& options, Producer& producer) {
+  const bool only_running = options.halt.when == HaltRule::When::soon;
+  if (options.broker.empty()) {
+    if (!only_running) return kRunAhead;
+    return options.jobs > 0 ? options.jobs : std::max(std::thread::hardware_concurrency(), 1U);
+  }
+  if (options.jobs > 0) return options.jobs;
+  return only_running ? std::max(producer.status().total_slots, 1U) : kRunAhead;
+}
+
+int run_in_pool(const RunOptions& options, InputSource& source, const StopSignals& signals) {
+  // Before the pool: a job log that cannot be written is an error before anything runs.
+  std::unordered_set<std::uint64_t> skip;
+  std::unique_ptr<JoblogFile> joblog;
+  if (options.resume != Resume::no) {
+    skip = jobs_to_skip(read_whole_file(options.joblog), options.resume);
+  }
+  if (!options.joblog.empty()) {
+    joblog = std::make_unique<JoblogFile>(options.joblog, options.resume != Resume::no);
+  }
+  if (options.halt.percent) source.read_all(signals.wake_file());
+  Options pool;
+  pool.endpoint = options.broker;
+  pool.slots = options.jobs;
+  Producer producer(pool);
+  RunLoop loop(options, source, signals, joblog.get(), std::move(skip),
+               most_under_way(options, producer));
+  return loop.run(producer.stream({"run", true}, job_options(options), Order::completion));
+}
+
+}  // namespace
+
+int output_status(int error) {
+  if (error == 0) return 0;
+  if (error == EPIPE) return 128 + SIGPIPE;
+  throw std::runtime_error(
+      fmt::format("cannot write to standard output: {}", std::strerror(error)));
+}
+
+int run_commands(const RunOptions& options) {
+  int status = 0;
+  {
+    const StopSignals signals;
+    const ArgumentFile file(options.argument_file);
+    InputSource source = make_source(options, file);
+    if (options.no_run_if_empty) source.skip_blank();
+    const bool asks = !options.inputs && ::isatty(file.file()) == 1 && !options.quiet;
+    if (asks) {
+      fmt::print(stderr, "muster: reading inputs from the terminal, one on a line; Ctrl-D ends\n");
+    }
+    status = options.dry_run ? print_commands(options, source, signals)
+                             : run_in_pool(options, source, signals);
+  }
+  // The reader of our output is gone: end the way other filters do.
+  if (status == 128 + SIGPIPE) ::raise(SIGPIPE);
+  return status;
+}
+
+}  // namespace muster

@@ -1,0 +1,32 @@
+#include "producer/cli/status.hpp"
+
+#include <unistd.h>
+
+#include <csignal>
+#include <muster/producer.hpp>
+#include <stdexcept>
+
+#include "producer/cli/output.hpp"
+#include "producer/cli/run_loop.hpp"
+#include "producer/cli/status_table.hpp"
+
+namespace muster {
+
+int print_status(const std::string& endpoint, bool json) {
+  if (endpoint.empty()) {
+    throw std::runtime_error(
+        "status of which broker? Name it: --broker ipc:///path, or set MUSTER_BROKER");
+  }
+  Options options;
+  options.endpoint = endpoint;
+  options.label = "muster status";
+  Producer producer(options);
+  const std::string text = producer.status().json;
+  ::signal(SIGPIPE, SIG_IGN);
+  OutputFile out(STDOUT_FILENO);
+  out.write(json ? text + "\n" : status_table(text));
+  out.flush();
+  return output_status(out.error());
+}
+
+}  // namespace muster
