@@ -57,7 +57,8 @@ Embedded::Embedded(const Options& options)
   }
   try {
     supervisor_ = std::make_unique<Supervisor>();
-    supervisor_->start({broker, "--listen", endpoint_, "--lifeline", lifeline});
+    supervisor_->start(
+        {broker, "--listen", endpoint_, "--lifeline", lifeline, "--log-level", "warn"});
     supervisor_->start(std::move(argv));
     supervisor_->run();
   } catch (...) {
