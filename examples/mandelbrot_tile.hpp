@@ -60,7 +60,7 @@ inline Colour colour_at(double real, double imaginary, int iterations) {
   }
   if (n == iterations) return {0, 0, 0};
   const double smooth = n + 1 - std::log2(0.5 * std::log(x2 + y2));
-  return gradient(0.75 * std::log(std::max(1.0, smooth)));
+  return gradient(0.75 * std::log(std::max(1.0, smooth)) + 0.43);
 }
 
 // Pixels [left, left + columns) x [top, top + rows) of a picture of `width` x `height` pixels, as
