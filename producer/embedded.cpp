@@ -16,6 +16,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// On one machine a worker that a task took down is missed after three seconds, not ten.
+constexpr const char* kHeartbeatSeconds = "0.5";
+constexpr const char* kHeartbeatMisses = "6";
+
 // A folder of mode 0700 that nobody else has.
 std::string make_folder() {
   const char* runtime = std::getenv("XDG_RUNTIME_DIR");
@@ -57,7 +61,9 @@ Embedded::Embedded(const Options& options)
   }
   try {
     supervisor_ = std::make_unique<Supervisor>();
-    supervisor_->start({broker, "--listen", endpoint_, "--lifeline", lifeline});
+    supervisor_->start({broker, "--listen", endpoint_, "--lifeline", lifeline, "--log-level",
+                        "warn", "--heartbeat-interval", kHeartbeatSeconds, "--heartbeat-misses",
+                        kHeartbeatMisses});
     supervisor_->start(std::move(argv));
     supervisor_->run();
   } catch (...) {

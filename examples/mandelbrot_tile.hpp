@@ -1,0 +1,89 @@
+// One tile of the picture; what the plug-in and the verification share.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+namespace mandelbrot {
+
+struct View {
+  double center_real = -0.743643887037151;
+  double center_imaginary = 0.131825904205330;
+  double width = 0.000051299;  // of the picture, in the complex plane
+  int iterations = 6000;
+};
+
+using Colour = std::array<double, 3>;  // 0 to 255
+
+// A closed gradient: night blue, sky, white, amber, brown and back.
+inline Colour gradient(double position) {
+  struct Stop {
+    double at;
+    Colour colour;
+  };
+  constexpr std::array<Stop, 6> kStops = {{{0.0, {0, 7, 100}},
+                                           {0.16, {32, 107, 203}},
+                                           {0.42, {237, 255, 255}},
+                                           {0.6425, {255, 170, 0}},
+                                           {0.8575, {60, 16, 24}},
+                                           {1.0, {0, 7, 100}}}};
+  position -= std::floor(position);
+  std::size_t i = 1;
+  while (i + 1 < kStops.size() && position > kStops[i].at) ++i;
+  const Stop& left = kStops[i - 1];
+  const Stop& right = kStops[i];
+  const double part = (position - left.at) / (right.at - left.at);
+  const double eased = part * part * (3 - 2 * part);
+  Colour mixed{};
+  for (std::size_t c = 0; c < 3; ++c) {
+    mixed[c] = left.colour[c] + (right.colour[c] - left.colour[c]) * eased;
+  }
+  return mixed;
+}
+
+// The colour of one point: by its smooth iteration count, black inside the set.
+inline Colour colour_at(double real, double imaginary, int iterations) {
+  double x = 0;
+  double y = 0;
+  double x2 = 0;
+  double y2 = 0;
+  constexpr double kEscape = 1 << 16;  // squared; a large radius makes the count smooth
+  int n = 0;
+  for (; n < iterations && x2 + y2 < kEscape; ++n) {
+    y = 2 * x * y + imaginary;
+    x = x2 - y2 + real;
+    x2 = x * x;
+    y2 = y * y;
+  }
+  if (n == iterations) return {0, 0, 0};
+  const double smooth = n + 1 - std::log2(0.5 * std::log(x2 + y2));
+  return gradient(0.75 * std::log(std::max(1.0, smooth)) + 0.43);
+}
+
+// Pixels [left, left + columns) x [top, top + rows) of a picture of `width` x `height` pixels, as
+// rows of red, green, blue; each pixel is the mean of 2 x 2 points.
+inline std::string render(const View& view, int width, int height, int left, int top, int columns,
+                          int rows) {
+  std::string pixels;
+  pixels.reserve(static_cast<std::size_t>(3 * columns * rows));
+  const double step = view.width / (2 * width);
+  for (int row = top; row < top + rows; ++row) {
+    for (int column = left; column < left + columns; ++column) {
+      Colour sum{};
+      for (int point = 0; point < 4; ++point) {
+        const double real = view.center_real + (2 * column + point % 2 - width + 0.5) * step;
+        const double imaginary =
+            view.center_imaginary - (2 * row + point / 2 - height + 0.5) * step;
+        const Colour colour = colour_at(real, imaginary, view.iterations);
+        for (std::size_t c = 0; c < 3; ++c) sum[c] += colour[c];
+      }
+      for (const double channel : sum) pixels += static_cast<char>(std::lround(channel / 4));
+    }
+  }
+  return pixels;
+}
+
+}  // namespace mandelbrot
