@@ -117,7 +117,8 @@ struct SessionRecord {
   Time away_since{0};
   Time hold_until{0};  // leases nothing before: workers may still report what they run
   std::unordered_map<std::uint32_t, JobRecord*> jobs;
-  std::uint64_t tasks_held = 0;
+  std::uint64_t open_tasks = 0;     // without outcome: what counts against its credit
+  std::uint64_t outcomes_held = 0;  // not acknowledged
   std::uint64_t payload_bytes = 0;  // of tasks without outcome
   std::uint64_t outcome_bytes = 0;  // of outcomes that it has not acknowledged
 };

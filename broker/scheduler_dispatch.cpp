@@ -24,7 +24,9 @@ constexpr Duration kRecallGain = std::chrono::milliseconds(2);
 }  // namespace
 
 void Scheduler::set_runnable(JobRecord& job) {
-  const bool wanted = job.queued > 0 && job.session->outcome_bytes <= options_.credit_bytes;
+  // A producer that does not acknowledge its outcomes gets no more of them.
+  const bool wanted = job.queued > 0 && job.session->outcome_bytes <= options_.credit_bytes &&
+                      job.session->outcomes_held <= options_.credit_tasks;
   if (wanted == job.runnable) return;
   if (!wanted) {
     run_queue_.erase({-job.run_priority, job.run_time, job.key});
