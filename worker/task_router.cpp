@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "common/codec.hpp"
+#include "worker/process_executor.hpp"
 #include "worker/thread_executor.hpp"
 
 namespace muster {
@@ -17,7 +18,8 @@ std::unique_ptr<Executor> make_native(TaskRouterOptions options,
   if (options.executor == "thread") {
     return std::make_unique<ThreadExecutor>(functions, options.slots);
   }
-  throw PluginError("the process executor is not built yet; use --executor thread");
+  return std::make_unique<ProcessExecutor>(
+      ProcessExecutorOptions{options.slots, std::move(options.plugins), runner_beside_daemon()});
 }
 
 void append(Executor::Results& results, Executor::Results&& more) {

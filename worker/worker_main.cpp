@@ -30,7 +30,7 @@ constexpr int kUnusable = 2;
 struct Options {
   std::string endpoint;
   std::uint32_t slots = 0;
-  std::string executor = "thread";
+  std::string executor = "process";
   std::vector<std::string> plugins;
   std::string node;
   int lifeline = -1;

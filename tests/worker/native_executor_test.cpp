@@ -1,0 +1,172 @@
+// What both executors of native functions promise, and what only one of them can.
+#include <gtest/gtest.h>
+
+#include <muster/pack.hpp>
+#include <set>
+#include <string>
+
+#include "tests/worker/executor_env.hpp"
+#include "worker/plugin.hpp"
+#include "worker/process_executor.hpp"
+#include "worker/thread_executor.hpp"
+
+namespace muster {
+namespace {
+
+const std::string kPlugin = MUSTER_PLUGIN_DIR "/test_tasks.so";
+
+const FunctionRegistry& test_functions() {
+  static const FunctionRegistry& functions = *[] {
+    auto made = std::make_unique<FunctionRegistry>();
+    made->load(kPlugin);
+    return made.release();  // threads of stuck tasks may outlive every test
+  }();
+  return functions;
+}
+
+std::unique_ptr<Executor> make_executor(const std::string& kind, std::uint32_t slots) {
+  if (kind == "thread") return std::make_unique<ThreadExecutor>(test_functions(), slots);
+  return std::make_unique<ProcessExecutor>(
+      ProcessExecutorOptions{slots, {kPlugin}, MUSTER_BIN_DIR "/muster-runner"});
+}
+
+template <typename... Arguments>
+Bytes pack(const Arguments&... arguments) {
+  BytesArena arena;
+  return pack_arguments(arena, arguments...);
+}
+Function native(const std::string& name) { return {FunctionKind::native, name}; }
+
+class NativeExecutor : public testing::TestWithParam<std::string> {
+ protected:
+  explicit NativeExecutor() : env(make_executor(GetParam(), 2)) {}
+  ExecutorEnv env;
+};
+INSTANTIATE_TEST_SUITE_P(Every, NativeExecutor, testing::Values("thread", "process"),
+                         [](const auto& parameter) { return parameter.param; });
+
+TEST_P(NativeExecutor, RunsTasks) {
+  env.start(0, native("square"), pack(7));
+  env.start(1, native("echo"), Bytes::copy("raw"));
+  env.wait_for(2);
+  EXPECT_EQ(unpack_value<int>(env.of(0).outcome.body.bytes), 49);
+  EXPECT_EQ(env.of(1).outcome.body.bytes.text(), "raw");
+  EXPECT_GT(env.of(0).busy, Duration::zero());
+}
+
+TEST_P(NativeExecutor, RunsManyShortTasksExactlyOnce) {
+  constexpr std::uint64_t kTasks = 5000;
+  const auto spec = std::make_shared<const JobSpec>(JobSpec{native("square"), {}, 0, 0, 3});
+  std::vector<TaskStart> tasks;
+  for (std::uint64_t i = 0; i < kTasks; ++i) {
+    tasks.push_back({ExecutorEnv::lease(i), spec, {pack(i), 0}});
+  }
+  env.executor->start(std::move(tasks));
+  env.wait_for(kTasks);
+  std::set<TaskSequence> seen;
+  for (const TaskFinish& task : env.finished) {
+    seen.insert(task.lease.sequence);
+    const std::uint64_t number = value(task.lease.sequence);
+    EXPECT_EQ(unpack_value<std::uint64_t>(task.outcome.body.bytes), number * number);
+  }
+  EXPECT_EQ(seen.size(), kTasks);
+}
+
+TEST_P(NativeExecutor, ReportsWhatGoesWrong) {
+  env.start(0, native("fail"), pack(std::string("boo")));
+  env.start(1, native("fail_oddly"), pack());
+  env.start(2, native("square"), pack(std::string("x")));
+  env.start(3, native("sqare"), pack(2));
+  env.wait_for(4);
+  EXPECT_EQ(env.failure(0).kind, "exception");
+  EXPECT_EQ(env.failure(0).message, "boo");
+  EXPECT_EQ(env.failure(0).traceback, "std::runtime_error");
+  EXPECT_EQ(env.failure(1).kind, "exception");
+  EXPECT_EQ(env.failure(2).kind, "bad_arguments");
+  EXPECT_EQ(env.failure(2).message, "square: argument 1 has the wrong type");
+  EXPECT_EQ(env.failure(3).kind, "unknown_function");
+  EXPECT_NE(env.failure(3).message.find("did you mean 'square'?"), std::string::npos);
+}
+
+TEST_P(NativeExecutor, EndsATaskAtItsTimeout) {
+  env.start(0, native("spin_until_stop"), pack(), std::chrono::milliseconds(50));
+  env.wait_for(1);
+  EXPECT_EQ(env.of(0).outcome.status, OutcomeStatus::timed_out);
+  EXPECT_EQ(env.failure(0).kind, "timed_out");
+  env.wait_until([&] { return env.stuck == 0; });
+  env.start(1, native("square"), pack(3));
+  env.wait_for(2);
+  EXPECT_EQ(env.of(1).outcome.status, OutcomeStatus::result);
+}
+
+TEST_P(NativeExecutor, StopsRunningAndWaitingTasks) {
+  for (std::uint64_t i = 0; i < 4; ++i) env.start(i, native("spin_until_stop"), pack());
+  env.executor->stop({ExecutorEnv::lease(0), ExecutorEnv::lease(3)});
+  env.wait_for(2);
+  EXPECT_EQ(env.of(0).outcome.status, OutcomeStatus::cancelled);
+  EXPECT_EQ(env.of(3).outcome.status, OutcomeStatus::cancelled);
+  env.executor->stop({ExecutorEnv::lease(1), ExecutorEnv::lease(2)});
+  env.wait_for(4);
+  EXPECT_EQ(env.finished.size(), 4U);
+}
+
+TEST_P(NativeExecutor, HandsBackWhatHasNotStarted) {
+  for (std::uint64_t i = 0; i < 5; ++i) env.start(i, native("sleep_ms"), pack(200));
+  env.executor->recall({ExecutorEnv::lease(3), ExecutorEnv::lease(4), ExecutorEnv::lease(9)});
+  env.wait_for(3);
+  EXPECT_EQ(env.handed_back.size(), 2U);
+}
+
+TEST_P(NativeExecutor, DoesNotKeepShortTasksBehindALongOne) {
+  for (std::uint64_t i = 0; i < 200; ++i) env.start(i, native("square"), pack(i));
+  env.wait_for(200);  // it now expects short ones
+  env.start(200, native("spin_until_stop"), pack());
+  for (std::uint64_t i = 201; i < 300; ++i) env.start(i, native("square"), pack(i));
+  env.wait_for(299);
+  env.executor->stop({ExecutorEnv::lease(200)});
+  env.wait_for(300);
+  EXPECT_EQ(env.of(200).outcome.status, OutcomeStatus::cancelled);
+}
+
+class ProcessOnly : public testing::Test {
+ protected:
+  ExecutorEnv env{make_executor("process", 1)};
+};
+
+TEST_F(ProcessOnly, BlamesACrashOnTheTaskThatCrashed) {
+  for (std::uint64_t i = 0; i < 50; ++i) env.start(i, native("square"), pack(i));
+  env.start(50, native("print_and_crash"), pack(std::string("last words")));
+  for (std::uint64_t i = 51; i < 100; ++i) env.start(i, native("square"), pack(i));
+  env.wait_for(100);
+  EXPECT_EQ(env.failure(50).kind, "crashed");
+  EXPECT_NE(env.failure(50).message.find("killed by signal 11 (Segmentation fault)"),
+            std::string::npos);
+  EXPECT_NE(env.failure(50).traceback.find("last words"), std::string::npos);
+  for (const TaskFinish& task : env.finished) {
+    if (task.lease.sequence != TaskSequence{50}) {
+      EXPECT_EQ(task.outcome.status, OutcomeStatus::result);
+    }
+  }
+}
+
+TEST_F(ProcessOnly, SurvivesEveryWayToEndAProcess) {
+  env.start(0, native("abort"), pack());
+  env.start(1, native("exit_status"), pack(3));
+  env.start(2, native("print_stdout"), pack(std::string("to nobody")));
+  env.wait_for(3);
+  EXPECT_NE(env.failure(0).message.find("killed by signal 6"), std::string::npos);
+  EXPECT_NE(env.failure(1).message.find("exited with status 3"), std::string::npos);
+  EXPECT_EQ(env.of(2).outcome.status, OutcomeStatus::result);
+}
+
+TEST_F(ProcessOnly, SaysWhyRunnersDoNotStart) {
+  ExecutorEnv broken(std::make_unique<ProcessExecutor>(
+      ProcessExecutorOptions{1, {"/nowhere/tasks.so"}, MUSTER_BIN_DIR "/muster-runner"}));
+  broken.start(0, native("square"), pack(1));
+  broken.wait_for(1);
+  EXPECT_EQ(broken.failure(0).kind, "start_failed");
+  EXPECT_NE(broken.failure(0).message.find("cannot load plug-in"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace muster

@@ -1,0 +1,42 @@
+// muster-runner: a child of muster-worker that runs tasks.
+#include <fcntl.h>
+#include <signal.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "worker/runner.hpp"
+
+namespace {
+
+constexpr int kLink = 3;
+constexpr int kUnusable = 2;
+
+}  // namespace
+
+int main(int argument_count, char** arguments) {
+  std::vector<std::string> plugins;
+  CLI::App app;
+  app.description(
+      "A part of muster-worker, which starts one for each slot. Not for people: start "
+      "muster-worker instead.");
+  app.add_option("--plugin", plugins, "A shared library of native functions")->type_name("FILE");
+  CLI11_PARSE(app, argument_count, arguments);
+  if (::fcntl(kLink, F_SETFD, FD_CLOEXEC) != 0) {
+    std::fputs("muster-runner: not started by muster-worker; start muster-worker instead\n", stderr);
+    return kUnusable;
+  }
+  // Standard output goes where standard error goes: nobody reads a task's output.
+  std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);
+  ::signal(SIGPIPE, SIG_IGN);
+  try {
+    muster::FunctionRegistry functions;
+    for (const std::string& plugin : plugins) functions.load(plugin);
+    muster::Runner(kLink, functions).run();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "muster-runner: %s\n", error.what());
+    return kUnusable;
+  }
+}
