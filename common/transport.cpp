@@ -237,8 +237,10 @@ void Poller::wait(std::chrono::nanoseconds timeout) {
       timeout == kNever ? kLongest : std::chrono::ceil<std::chrono::milliseconds>(timeout);
   const auto wait = std::clamp(rounded, std::chrono::milliseconds{0}, kLongest);
   const int ready = zmq_poll(items.data(), static_cast<int>(items.size()), wait.count());
+  // A pipe whose other end was closed is reported as ZMQ_POLLERR: its end of file can be read.
+  constexpr int kReadable = ZMQ_POLLIN | ZMQ_POLLERR;
   for (std::size_t i = 0; i < descriptors_.size(); ++i) {
-    descriptors_[i].ready = ready > 0 && (items[sockets_.size() + i].revents & ZMQ_POLLIN) != 0;
+    descriptors_[i].ready = ready > 0 && (items[sockets_.size() + i].revents & kReadable) != 0;
   }
 }
 
