@@ -1,6 +1,7 @@
 // Frames to messages, for input that may be hostile. Mirror of codec_encode.cpp.
 #include <lz4.h>
 
+#include <algorithm>
 #include <limits>
 #include <msgpack.hpp>
 #include <string>
@@ -137,6 +138,7 @@ class Reader {
     r.get(range.attempt);
     r.finish();
     check_run(range.first, range.count);
+    check_attempt(range.attempt);
   }
   void get(TaskRun& run) {
     Reader r = inner(next());
@@ -145,6 +147,7 @@ class Reader {
     r.get(run.payloads, limits::kBatchTasks);
     r.finish();
     check_run(run.first, run.payloads.size());
+    check_attempt(run.attempt);
   }
   void get(OutcomeRun& run) {
     Reader r = inner(next());
@@ -153,6 +156,7 @@ class Reader {
     r.get(run.outcomes, limits::kBatchTasks);
     r.finish();
     check_run(run.first, run.outcomes.size());
+    check_attempt(run.attempt);
   }
   void get(message::HeldLeases& held) {
     Reader r = inner(next());
@@ -225,6 +229,10 @@ class Reader {
       throw Fault{"a sequence outside its range"};
     }
   }
+  // Whoever continues to count from it cannot overflow.
+  static void check_attempt(Attempt attempt) {
+    if (value(attempt) >= std::uint32_t{1} << 31) throw Fault{"an attempt outside its range"};
+  }
 
   void payload_from(const msgpack::object& object, Payload& payload) {
     if (object.type == msgpack::type::BIN) {
@@ -275,6 +283,15 @@ void read(Reader& r, message::HelloWorker& m) {
   r.get(m.functions, limits::kMaxFunctions);
   r.get(m.held);
   r.finish();
+  std::uint64_t held_count = 0;
+  for (const message::HeldLeases& entry : m.held) {
+    for (const LeaseRange& range : entry.leases) {
+      held_count += std::min(range.count, std::uint64_t{limits::kMaxHeldLeases} + 1);
+    }
+  }
+  if (held_count > limits::kMaxHeldLeases) {
+    throw Fault{"more leases than a worker can hold", RefuseCode::over_limit};
+  }
 }
 void read(Reader& r, message::Welcome& m) {
   r.each(m.protocol_version, m.software_version, m.incarnation, m.heartbeat_interval,
