@@ -27,7 +27,7 @@ void Scheduler::set_runnable(JobRecord& job) {
   const bool wanted = job.queued > 0 && job.session->outcome_bytes <= options_.credit_bytes;
   if (wanted == job.runnable) return;
   if (!wanted) {
-    run_queue_.erase({-job.run_priority, job.run_time, job.key});
+    run_queue_.erase(run_key(job));
     job.runnable = false;
     return;
   }
@@ -36,7 +36,7 @@ void Scheduler::set_runnable(JobRecord& job) {
   job.runnable = true;
   job.run_priority = job.spec.priority;
   job.run_time = job.virtual_time;
-  run_queue_.insert({-job.run_priority, job.run_time, job.key});
+  run_queue_.insert(run_key(job));
 }
 
 void Scheduler::dispatch(Time now) {
