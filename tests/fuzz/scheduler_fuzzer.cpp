@@ -107,14 +107,15 @@ class Speaker {
   JobId job() { return JobId{input_.below(3)}; }
   TaskSequence sequence() {
     const std::uint64_t number = input_.number();
-    return TaskSequence{number <= std::uint64_t{1} << 62 ? number : number % 8};
+    return TaskSequence{number < std::uint64_t{1} << 62 ? number : number % 8};
   }
   Attempt attempt() { return Attempt{small()}; }
   std::string name() { return std::string(1, static_cast<char>('f' + input_.below(2))); }
   std::uint64_t count() { return 1 + input_.number() % 64; }
   SequenceRange range() {
-    const std::uint64_t many = input_.byte() == 255 ? std::uint64_t{1} << 62 : count();
-    return {sequence(), many};
+    const TaskSequence first = sequence();
+    const std::uint64_t rest = (std::uint64_t{1} << 62) - value(first);
+    return {first, input_.byte() == 255 ? rest : std::min(rest, count())};
   }
   std::vector<LeaseRange> leases() {
     return list<LeaseRange>([&] { return LeaseRange{sequence(), count(), attempt()}; });
