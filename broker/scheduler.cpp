@@ -53,7 +53,9 @@ void Scheduler::dispatch_message(Peer& peer, PeerId id, Message&& message, Time 
     if (beat->reply_wanted) {
       send(id, message::Heartbeat{beat->token, false});
     } else if (peer.worker != kNoWorker) {
-      const Duration sample = now - Time(static_cast<std::int64_t>(beat->token));
+      // The token is ours, unless the worker made it up: a difference that cannot overflow.
+      const Duration sample(
+          static_cast<std::int64_t>(static_cast<std::uint64_t>(now.count()) - beat->token));
       Duration& learned = workers_.at(peer.worker).round_trip;
       if (sample > Duration(0) && sample < std::chrono::minutes(1)) {
         learned = learned == Duration(0) ? sample : (learned * 3 + sample) / 4;

@@ -79,7 +79,9 @@ class Scheduler {
     WorkerIndex worker = kNoWorker;
     Time last_heard{0};
   };
-  using RunKey = std::tuple<std::int32_t, double, JobKey>;  // -priority, virtual time, key
+  using RunKey = std::tuple<std::int32_t, double, JobKey>;
+  // Higher priorities first: ~ reverses their order, and unlike - has no value that overflows.
+  static RunKey run_key(const JobRecord& job) { return {~job.run_priority, job.run_time, job.key}; }
 
   // scheduler.cpp: connections and liveness
   void dispatch_message(Peer& peer, PeerId id, Message&& message, Time now);

@@ -29,7 +29,7 @@ void Scheduler::set_runnable(JobRecord& job) {
                       job.session->outcomes_held <= options_.credit_tasks;
   if (wanted == job.runnable) return;
   if (!wanted) {
-    run_queue_.erase({-job.run_priority, job.run_time, job.key});
+    run_queue_.erase(run_key(job));
     job.runnable = false;
     return;
   }
@@ -38,7 +38,7 @@ void Scheduler::set_runnable(JobRecord& job) {
   job.runnable = true;
   job.run_priority = job.spec.priority;
   job.run_time = job.virtual_time;
-  run_queue_.insert({-job.run_priority, job.run_time, job.key});
+  run_queue_.insert(run_key(job));
 }
 
 void Scheduler::dispatch(Time now) {

@@ -277,7 +277,7 @@ void Scheduler::forget_job(JobRecord& job) {
   for (const WorkerIndex index : job.told) {
     send_worker(index, message::ForgetJob{job.session->id, job.id});
   }
-  if (job.runnable) run_queue_.erase({-job.run_priority, job.run_time, job.key});
+  if (job.runnable) run_queue_.erase(run_key(job));
   last_chance_jobs_.erase(job.key);
   job.session->jobs.erase(value(job.id));
   jobs_.erase(job.key);

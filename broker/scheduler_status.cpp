@@ -89,7 +89,7 @@ void Scheduler::check_invariants() const {
     CHECK(queued == job->queued);
     CHECK(leased == job->leased);
     CHECK(job->end() == job->base() || job->find(job->base())->state != TaskState::acknowledged);
-    CHECK(!job->runnable || run_queue_.count({-job->run_priority, job->run_time, job->key}) == 1);
+    CHECK(!job->runnable || run_queue_.count(run_key(*job)) == 1);
     CHECK(!job->has_last_chance() || last_chance_jobs_.count(key) == 1);
     for (const auto& [sequence, adopted] : job->adopted) {
       CHECK(sequence >= job->end());

@@ -10,6 +10,13 @@ namespace muster {
 
 using message::RefuseCode;
 
+namespace {
+
+// Longer tasks change no decision, and sums of what a hostile worker claims must not overflow.
+constexpr Duration kLongestSample = std::chrono::hours(24);
+
+}  // namespace
+
 void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now) {
   if (!check_version(peer, hello.protocol_version, hello.software_version)) return;
   const auto old_peer = peers_.find(peer);
@@ -183,7 +190,8 @@ void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, T
     worker.last_sent = now;
   }
   if (job != nullptr && taken > 0) {
-    const Duration sample = message.busy / static_cast<std::int64_t>(taken);
+    const Duration sample =
+        std::min<Duration>(message.busy / static_cast<std::int64_t>(taken), kLongestSample);
     Duration& learned = job->mean_duration;
     learned = learned == Duration(0) ? std::max(sample, Duration(1)) : (learned * 3 + sample) / 4;
     set_runnable(*job);

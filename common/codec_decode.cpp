@@ -1,6 +1,7 @@
 // Frames to messages, for input that may be hostile. Mirror of codec_encode.cpp.
 #include <lz4.h>
 
+#include <algorithm>
 #include <limits>
 #include <msgpack.hpp>
 #include <string>
@@ -13,6 +14,9 @@ namespace muster {
 namespace {
 
 using message::RefuseCode;
+
+// No sequence reaches it: whoever adds a count to one cannot overflow.
+constexpr std::uint64_t kSequenceEnd = std::uint64_t{1} << 62;
 
 // Leaves `decode` from any depth; never leaves the codec.
 struct Fault {
@@ -72,7 +76,9 @@ class Reader {
   void get(std::string& text, std::size_t limit_bytes) {
     const msgpack::object& object = next();
     if (object.type != msgpack::type::STR) throw Fault{"expected a text"};
-    if (object.via.str.size > limit_bytes) throw Fault{"a text over its limit"};
+    if (object.via.str.size > limit_bytes) {
+      throw Fault{"a text over its limit", RefuseCode::over_limit};
+    }
     text.assign(object.via.str.ptr, object.via.str.size);
   }
   void get(std::string& text) { get(text, limits::kMaxNameBytes); }
@@ -137,6 +143,7 @@ class Reader {
     r.get(range.attempt);
     r.finish();
     check_run(range.first, range.count);
+    check_attempt(range.attempt);
   }
   void get(TaskRun& run) {
     Reader r = inner(next());
@@ -145,6 +152,7 @@ class Reader {
     r.get(run.payloads, limits::kBatchTasks);
     r.finish();
     check_run(run.first, run.payloads.size());
+    check_attempt(run.attempt);
   }
   void get(OutcomeRun& run) {
     Reader r = inner(next());
@@ -153,6 +161,7 @@ class Reader {
     r.get(run.outcomes, limits::kBatchTasks);
     r.finish();
     check_run(run.first, run.outcomes.size());
+    check_attempt(run.attempt);
   }
   void get(message::HeldLeases& held) {
     Reader r = inner(next());
@@ -199,6 +208,14 @@ class Reader {
     finish();
   }
 
+  // A run may neither be empty nor pass the greatest sequence.
+  static void check_run(TaskSequence first, std::uint64_t count) {
+    if (count == 0) throw Fault{"an empty run"};
+    if (value(first) >= kSequenceEnd || count > kSequenceEnd - value(first)) {
+      throw Fault{"a sequence outside its range"};
+    }
+  }
+
  private:
   Reader inner(const msgpack::object& object) const {
     return {object, frame_zero_, large_, large_used_};
@@ -218,12 +235,9 @@ class Reader {
     throw Fault{"expected an integer in range"};
   }
 
-  // A run may neither be empty nor pass the greatest sequence.
-  static void check_run(TaskSequence first, std::uint64_t count) {
-    if (count == 0) throw Fault{"an empty run"};
-    if (value(first) > (std::uint64_t{1} << 62) || count > (std::uint64_t{1} << 62)) {
-      throw Fault{"a sequence outside its range"};
-    }
+  // Whoever continues to count from it cannot overflow.
+  static void check_attempt(Attempt attempt) {
+    if (value(attempt) >= std::uint32_t{1} << 31) throw Fault{"an attempt outside its range"};
   }
 
   void payload_from(const msgpack::object& object, Payload& payload) {
@@ -275,6 +289,15 @@ void read(Reader& r, message::HelloWorker& m) {
   r.get(m.functions, limits::kMaxFunctions);
   r.get(m.held);
   r.finish();
+  std::uint64_t held_count = 0;
+  for (const message::HeldLeases& entry : m.held) {
+    for (const LeaseRange& range : entry.leases) {
+      held_count += std::min(range.count, std::uint64_t{limits::kMaxHeldLeases} + 1);
+    }
+  }
+  if (held_count > limits::kMaxHeldLeases) {
+    throw Fault{"more leases than a worker can hold", RefuseCode::over_limit};
+  }
 }
 void read(Reader& r, message::Welcome& m) {
   r.each(m.protocol_version, m.software_version, m.incarnation, m.heartbeat_interval,
@@ -294,8 +317,7 @@ void read(Reader& r, message::Submit& m) {
   r.get(m.first);
   r.get(m.payloads, limits::kBatchTasks);
   r.finish();
-  if (m.payloads.empty()) throw Fault{"a SUBMIT without tasks"};
-  if (value(m.first) > (std::uint64_t{1} << 62)) throw Fault{"a sequence outside its range"};
+  Reader::check_run(m.first, m.payloads.size());
 }
 void read(Reader& r, message::EndJob& m) { r.each(m.job); }
 void read(Reader& r, message::Cancel& m) { r.each(m.job, m.ranges); }
@@ -378,6 +400,8 @@ std::variant<Message, DecodeError> decode(std::span<const Bytes> frames) {
     return message;
   } catch (const Fault& fault) {
     return DecodeError{fault.reason, fault.code};
+  } catch (const msgpack::array_size_overflow&) {
+    return DecodeError{"a list over its limit", RefuseCode::over_limit};
   } catch (const msgpack::unpack_error& error) {
     return DecodeError{std::string("not valid msgpack: ") + error.what()};
   } catch (const std::bad_alloc&) {

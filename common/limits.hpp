@@ -44,6 +44,10 @@ inline constexpr std::size_t kMaxTextBytes = 64 * 1024;
 inline constexpr std::size_t kMaxFunctions = 4096;
 inline constexpr std::size_t kMaxReportedLeases = 65536;
 
+// Leases in all of those reports together (a range says many in few bytes): slots and prefetch of
+// the largest worker, with room for as many that are finished and not acknowledged.
+inline constexpr std::size_t kMaxHeldLeases = 4 * kMaxReportedLeases;
+
 // lz4 cannot expand more than this; a frame that declares more is refused before any allocation.
 inline constexpr std::size_t kMaxExpansion = 255;
 

@@ -20,7 +20,6 @@ namespace {
 constexpr std::size_t kStackBytes = std::size_t{64} << 10;
 constexpr std::size_t kTailBytes = 4096;
 constexpr int kTailLines = 20;
-constexpr int kLinkDescriptor = 3;
 
 enum class Step { setup, directory, execute };
 

@@ -1,0 +1,109 @@
+// One message of every kind with every field set, in the order of their type numbers.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "common/codec.hpp"
+
+namespace muster::testing {
+
+inline constexpr SessionId kSession{0x0102030405060708, 0x090a0b0c0d0e0f10};
+inline constexpr WorkerId kWorker{0x1112131415161718, 0x191a1b1c1d1e1f20};
+inline constexpr Incarnation kIncarnation{0x2122232425262728, 0x292a2b2c2d2e2f30};
+inline constexpr TaskSequence kLastSequence{(std::uint64_t{1} << 62) - 1};
+inline constexpr Attempt kLastAttempt{(std::uint32_t{1} << 31) - 1};
+
+// A payload of `size_bytes` different-looking bytes.
+inline Payload payload_of(std::size_t size_bytes) {
+  std::string text(size_bytes, '\0');
+  for (std::size_t i = 0; i < size_bytes; ++i) text[i] = static_cast<char>(i * 131 + i / 251);
+  return {Bytes::copy(text), 0};
+}
+// A payload that lz4 has made smaller.
+inline Payload packed_payload(std::size_t size_bytes) {
+  return pack_payload(Bytes::copy(std::string(size_bytes, 'p')), Packing::when_smaller);
+}
+
+// Small, empty, packed and as large as a frame of its own: every form a payload has.
+inline std::vector<Payload> payload_forms() {
+  return {payload_of(3),
+          payload_of(limits::kLargePayloadBytes),
+          {},
+          packed_payload(9000),
+          payload_of(limits::kLargePayloadBytes - 1)};
+}
+
+inline std::vector<OutcomeRun> outcome_runs() {
+  const Failure failure{"exception", "no", "Traceback", Bytes::copy("extra")};
+  OutcomeRun first{TaskSequence{0}, Attempt{1}, {}};
+  for (const Payload& payload : payload_forms()) first.outcomes.push_back({{}, payload});
+  OutcomeRun second{TaskSequence{value(kLastSequence) - 3}, kLastAttempt, {}};
+  second.outcomes = {failed(OutcomeStatus::error, failure),
+                     failed(OutcomeStatus::timed_out, failure),
+                     failed(OutcomeStatus::cancelled, failure),
+                     {OutcomeStatus::lost, payload_of(limits::kLargePayloadBytes)}};
+  return {first, second};
+}
+
+inline std::vector<Message> sample_messages() {
+  using namespace message;  // NOLINT: the table below is nothing but these names
+  const JobSpec spec{{FunctionKind::command, "resize"}, std::chrono::milliseconds(1500), 2, -7, 4};
+  const std::vector<LeaseRange> leases = {{TaskSequence{5}, 2, Attempt{0}},
+                                          {kLastSequence, 1, kLastAttempt}};
+  const std::vector<SequenceRange> ranges = {{TaskSequence{0}, 3}, {kLastSequence, 1}};
+  const JobId job{77};
+  HelloWorker hello{1,
+                    "0.1.0",
+                    kWorker,
+                    "node7",
+                    "process",
+                    4711,
+                    16,
+                    true,
+                    {"square", "word_count"},
+                    {{kSession, job, leases}}};
+  Status status{"0.1.0", to_hex(kIncarnation), 123456, 16, 2, {}, {}, {{"jobs", 3}, {"lost", 0}}};
+  status.workers.push_back({"w", "node7", "thread", 4711, 16, 3, 1, true, 99, 250, 12});
+  status.jobs.push_back({"s", "label", 77, "square", -7, 1, 2, 3, 4, 5, "no worker"});
+  return {
+      HelloProducer{1, "0.1.0", kSession, "demo 4711", true},
+      std::move(hello),
+      Welcome{1,
+              "0.1.0",
+              kIncarnation,
+              std::chrono::milliseconds(2000),
+              5,
+              1'000'000,
+              std::uint64_t{1} << 40,
+              true,
+              {{job, TaskSequence{41}}}},
+      Refuse{RefuseCode::identity, "one connection cannot be two workers"},
+      Unknown{kIncarnation},
+      Heartbeat{UINT64_MAX, true},
+      Goodbye{},
+      Job{job, spec},
+      Submit{job, TaskSequence{9}, payload_forms()},
+      EndJob{job},
+      Cancel{job, ranges},
+      Outcomes{job, outcome_runs()},
+      AcknowledgeOutcomes{job, ranges},
+      Credit{1000, 1 << 20},
+      Notice{job, "no worker is connected"},
+      WorkerJob{kSession, job, spec},
+      Tasks{kSession, job, {{TaskSequence{9}, Attempt{0}, payload_forms()}}},
+      WorkerOutcomes{kSession, job, std::chrono::nanoseconds(123'456'789), outcome_runs()},
+      AcknowledgeLeases{kSession, job, leases},
+      Recall{kSession, job, leases},
+      Returned{kSession, job, leases},
+      StopTasks{kSession, job, leases},
+      ForgetJob{kSession, job},
+      WorkerState{3, true},
+      StatusRequest{},
+      std::move(status),
+  };
+}
+
+}  // namespace muster::testing
