@@ -4,7 +4,7 @@
 
 namespace muster {
 
-TaskRecord& Job::append(std::uint64_t sequence, Payload&& payload) {
+TaskRecord& JobRecord::append(std::uint64_t sequence, Payload&& payload) {
   if (tasks_.empty()) {
     base_ = sequence;
     cursor_ = sequence;
@@ -15,7 +15,7 @@ TaskRecord& Job::append(std::uint64_t sequence, Payload&& payload) {
   return task;
 }
 
-void Job::drop_acknowledged() {
+void JobRecord::drop_acknowledged() {
   while (!tasks_.empty() && tasks_.front().state == TaskState::acknowledged) {
     tasks_.pop_front();
     ++base_;
@@ -23,7 +23,7 @@ void Job::drop_acknowledged() {
   if (cursor_ < base_) cursor_ = base_;
 }
 
-void Job::requeue(std::uint64_t sequence, TaskRecord& task) {
+void JobRecord::requeue(std::uint64_t sequence, TaskRecord& task) {
   task.state = TaskState::queued;
   task.worker = kNoWorker;
   ++queued;
@@ -34,13 +34,13 @@ void Job::requeue(std::uint64_t sequence, TaskRecord& task) {
   }
 }
 
-void Job::unqueue(std::uint64_t sequence) {
+void JobRecord::unqueue(std::uint64_t sequence) {
   --queued;  // a fresh one stays under the cursor, which passes over it
   returned_.erase(sequence);
   last_chance_.erase(sequence);
 }
 
-std::optional<std::uint64_t> Job::take_queued(bool fresh_only) {
+std::optional<std::uint64_t> JobRecord::take_queued(bool fresh_only) {
   if (!returned_.empty()) {
     const std::uint64_t sequence = *returned_.begin();
     // Behind a suspect there are most likely suspects of the same loss: do not search.
@@ -60,7 +60,7 @@ std::optional<std::uint64_t> Job::take_queued(bool fresh_only) {
   return std::nullopt;
 }
 
-std::optional<std::uint64_t> Job::take_last_chance() {
+std::optional<std::uint64_t> JobRecord::take_last_chance() {
   if (last_chance_.empty()) return std::nullopt;
   const std::uint64_t sequence = *last_chance_.begin();
   last_chance_.erase(last_chance_.begin());

@@ -46,8 +46,9 @@ struct AdoptedLease {
 
 struct SessionRecord;
 
-struct Job {
-  Job(SessionRecord& owner, JobId id_in, JobKey key_in) : session(&owner), id(id_in), key(key_in) {}
+struct JobRecord {
+  JobRecord(SessionRecord& owner, JobId id_in, JobKey key_in)
+      : session(&owner), id(id_in), key(key_in) {}
 
   SessionRecord* session;
   JobId id;
@@ -109,12 +110,13 @@ struct SessionRecord {
   SessionId id;
   std::string label;
   PeerId peer{};
-  bool present = false;  // it has a live connection
+  bool present = false;   // it has a live connection
+  bool resuming = false;  // it was another incarnation's session: workers may hold its leases
   Time last_heard{0};
   Time last_sent{0};
   Time away_since{0};
   Time hold_until{0};  // leases nothing before: workers may still report what they run
-  std::unordered_map<std::uint32_t, Job*> jobs;
+  std::unordered_map<std::uint32_t, JobRecord*> jobs;
   std::uint64_t tasks_held = 0;
   std::uint64_t payload_bytes = 0;  // of tasks without outcome
   std::uint64_t outcome_bytes = 0;  // of outcomes that it has not acknowledged

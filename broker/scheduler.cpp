@@ -145,7 +145,15 @@ void Scheduler::disconnected(PeerId id, Time now) {
     peer.session->present = false;
     peer.session->away_since = now;
   }
-  if (peer.worker != kNoWorker) lose_worker(peer.worker, false);
+  if (peer.worker != kNoWorker) {  // it goes on working and most likely comes back
+    workers_.at(peer.worker).present = false;
+    workers_.update_level(peer.worker);
+  }
+}
+
+void Scheduler::send_worker(WorkerIndex index, Message&& message) {
+  const WorkerRecord& worker = workers_.at(index);
+  if (worker.present) send(worker.peer, std::move(message));
 }
 
 void Scheduler::tick(Time now) {
@@ -166,10 +174,11 @@ void Scheduler::check_liveness(Time now) {
   const Duration interval = options_.heartbeat_interval;
   const Duration silence = interval * options_.heartbeat_misses;
   std::vector<PeerId> silent;
-  workers_.each([&](WorkerIndex, WorkerRecord& worker) {
+  std::vector<WorkerIndex> lost;
+  workers_.each([&](WorkerIndex index, WorkerRecord& worker) {
     if (now - worker.last_heard > silence) {
-      silent.push_back(worker.peer);
-    } else if (now - worker.last_sent >= interval) {
+      lost.push_back(index);
+    } else if (worker.present && now - worker.last_sent >= interval) {
       worker.last_sent = now;
       send(worker.peer, message::Heartbeat{static_cast<std::uint64_t>(now.count()), true});
     }
@@ -185,8 +194,12 @@ void Scheduler::check_liveness(Time now) {
       send(session->peer, message::Heartbeat{static_cast<std::uint64_t>(now.count()), false});
     }
   }
+  for (const WorkerIndex index : lost) {
+    if (workers_.at(index).present) peers_.erase(workers_.at(index).peer);
+    lose_worker(index, false);
+  }
   for (const PeerId peer : silent) {
-    ++counters_["peers_silent"];
+    ++counters_["producers_silent"];
     disconnected(peer, now);
   }
   for (SessionRecord* session : gone) {

@@ -87,6 +87,7 @@ class Scheduler {
   void welcome(PeerId peer, const SessionRecord* session, Time now);
   void refuse(PeerId peer, message::RefuseCode code, std::string text);
   void send(PeerId peer, Message&& message) { outgoing_.push_back({peer, std::move(message)}); }
+  void send_worker(WorkerIndex index, Message&& message);  // dropped while it is away
   bool check_version(PeerId peer, std::uint32_t protocol, const std::string& software);
   void check_liveness(Time now);
 
@@ -95,54 +96,54 @@ class Scheduler {
   void hello(PeerId peer, message::HelloProducer&& hello, Time now);
   void declare(SessionRecord& session, message::Job&& message);
   void submit(SessionRecord& session, message::Submit&& message);
-  void accept_task(Job& job, std::uint64_t sequence, Payload&& payload);
-  void adopt_or_queue(Job& job, std::uint64_t sequence, TaskRecord& task);
-  void drop_stale_adopted(Job& job, std::uint64_t before);
+  void accept_task(JobRecord& job, std::uint64_t sequence, Payload&& payload);
+  void adopt_or_queue(JobRecord& job, std::uint64_t sequence, TaskRecord& task);
+  void drop_stale_adopted(JobRecord& job, std::uint64_t before);
   void cancel(SessionRecord& session, const message::Cancel& message);
   void acknowledge(SessionRecord& session, const message::AcknowledgeOutcomes& message);
   void end_session(SessionRecord& session);
-  void forget_job(Job& job);
-  Job* find_job(SessionRecord& session, JobId id);
-  Job& make_job(SessionRecord& session, JobId id);
+  void forget_job(JobRecord& job);
+  JobRecord* find_job(SessionRecord& session, JobId id);
+  JobRecord& make_job(SessionRecord& session, JobId id);
 
   // scheduler_worker.cpp
   void on_worker(WorkerIndex index, Message&& message, Time now);
   void hello(PeerId peer, message::HelloWorker&& hello, Time now);
   void reconcile(WorkerIndex index, const std::vector<message::HeldLeases>& held, Time now);
-  void reconcile_job(WorkerIndex index, Job& job, const std::vector<LeaseRange>& held);
+  void reconcile_job(WorkerIndex index, JobRecord& job, const std::vector<LeaseRange>& held);
   void outcomes(WorkerIndex index, message::WorkerOutcomes&& message, Time now);
-  bool take_outcome(WorkerIndex index, Job& job, std::uint64_t sequence, Attempt attempt,
+  bool take_outcome(WorkerIndex index, JobRecord& job, std::uint64_t sequence, Attempt attempt,
                     Outcome&& outcome);
   void returned(WorkerIndex index, const message::Returned& message);
   void lose_worker(WorkerIndex index, bool told_to_stop);
-  void lose_lease(Job& job, std::uint64_t sequence, TaskRecord& task, bool was_running);
-  Job* find_job(const SessionId& session, JobId id);
+  void lose_lease(JobRecord& job, std::uint64_t sequence, TaskRecord& task, bool was_running);
+  JobRecord* find_job(const SessionId& session, JobId id);
 
   // scheduler_dispatch.cpp: leasing
   void dispatch(Time now);
-  bool place(Job& job, Time now);
-  bool place_last_chance(Job& job);
-  std::uint32_t room(const Job& job, const WorkerRecord& worker) const;
-  void lease(Job& job, WorkerIndex index, std::uint64_t sequence, message::Tasks& tasks);
-  void send_tasks(Job& job, WorkerIndex index, message::Tasks&& tasks);
-  const std::vector<std::uint32_t>& eligible_classes(Job& job);
-  WorkerIndex best_worker(Job& job);
-  void set_runnable(Job& job);
+  bool place(JobRecord& job, Time now);
+  bool place_last_chance(JobRecord& job);
+  std::uint32_t room(const JobRecord& job, const WorkerRecord& worker) const;
+  void lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence, message::Tasks& tasks);
+  void send_tasks(JobRecord& job, WorkerIndex index, message::Tasks&& tasks);
+  const std::vector<std::uint32_t>& eligible_classes(JobRecord& job);
+  WorkerIndex best_worker(JobRecord& job);
+  void set_runnable(JobRecord& job);
   void recall_unstarted(Time now);
   void recall_from(WorkerIndex index, std::uint32_t count, Time now);
-  void close_lease(Job& job, TaskRecord& task);
+  void close_lease(JobRecord& job, TaskRecord& task);
   void compact_order(WorkerIndex index);
   void release_reservation();
 
   // scheduler_outcomes.cpp: what producers are told
-  void end_task(Job& job, std::uint64_t sequence, TaskRecord& task, Outcome&& outcome);
+  void end_task(JobRecord& job, std::uint64_t sequence, TaskRecord& task, Outcome&& outcome);
   void flush_outcomes();
-  void flush_outcomes(Job& job);
-  void resend_outcomes(Job& job);
+  void flush_outcomes(JobRecord& job);
+  void resend_outcomes(JobRecord& job);
   void explain_waiting(Time now);
-  void explain_waiting(Job& job, Time now);
-  std::string waiting_reason(Job& job, Duration& patience, const char*& kind);
-  void notice(Job& job, std::string text);
+  void explain_waiting(JobRecord& job, Time now);
+  std::string waiting_reason(JobRecord& job, Duration& patience, const char*& kind);
+  void notice(JobRecord& job, std::string text);
 
   SchedulerOptions options_;
   Time started_;
@@ -150,7 +151,7 @@ class Scheduler {
   Time last_tick_;
   std::unordered_map<PeerId, Peer> peers_;
   std::unordered_map<SessionId, std::unique_ptr<SessionRecord>> sessions_;
-  std::unordered_map<JobKey, std::unique_ptr<Job>> jobs_;
+  std::unordered_map<JobKey, std::unique_ptr<JobRecord>> jobs_;
   WorkerTable workers_;
   std::set<RunKey> run_queue_;
   std::set<JobKey> last_chance_jobs_;

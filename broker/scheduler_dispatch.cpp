@@ -23,7 +23,7 @@ constexpr Duration kRecallGain = std::chrono::milliseconds(2);
 
 }  // namespace
 
-void Scheduler::set_runnable(Job& job) {
+void Scheduler::set_runnable(JobRecord& job) {
   const bool wanted = job.queued > 0 && job.session->outcome_bytes <= options_.credit_bytes;
   if (wanted == job.runnable) return;
   if (!wanted) {
@@ -52,7 +52,7 @@ void Scheduler::dispatch(Time now) {
   std::vector<RunKey> blocked;
   while (!run_queue_.empty()) {
     const RunKey key = *run_queue_.begin();
-    Job& job = *jobs_.at(std::get<JobKey>(key));
+    JobRecord& job = *jobs_.at(std::get<JobKey>(key));
     if (place(job, now)) {
       run_queue_.erase(key);
       virtual_now_ = std::max(virtual_now_, job.run_time);
@@ -68,7 +68,7 @@ void Scheduler::dispatch(Time now) {
   recall_unstarted(now);
 }
 
-const std::vector<std::uint32_t>& Scheduler::eligible_classes(Job& job) {
+const std::vector<std::uint32_t>& Scheduler::eligible_classes(JobRecord& job) {
   ClassCache& cache = class_cache_[{job.spec.function.kind, job.spec.function.name}];
   if (cache.generation != workers_.generation()) {
     cache.generation = workers_.generation();
@@ -81,7 +81,7 @@ const std::vector<std::uint32_t>& Scheduler::eligible_classes(Job& job) {
   return cache.classes;
 }
 
-WorkerIndex Scheduler::best_worker(Job& job) {
+WorkerIndex Scheduler::best_worker(JobRecord& job) {
   WorkerIndex best = kNoWorker;
   for (const std::uint32_t index : eligible_classes(job)) {
     const WorkerIndex candidate = workers_.least_loaded(index);
@@ -94,7 +94,7 @@ WorkerIndex Scheduler::best_worker(Job& job) {
 }
 
 // How many more leases of the job the worker may have.
-std::uint32_t Scheduler::room(const Job& job, const WorkerRecord& worker) const {
+std::uint32_t Scheduler::room(const JobRecord& job, const WorkerRecord& worker) const {
   const std::uint32_t usable = worker.usable_slots();
   std::uint32_t target = usable;
   if (job.mean_duration > Duration(0) && worker.lease_bytes < limits::kMaxPrefetchBytes) {
@@ -109,7 +109,7 @@ std::uint32_t Scheduler::room(const Job& job, const WorkerRecord& worker) const 
 }
 
 // Leases one batch of the job to one worker; false: no worker has room.
-bool Scheduler::place(Job& job, Time now) {
+bool Scheduler::place(JobRecord& job, Time now) {
   if (job.session->hold_until > now) return false;
   const WorkerIndex index = best_worker(job);
   if (index == kNoWorker) return false;
@@ -151,7 +151,8 @@ bool Scheduler::place(Job& job, Time now) {
   return true;
 }
 
-void Scheduler::lease(Job& job, WorkerIndex index, std::uint64_t sequence, message::Tasks& tasks) {
+void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
+                      message::Tasks& tasks) {
   WorkerRecord& worker = workers_.at(index);
   TaskRecord& task = *job.find(sequence);
   task.state = TaskState::leased;
@@ -169,17 +170,17 @@ void Scheduler::lease(Job& job, WorkerIndex index, std::uint64_t sequence, messa
   tasks.runs.back().payloads.push_back(task.data);
 }
 
-void Scheduler::send_tasks(Job& job, WorkerIndex index, message::Tasks&& tasks) {
+void Scheduler::send_tasks(JobRecord& job, WorkerIndex index, message::Tasks&& tasks) {
   WorkerRecord& worker = workers_.at(index);
   if (job.told.insert(index).second) {
-    send(worker.peer, message::WorkerJob{job.session->id, job.id, job.spec});
+    send_worker(index, message::WorkerJob{job.session->id, job.id, job.spec});
   }
-  send(worker.peer, std::move(tasks));
+  send_worker(index, std::move(tasks));
   workers_.update_level(index);
 }
 
 // The lease is over: the worker's books, not the task's fate.
-void Scheduler::close_lease(Job& job, TaskRecord& task) {
+void Scheduler::close_lease(JobRecord& job, TaskRecord& task) {
   WorkerRecord& worker = workers_.at(task.worker);
   --job.leased;
   --worker.leases;
@@ -187,7 +188,7 @@ void Scheduler::close_lease(Job& job, TaskRecord& task) {
   // Closed entries at the front go now; those behind an open one wait for it.
   while (!worker.order.empty()) {
     const LeaseRef& front = worker.order.front();
-    Job* owner = &job;
+    JobRecord* owner = &job;
     if (front.job != job.key) {
       const auto found = jobs_.find(front.job);
       owner = found == jobs_.end() ? nullptr : found->second.get();
@@ -217,7 +218,7 @@ void Scheduler::compact_order(WorkerIndex index) {
 
 // A task that killed its workers before runs with a worker to itself, so that it takes nobody
 // along.
-bool Scheduler::place_last_chance(Job& job) {
+bool Scheduler::place_last_chance(JobRecord& job) {
   if (reserved_worker_ == kNoWorker) {
     const WorkerIndex index = best_worker(job);
     if (index == kNoWorker) return false;
@@ -271,7 +272,7 @@ void Scheduler::recall_from(WorkerIndex index, std::uint32_t count, Time now) {
   for (auto ref = worker.order.rbegin(); ref != worker.order.rend() && count > 0; ++ref) {
     const auto found = jobs_.find(ref->job);
     if (found == jobs_.end()) continue;
-    Job& job = *found->second;
+    JobRecord& job = *found->second;
     const TaskRecord* task = job.find(ref->sequence);
     if (task == nullptr || task->state != TaskState::leased || task->worker != index ||
         task->current_attempt() != ref->attempt || task->stopping) {
@@ -292,7 +293,7 @@ void Scheduler::recall_from(WorkerIndex index, std::uint32_t count, Time now) {
   if (recall.leases.empty()) return;
   ++counters_["recalls"];
   worker.recall_until = now + 4 * worker.round_trip + std::chrono::milliseconds(20);
-  send(worker.peer, std::move(recall));
+  send_worker(index, std::move(recall));
 }
 
 }  // namespace muster

@@ -20,7 +20,8 @@ std::string list_some(const std::vector<std::string>& names) {
 
 }  // namespace
 
-void Scheduler::end_task(Job& job, std::uint64_t sequence, TaskRecord& task, Outcome&& outcome) {
+void Scheduler::end_task(JobRecord& job, std::uint64_t sequence, TaskRecord& task,
+                         Outcome&& outcome) {
   SessionRecord& session = *job.session;
   session.payload_bytes -= task.data.bytes.size();
   session.outcome_bytes += outcome.body.bytes.size();
@@ -32,7 +33,7 @@ void Scheduler::end_task(Job& job, std::uint64_t sequence, TaskRecord& task, Out
   job.ready.push_back(sequence);
 }
 
-void Scheduler::resend_outcomes(Job& job) {
+void Scheduler::resend_outcomes(JobRecord& job) {
   job.ready.clear();
   for (std::uint64_t sequence = job.base(); sequence < job.end(); ++sequence) {
     if (job.find(sequence)->state == TaskState::ended) job.ready.push_back(sequence);
@@ -48,7 +49,7 @@ void Scheduler::flush_outcomes() {
   }
 }
 
-void Scheduler::flush_outcomes(Job& job) {
+void Scheduler::flush_outcomes(JobRecord& job) {
   std::vector<std::uint64_t> ready = std::exchange(job.ready, {});
   if (!job.session->present || ready.empty()) return;  // HELLO sends them again
   if (!std::is_sorted(ready.begin(), ready.end())) std::sort(ready.begin(), ready.end());
@@ -73,7 +74,7 @@ void Scheduler::flush_outcomes(Job& job) {
   if (count > 0) send(job.session->peer, std::move(message));
 }
 
-void Scheduler::notice(Job& job, std::string text) {
+void Scheduler::notice(JobRecord& job, std::string text) {
   if (job.waiting == text) return;
   job.waiting = text;
   if (job.session->present) send(job.session->peer, message::Notice{job.id, std::move(text)});
@@ -91,7 +92,7 @@ void Scheduler::explain_waiting(Time now) {
   }
 }
 
-std::string Scheduler::waiting_reason(Job& job, Duration& patience, const char*& kind) {
+std::string Scheduler::waiting_reason(JobRecord& job, Duration& patience, const char*& kind) {
   const std::string& name = job.spec.function.name;
   kind = "no_worker";
   patience = options_.no_worker_timeout;
@@ -134,7 +135,7 @@ std::string Scheduler::waiting_reason(Job& job, Duration& patience, const char*&
   return "";  // its turn comes
 }
 
-void Scheduler::explain_waiting(Job& job, Time now) {
+void Scheduler::explain_waiting(JobRecord& job, Time now) {
   Duration patience{};
   const char* kind = "";
   std::string reason = waiting_reason(job, patience, kind);

@@ -37,7 +37,8 @@ void Scheduler::hello(PeerId peer, message::HelloProducer&& hello, Time now) {
   session.present = true;
   session.last_heard = now;
   session.last_sent = now;
-  if (hello.resuming && session.jobs.empty()) session.hold_until = started_ + options_.resume_wait;
+  session.resuming = session.resuming || hello.resuming;
+  if (hello.resuming) session.hold_until = started_ + options_.resume_wait;
   peers_[peer] = {PeerKind::session, &session, kNoWorker, now};
   welcome(peer, &session, now);
   for (auto& [id, job] : session.jobs) resend_outcomes(*job);
@@ -53,7 +54,7 @@ void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now)
   } else if (const auto* cancelled = std::get_if<message::Cancel>(&message)) {
     cancel(session, *cancelled);
   } else if (const auto* ended = std::get_if<message::EndJob>(&message)) {
-    if (Job* job = find_job(session, ended->job)) {
+    if (JobRecord* job = find_job(session, ended->job)) {
       job->closed = true;
       drop_stale_adopted(*job, UINT64_MAX);
       if (job->drained()) forget_job(*job);
@@ -69,21 +70,21 @@ void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now)
   }
 }
 
-Job* Scheduler::find_job(SessionRecord& session, JobId id) {
+JobRecord* Scheduler::find_job(SessionRecord& session, JobId id) {
   const auto found = session.jobs.find(value(id));
   return found == session.jobs.end() ? nullptr : found->second;
 }
 
-Job& Scheduler::make_job(SessionRecord& session, JobId id) {
+JobRecord& Scheduler::make_job(SessionRecord& session, JobId id) {
   const JobKey key{++last_key_};
-  auto job = std::make_unique<Job>(session, id, key);
+  auto job = std::make_unique<JobRecord>(session, id, key);
   job->virtual_time = virtual_now_;
   session.jobs[value(id)] = job.get();
   return *(jobs_[key] = std::move(job));
 }
 
 void Scheduler::declare(SessionRecord& session, message::Job&& message) {
-  Job* job = find_job(session, message.job);
+  JobRecord* job = find_job(session, message.job);
   if (job == nullptr) {
     job = &make_job(session, message.job);
     ++counters_["jobs"];
@@ -98,7 +99,7 @@ void Scheduler::declare(SessionRecord& session, message::Job&& message) {
 }
 
 void Scheduler::submit(SessionRecord& session, message::Submit&& message) {
-  Job* job = find_job(session, message.job);
+  JobRecord* job = find_job(session, message.job);
   if (job == nullptr || !job->declared || job->closed) {
     refuse(session.peer, RefuseCode::out_of_order,
            "SUBMIT for job " + std::to_string(value(message.job)) +
@@ -130,7 +131,7 @@ void Scheduler::submit(SessionRecord& session, message::Submit&& message) {
   set_runnable(*job);
 }
 
-void Scheduler::accept_task(Job& job, std::uint64_t sequence, Payload&& payload) {
+void Scheduler::accept_task(JobRecord& job, std::uint64_t sequence, Payload&& payload) {
   TaskRecord& task = job.append(sequence, std::move(payload));
   ++job.session->tasks_held;
   job.session->payload_bytes += task.data.bytes.size();
@@ -138,7 +139,7 @@ void Scheduler::accept_task(Job& job, std::uint64_t sequence, Payload&& payload)
 }
 
 // A worker reported a lease of this task before its producer came back: it is not run again.
-void Scheduler::adopt_or_queue(Job& job, std::uint64_t sequence, TaskRecord& task) {
+void Scheduler::adopt_or_queue(JobRecord& job, std::uint64_t sequence, TaskRecord& task) {
   const auto found = job.adopted.find(sequence);
   if (found == job.adopted.end()) return;
   AdoptedLease adopted = std::move(found->second);
@@ -148,8 +149,9 @@ void Scheduler::adopt_or_queue(Job& job, std::uint64_t sequence, TaskRecord& tas
   task.attempts_made = static_cast<std::uint32_t>(adopted.attempt) + 1;
   WorkerRecord& worker = workers_.at(adopted.worker);
   if (adopted.outcome) {
-    send(worker.peer, message::AcknowledgeLeases{
-                          job.session->id, job.id, {{TaskSequence{sequence}, 1, adopted.attempt}}});
+    send_worker(adopted.worker,
+                message::AcknowledgeLeases{
+                    job.session->id, job.id, {{TaskSequence{sequence}, 1, adopted.attempt}}});
     end_task(job, sequence, task, std::move(*adopted.outcome));
     return;
   }
@@ -162,7 +164,7 @@ void Scheduler::adopt_or_queue(Job& job, std::uint64_t sequence, TaskRecord& tas
 }
 
 // The producer resubmitted past these sequences: it has their outcomes, nobody needs the leases.
-void Scheduler::drop_stale_adopted(Job& job, std::uint64_t before) {
+void Scheduler::drop_stale_adopted(JobRecord& job, std::uint64_t before) {
   if (job.adopted.empty()) return;
   for (auto entry = job.adopted.begin(); entry != job.adopted.end();) {
     if (entry->first >= before) {
@@ -173,9 +175,10 @@ void Scheduler::drop_stale_adopted(Job& job, std::uint64_t before) {
     WorkerRecord& worker = workers_.at(adopted.worker);
     std::vector<LeaseRange> leases{{TaskSequence{entry->first}, 1, adopted.attempt}};
     if (adopted.outcome) {
-      send(worker.peer, message::AcknowledgeLeases{job.session->id, job.id, std::move(leases)});
+      send_worker(adopted.worker,
+                  message::AcknowledgeLeases{job.session->id, job.id, std::move(leases)});
     } else {
-      send(worker.peer, message::StopTasks{job.session->id, job.id, std::move(leases)});
+      send_worker(adopted.worker, message::StopTasks{job.session->id, job.id, std::move(leases)});
       --worker.leases;
       workers_.update_level(adopted.worker);
     }
@@ -184,14 +187,13 @@ void Scheduler::drop_stale_adopted(Job& job, std::uint64_t before) {
 }
 
 void Scheduler::cancel(SessionRecord& session, const message::Cancel& message) {
-  Job* job = find_job(session, message.job);
+  JobRecord* job = find_job(session, message.job);
   if (job == nullptr) return;
   std::vector<LeaseRange> stops;
   WorkerIndex stops_for = kNoWorker;
   const auto flush = [&] {
     if (stops.empty()) return;
-    send(workers_.at(stops_for).peer,
-         message::StopTasks{session.id, job->id, std::exchange(stops, {})});
+    send_worker(stops_for, message::StopTasks{session.id, job->id, std::exchange(stops, {})});
   };
   const auto cancel_range = [&](std::uint64_t first, std::uint64_t last) {
     for (std::uint64_t sequence = first; sequence < last; ++sequence) {
@@ -218,7 +220,7 @@ void Scheduler::cancel(SessionRecord& session, const message::Cancel& message) {
 }
 
 void Scheduler::acknowledge(SessionRecord& session, const message::AcknowledgeOutcomes& message) {
-  Job* job = find_job(session, message.job);
+  JobRecord* job = find_job(session, message.job);
   if (job == nullptr) return;
   for (const SequenceRange& range : message.ranges) {
     const std::uint64_t first = std::max(value(range.first), job->base());
@@ -247,7 +249,7 @@ void Scheduler::end_session(SessionRecord& session) {
 }
 
 // Ends a job: what is left of it is dropped here and on every worker that knows it.
-void Scheduler::forget_job(Job& job) {
+void Scheduler::forget_job(JobRecord& job) {
   for (std::uint64_t sequence = job.base(); sequence < job.end(); ++sequence) {
     TaskRecord& task = *job.find(sequence);
     if (task.state == TaskState::acknowledged) continue;
@@ -264,7 +266,7 @@ void Scheduler::forget_job(Job& job) {
     workers_.update_level(adopted.worker);
   }
   for (const WorkerIndex index : job.told) {
-    send(workers_.at(index).peer, message::ForgetJob{job.session->id, job.id});
+    send_worker(index, message::ForgetJob{job.session->id, job.id});
   }
   if (job.runnable) run_queue_.erase({-job.run_priority, job.run_time, job.key});
   last_chance_jobs_.erase(job.key);

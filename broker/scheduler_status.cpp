@@ -101,7 +101,7 @@ void Scheduler::check_invariants() const {
     CHECK(worker.leases <= worker.hello.slots + limits::kMaxPrefetch + worker.stuck_slots ||
           counter("leases_adopted") > 0);
     const auto peer = peers_.find(worker.peer);
-    CHECK(peer != peers_.end() && peer->second.worker == index);
+    CHECK(!worker.present || (peer != peers_.end() && peer->second.worker == index));
   });
   for (const auto& [id, session] : sessions_) {
     CHECK(session->tasks_held == held[session.get()]);

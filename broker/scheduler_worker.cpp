@@ -26,10 +26,11 @@ void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now) {
     ++counters_["workers"];
   } else {
     const PeerId previous = workers_.at(index).peer;
-    if (previous != peer) peers_.erase(previous);  // it has reconnected
+    if (workers_.at(index).present && previous != peer) peers_.erase(previous);
   }
   WorkerRecord& worker = workers_.at(index);
   worker.peer = peer;
+  worker.present = true;
   worker.last_heard = now;
   worker.last_sent = now;
   peers_[peer] = {PeerKind::worker, nullptr, index, now};
@@ -57,7 +58,7 @@ void Scheduler::on_worker(WorkerIndex index, Message&& message, Time now) {
   }
 }
 
-Job* Scheduler::find_job(const SessionId& session, JobId id) {
+JobRecord* Scheduler::find_job(const SessionId& session, JobId id) {
   const auto found = sessions_.find(session);
   return found == sessions_.end() ? nullptr : find_job(*found->second, id);
 }
@@ -75,7 +76,11 @@ void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeas
       session->id = entry.session;
       session->away_since = now;
     }
-    Job* job = find_job(*session, entry.job);
+    JobRecord* job = find_job(*session, entry.job);
+    if (job == nullptr && session->present && !session->resuming) {  // forgotten meanwhile
+      send_worker(index, message::ForgetJob{entry.session, entry.job});
+      continue;
+    }
     if (job == nullptr) job = &make_job(*session, entry.job);
     reconcile_job(index, *job, entry.leases);
   }
@@ -94,7 +99,8 @@ void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeas
   workers_.update_level(index);
 }
 
-void Scheduler::reconcile_job(WorkerIndex index, Job& job, const std::vector<LeaseRange>& held) {
+void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
+                              const std::vector<LeaseRange>& held) {
   WorkerRecord& worker = workers_.at(index);
   std::vector<LeaseRange> stops;
   std::uint64_t listed = 0;
@@ -107,6 +113,7 @@ void Scheduler::reconcile_job(WorkerIndex index, Job& job, const std::vector<Lea
           task != nullptr && task->attempts_made > 0 && task->current_attempt() == range.attempt;
       if (task != nullptr && task->state == TaskState::leased && task->worker == index && same) {
         worker.order.push_back({job.key, sequence, range.attempt});
+        if (task->stopping) stops.push_back({TaskSequence{sequence}, 1, range.attempt});
       } else if (task != nullptr && task->state == TaskState::queued &&
                  (same || task->attempts_made == 0)) {
         // Queued again after we lost sight of it, or resubmitted after our restart: still running.
@@ -134,13 +141,13 @@ void Scheduler::reconcile_job(WorkerIndex index, Job& job, const std::vector<Lea
   }
   if (!stops.empty()) {
     counters_["leases_refused"] += stops.size();
-    send(worker.peer, message::StopTasks{job.session->id, job.id, std::move(stops)});
+    send_worker(index, message::StopTasks{job.session->id, job.id, std::move(stops)});
   }
 }
 
 void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, Time now) {
   WorkerRecord& worker = workers_.at(index);
-  Job* job = find_job(message.session, message.job);
+  JobRecord* job = find_job(message.session, message.job);
   std::vector<LeaseRange> acknowledged;
   std::uint64_t taken = 0;
   for (OutcomeRun& run : message.runs) {
@@ -186,8 +193,8 @@ void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, T
 }
 
 // True when the outcome is from the task's current lease.
-bool Scheduler::take_outcome(WorkerIndex index, Job& job, std::uint64_t sequence, Attempt attempt,
-                             Outcome&& outcome) {
+bool Scheduler::take_outcome(WorkerIndex index, JobRecord& job, std::uint64_t sequence,
+                             Attempt attempt, Outcome&& outcome) {
   TaskRecord* task = job.find(sequence);
   if (task == nullptr || task->attempts_made == 0 || task->current_attempt() != attempt) {
     return false;
@@ -213,7 +220,7 @@ bool Scheduler::take_outcome(WorkerIndex index, Job& job, std::uint64_t sequence
 }
 
 void Scheduler::returned(WorkerIndex index, const message::Returned& message) {
-  Job* job = find_job(message.session, message.job);
+  JobRecord* job = find_job(message.session, message.job);
   workers_.at(index).recall_until = Time::min();
   if (job == nullptr) return;
   for (const LeaseRange& range : message.leases) {
@@ -241,7 +248,8 @@ void Scheduler::returned(WorkerIndex index, const message::Returned& message) {
 
 // The task goes back to the head of the queue, or ends: cancelled if that was asked, lost if its
 // crash budget is spent.
-void Scheduler::lose_lease(Job& job, std::uint64_t sequence, TaskRecord& task, bool was_running) {
+void Scheduler::lose_lease(JobRecord& job, std::uint64_t sequence, TaskRecord& task,
+                           bool was_running) {
   close_lease(job, task);
   if (was_running) {
     ++task.losses;

@@ -9,7 +9,7 @@ namespace {
 
 std::int32_t level_of(const WorkerRecord& worker) {
   const std::uint32_t usable = worker.usable_slots();
-  if (usable == 0 || worker.draining || worker.reserved) return -1;
+  if (usable == 0 || !worker.present || worker.draining || worker.reserved) return -1;
   if (worker.leases < usable) {
     return static_cast<std::int32_t>(std::uint64_t{worker.leases} * kFullLevel / usable);
   }

@@ -28,6 +28,7 @@ struct LeaseRef {
 struct WorkerRecord {
   message::HelloWorker hello;  // as announced; `held` is emptied
   PeerId peer{};
+  bool present = true;  // connected; away it keeps its leases until it counts as lost
   bool draining = false;
   std::uint32_t stuck_slots = 0;
   std::uint32_t leases = 0;     // open, started or not

@@ -1,0 +1,71 @@
+// The inhabitants of the world: links, workers with a pretended executor, producers. Private to the
+// simulator's sources.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <set>
+#include <vector>
+
+#include "tests/simulator/world.hpp"
+
+namespace muster::simulator {
+
+struct World::Link {
+  bool up = false;
+  bool dead = false;             // its owner crashed: never comes back
+  std::uint64_t connection = 0;  // counts up at every connect and break
+  std::uint64_t peer = 0;        // how the broker names this connection
+  Time last_to_broker{0};
+  Time last_to_peer{0};
+  std::function<void()> on_connected;
+  std::function<void(Message&&)> on_message;
+};
+
+struct World::Worker {
+  Worker(std::uint32_t number_in, AgentOptions options)
+      : number(number_in), slots(options.slots), agent(std::move(options)) {}
+  std::uint32_t number;
+  std::uint32_t slots;
+  Agent agent;
+  Link link;
+  std::deque<TaskStart> waiting;  // given to the executor, not started
+  std::vector<std::pair<Lease, Payload>> running;
+};
+
+enum class Kind : std::uint8_t { normal, fails_once, fails_always, poison };
+
+// Ground truth of one task, by sequence.
+struct World::Task {
+  Kind kind = Kind::normal;
+  bool cancelled = false;
+  bool delivered = false;
+};
+
+struct World::Producer {
+  struct JobTruth {
+    JobTruth(JobId id_in, Order order, std::uint64_t total_in)
+        : id(id_in), total(total_in), collector(order, 64, std::size_t{1} << 20) {}
+    JobId id;
+    std::uint64_t total;
+    Collector collector;
+    std::vector<Task> truth;
+    std::uint64_t next_expected = 0;
+    Order order = Order::submission;
+    bool ended = false;
+  };
+  explicit Producer(SessionOptions options) : id(options.session), session(std::move(options)) {}
+  void cancel_something(std::uint64_t dice) {
+    JobTruth& job = *jobs[dice % jobs.size()];
+    if (job.truth.empty()) return;
+    const std::uint64_t sequence = dice % job.truth.size();
+    job.truth[sequence].cancelled = true;
+    session.cancel(job.id, TaskSequence{sequence});
+  }
+  SessionId id;
+  Session session;
+  Link link;
+  std::vector<std::unique_ptr<JobTruth>> jobs;
+};
+
+}  // namespace muster::simulator
