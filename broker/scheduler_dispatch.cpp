@@ -135,7 +135,7 @@ bool Scheduler::place(JobRecord& job, Time now) {
     const auto sequence = job.take_queued(fresh_only);
     if (!sequence) break;
     bytes += job.find(*sequence)->data.bytes.size();
-    lease(job, index, *sequence, tasks);
+    lease(job, index, *sequence, std::min(count, job.queued + 1), tasks);
     ++leased;
     if (worker.leases >= worker.usable_slots() && worker.lease_bytes >= limits::kMaxPrefetchBytes) {
       break;
@@ -151,8 +151,9 @@ bool Scheduler::place(JobRecord& job, Time now) {
   return true;
 }
 
+// `expected`: about how many tasks the message will hold.
 void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
-                      message::Tasks& tasks) {
+                      std::uint64_t expected, message::Tasks& tasks) {
   WorkerRecord& worker = workers_.at(index);
   TaskRecord& task = *job.find(sequence);
   task.state = TaskState::leased;
@@ -166,54 +167,55 @@ void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
   if (tasks.runs.empty() || tasks.runs.back().attempt != attempt ||
       value(tasks.runs.back().first) + tasks.runs.back().payloads.size() != sequence) {
     tasks.runs.push_back({TaskSequence{sequence}, attempt, {}});
+    if (tasks.runs.size() == 1) tasks.runs[0].payloads.reserve(expected);
   }
   tasks.runs.back().payloads.push_back(task.data);
 }
 
 void Scheduler::send_tasks(JobRecord& job, WorkerIndex index, message::Tasks&& tasks) {
-  WorkerRecord& worker = workers_.at(index);
-  if (job.told.insert(index).second) {
+  if (job.told.insert(index)) {
     send_worker(index, message::WorkerJob{job.session->id, job.id, job.spec});
   }
   send_worker(index, std::move(tasks));
   workers_.update_level(index);
 }
 
-// The lease is over: the worker's books, not the task's fate.
+// The lease is over: the worker's books, not the task's fate. Call settle() after the last of a
+// message.
 void Scheduler::close_lease(JobRecord& job, TaskRecord& task) {
   WorkerRecord& worker = workers_.at(task.worker);
   --job.leased;
   --worker.leases;
   worker.lease_bytes -= task.data.bytes.size();
-  // Closed entries at the front go now; those behind an open one wait for it.
-  while (!worker.order.empty()) {
-    const LeaseRef& front = worker.order.front();
-    JobRecord* owner = &job;
-    if (front.job != job.key) {
-      const auto found = jobs_.find(front.job);
-      owner = found == jobs_.end() ? nullptr : found->second.get();
-    }
-    const TaskRecord* open = owner == nullptr ? nullptr : owner->find(front.sequence);
-    if (open != nullptr && open != &task && open->state == TaskState::leased &&
-        open->worker == task.worker && open->current_attempt() == front.attempt) {
-      break;
-    }
-    worker.order.pop_front();
-  }
-  const WorkerIndex index = task.worker;
   task.worker = kNoWorker;
-  if (worker.order.size() > 2 * std::size_t{worker.leases} + kOrderSlack) compact_order(index);
-  workers_.update_level(index);
 }
 
-// Drops the closed entries behind an open one, so that a long task does not pile them up.
-void Scheduler::compact_order(WorkerIndex index) {
-  std::erase_if(workers_.at(index).order, [&](const LeaseRef& ref) {
+// The task of an open lease and its job; null when the lease is closed. `job` comes in as null or
+// as the job of the lease before, which saves most searches.
+TaskRecord* Scheduler::open_task(WorkerIndex index, const LeaseRef& ref, JobRecord*& job) {
+  if (job == nullptr || job->key != ref.job) {
     const auto found = jobs_.find(ref.job);
-    const TaskRecord* task = found == jobs_.end() ? nullptr : found->second->find(ref.sequence);
-    return task == nullptr || task->state != TaskState::leased || task->worker != index ||
-           task->current_attempt() != ref.attempt;
-  });
+    job = found == jobs_.end() ? nullptr : found->second.get();
+  }
+  TaskRecord* task = job == nullptr ? nullptr : job->find(ref.sequence);
+  const bool open = task != nullptr && task->state == TaskState::leased && task->worker == index &&
+                    task->current_attempt() == ref.attempt;
+  return open ? task : nullptr;
+}
+
+// Drops closed leases from the worker's order: those at the front now, those behind an open one
+// once they pile up, as behind a long task. Puts the worker on its new level.
+void Scheduler::settle(WorkerIndex index) {
+  WorkerRecord& worker = workers_.at(index);
+  JobRecord* job = nullptr;
+  while (!worker.order.empty() && open_task(index, worker.order.front(), job) == nullptr) {
+    worker.order.pop_front();
+  }
+  if (worker.order.size() > 2 * std::size_t{worker.leases} + kOrderSlack) {
+    std::erase_if(worker.order,
+                  [&](const LeaseRef& ref) { return open_task(index, ref, job) == nullptr; });
+  }
+  workers_.update_level(index);
 }
 
 // A task that killed its workers before runs with a worker to itself, so that it takes nobody
@@ -233,7 +235,7 @@ bool Scheduler::place_last_chance(JobRecord& job) {
   const auto sequence = job.take_last_chance();
   if (!sequence) return false;
   message::Tasks tasks{job.session->id, job.id, {}};
-  lease(job, reserved_worker_, *sequence, tasks);
+  lease(job, reserved_worker_, *sequence, 1, tasks);
   send_tasks(job, reserved_worker_, std::move(tasks));
   set_runnable(job);
   return true;
@@ -269,15 +271,11 @@ void Scheduler::recall_unstarted(Time now) {
 void Scheduler::recall_from(WorkerIndex index, std::uint32_t count, Time now) {
   WorkerRecord& worker = workers_.at(index);
   message::Recall recall;
+  JobRecord* owner = nullptr;
   for (auto ref = worker.order.rbegin(); ref != worker.order.rend() && count > 0; ++ref) {
-    const auto found = jobs_.find(ref->job);
-    if (found == jobs_.end()) continue;
-    JobRecord& job = *found->second;
-    const TaskRecord* task = job.find(ref->sequence);
-    if (task == nullptr || task->state != TaskState::leased || task->worker != index ||
-        task->current_attempt() != ref->attempt || task->stopping) {
-      continue;
-    }
+    const TaskRecord* task = open_task(index, *ref, owner);
+    if (task == nullptr || task->stopping) continue;
+    const JobRecord& job = *owner;
     if (recall.leases.empty()) {
       // What waits behind the slots must be worth a round trip.
       const Duration wait = job.mean_duration * count / std::max(worker.usable_slots(), 1U);

@@ -253,7 +253,10 @@ void Scheduler::forget_job(JobRecord& job) {
   for (std::uint64_t sequence = job.base(); sequence < job.end(); ++sequence) {
     TaskRecord& task = *job.find(sequence);
     if (task.state == TaskState::acknowledged) continue;
-    if (task.state == TaskState::leased) close_lease(job, task);
+    if (task.state == TaskState::leased) {
+      job.told.insert(task.worker);
+      close_lease(job, task);
+    }
     std::uint64_t& bytes =
         task.state == TaskState::ended ? job.session->outcome_bytes : job.session->payload_bytes;
     bytes -= task.data.bytes.size();
@@ -263,11 +266,11 @@ void Scheduler::forget_job(JobRecord& job) {
     job.told.insert(adopted.worker);
     if (adopted.outcome) continue;
     --workers_.at(adopted.worker).leases;
-    workers_.update_level(adopted.worker);
   }
-  for (const WorkerIndex index : job.told) {
+  job.told.each([&](WorkerIndex index) {
+    settle(index);
     send_worker(index, message::ForgetJob{job.session->id, job.id});
-  }
+  });
   if (job.runnable) run_queue_.erase({-job.run_priority, job.run_time, job.key});
   last_chance_jobs_.erase(job.key);
   job.session->jobs.erase(value(job.id));

@@ -86,17 +86,13 @@ void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeas
   }
   std::set<std::tuple<JobKey, std::uint64_t>> kept;
   for (const LeaseRef& ref : worker.order) kept.insert({ref.job, ref.sequence});
+  JobRecord* job = nullptr;
   for (const LeaseRef& ref : before) {
-    const auto found = jobs_.find(ref.job);
-    if (found == jobs_.end() || kept.count({ref.job, ref.sequence}) != 0) continue;
-    TaskRecord* task = found->second->find(ref.sequence);
-    if (task == nullptr || task->state != TaskState::leased || task->worker != index ||
-        task->current_attempt() != ref.attempt) {
-      continue;
-    }
-    lose_lease(*found->second, ref.sequence, *task, false);
+    TaskRecord* task = open_task(index, ref, job);
+    if (task == nullptr || kept.count({ref.job, ref.sequence}) != 0) continue;
+    lose_lease(*job, ref.sequence, *task, false);
   }
-  workers_.update_level(index);
+  settle(index);
 }
 
 void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
@@ -188,7 +184,7 @@ void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, T
     learned = learned == Duration(0) ? std::max(sample, Duration(1)) : (learned * 3 + sample) / 4;
     set_runnable(*job);
   }
-  workers_.update_level(index);
+  settle(index);
   release_reservation();
 }
 
@@ -243,7 +239,7 @@ void Scheduler::returned(WorkerIndex index, const message::Returned& message) {
     if (back) --workers_.at(index).leases;
     entry = back ? job->adopted.erase(entry) : std::next(entry);
   }
-  workers_.update_level(index);
+  settle(index);
 }
 
 // The task goes back to the head of the queue, or ends: cancelled if that was asked, lost if its
@@ -280,22 +276,18 @@ void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
   ++counters_[told_to_stop ? "workers_left" : "workers_lost"];
   std::uint32_t running = worker.usable_slots();
   const std::deque<LeaseRef> order = std::exchange(worker.order, {});
+  JobRecord* job = nullptr;
   for (const LeaseRef& ref : order) {
-    const auto found = jobs_.find(ref.job);
-    if (found == jobs_.end()) continue;
-    TaskRecord* task = found->second->find(ref.sequence);
-    if (task == nullptr || task->state != TaskState::leased || task->worker != index ||
-        task->current_attempt() != ref.attempt) {
-      continue;
-    }
+    TaskRecord* task = open_task(index, ref, job);
+    if (task == nullptr) continue;
     const bool was_running = !told_to_stop && running > 0;
     if (running > 0) --running;
     if (!told_to_stop) task->suspect = true;
-    lose_lease(*found->second, ref.sequence, *task, was_running);
+    lose_lease(*job, ref.sequence, *task, was_running);
   }
-  for (auto& [key, job] : jobs_) {
-    job->told.erase(index);
-    std::erase_if(job->adopted, [&](const auto& entry) { return entry.second.worker == index; });
+  for (auto& [key, other] : jobs_) {
+    other->told.erase(index);
+    std::erase_if(other->adopted, [&](const auto& entry) { return entry.second.worker == index; });
   }
   if (reserved_worker_ == index) reserved_worker_ = kNoWorker;
   workers_.remove(index);
