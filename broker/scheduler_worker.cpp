@@ -174,8 +174,8 @@ void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, T
   }
   worker.tasks_done += taken;
   if (!acknowledged.empty()) {
-    send(worker.peer,
-         message::AcknowledgeLeases{message.session, message.job, std::move(acknowledged)});
+    send_worker(index,
+                message::AcknowledgeLeases{message.session, message.job, std::move(acknowledged)});
     worker.last_sent = now;
   }
   if (job != nullptr && taken > 0) {

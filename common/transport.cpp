@@ -210,6 +210,10 @@ bool Dealer::take_connected() {
   return connected;
 }
 
+void Dealer::set_linger(std::chrono::milliseconds time) {
+  socket_->zmq.set(zmq::sockopt::linger, static_cast<int>(time.count()));
+}
+
 void* Dealer::native_socket() { return socket_->zmq.handle(); }
 void* Dealer::native_monitor() { return socket_->monitor.handle(); }
 

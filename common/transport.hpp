@@ -88,6 +88,9 @@ class Dealer {
   std::optional<Frames> receive();
   // Whether a connection was made since the last call: the moment to say HELLO.
   bool take_connected();
+  // Lets what was sent leave for up to `time` after the Dealer is destroyed; otherwise it is
+  // dropped. The context's destructor waits for it.
+  void set_linger(std::chrono::milliseconds time);
   void* native_socket();
   void* native_monitor();
 

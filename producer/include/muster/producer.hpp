@@ -68,8 +68,8 @@ struct JobOptions {
 enum class Order { submission, completion };
 
 namespace detail {
-class Client;  // the connection and its thread
-struct Call;   // one future's shared state
+struct ProducerState;  // the connection, its thread and the embedded pool
+struct Call;           // one future's shared state
 struct StreamState;
 struct JobState;
 }  // namespace detail
@@ -340,7 +340,7 @@ class MUSTER_API Producer {
                                                               std::move(inputs));
     }
   }
-  std::shared_ptr<detail::Client> client_;
+  std::unique_ptr<detail::ProducerState> state_;
 };
 
 }  // namespace muster

@@ -1,0 +1,135 @@
+// The application's side of the client: any thread.
+#include "producer/client.hpp"
+
+#include <fmt/format.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <random>
+#include <system_error>
+
+#include "common/codec.hpp"
+#include "producer/outcome_error.hpp"
+
+namespace muster::detail {
+namespace {
+
+SessionId random_session() {
+  std::random_device device;
+  const auto half = [&] { return std::uint64_t{device()} << 32 | device(); };
+  return {half() | 1, half()};  // never all zero
+}
+
+int make_eventfd() {
+  const int descriptor = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (descriptor < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
+  return descriptor;
+}
+
+}  // namespace
+
+Client::Client(ClientOptions options)
+    : options_(std::move(options)),
+      wake_descriptor_(make_eventfd()),
+      session_({random_session(), options_.label}) {
+  try {
+    reconnect();
+    thread_ = std::thread([this] { run(); });
+  } catch (...) {
+    ::close(wake_descriptor_);
+    throw;
+  }
+}
+
+Client::~Client() {
+  stop();
+  ::close(wake_descriptor_);
+}
+
+bool Client::wait_connected(std::chrono::nanoseconds timeout) {
+  std::unique_lock lock(mutex_);
+  link_changed_.wait_for(lock, timeout, [&] { return welcomed_ || refused_; });
+  if (refused_) throw Error(ErrorCode::refused, "refused", "the broker refused: " + *refused_);
+  return welcomed_;
+}
+
+void Client::stop() {
+  const std::lock_guard stopping(stop_mutex_);
+  if (!thread_.joinable()) return;
+  {
+    std::unique_lock lock(mutex_);
+    stopping_ = true;
+    wake(lock);
+  }
+  thread_.join();
+}
+
+// Ends the sleep of the client's thread, if it sleeps; releases the lock.
+void Client::wake(std::unique_lock<std::mutex>& lock) {
+  const bool slept = std::exchange(sleeping_, false);
+  lock.unlock();
+  if (!slept) return;
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = ::write(wake_descriptor_, &one, sizeof one);
+}
+
+void Client::hand_in(Command&& command) {
+  std::unique_lock lock(mutex_);
+  if (dead_) return;
+  inbox_.push_back(std::move(command));
+  wake(lock);
+}
+
+JobId Client::open_job(JobSpec spec, std::shared_ptr<Sink> sink) {
+  std::unique_lock lock(mutex_);
+  const JobId job{++last_job_};
+  if (dead_) {
+    lock.unlock();
+    sink->fail(Error(ErrorCode::task_cancelled, "closed", "the Producer was destroyed"));
+    return job;
+  }
+  inbox_.emplace_back(Open{job, std::move(spec), std::move(sink)});
+  wake(lock);
+  return job;
+}
+
+void Client::submit(JobId job, std::vector<Payload>&& payloads) {
+  hand_in(Submit{job, std::move(payloads)});
+}
+
+void Client::submit_one(JobId job, Payload&& payload) {
+  std::unique_lock lock(mutex_);
+  if (dead_) return;
+  Submit* last = inbox_.empty() ? nullptr : std::get_if<Submit>(&inbox_.back());
+  if (last == nullptr || last->job != job) {
+    last = &std::get<Submit>(inbox_.emplace_back(Submit{job, {}}));
+  }
+  last->payloads.push_back(std::move(payload));
+  wake(lock);
+}
+
+void Client::cancel(JobId job, std::optional<TaskSequence> sequence) {
+  hand_in(Cancel{job, sequence});
+}
+void Client::end_job(JobId job) { hand_in(End{job}); }
+void Client::drop_job(JobId job) { hand_in(Drop{job}); }
+
+std::future<message::Status> Client::request_status() {
+  AskStatus command;
+  std::future<message::Status> answer = command.promise.get_future();
+  hand_in(std::move(command));
+  return answer;
+}
+
+Payload Client::pack(Bytes bytes) const {
+  if (bytes.size() > limits::kMaxPayloadBytes) {
+    throw invalid_call(fmt::format("a task's arguments take {} bytes; the limit is {} (1 GiB)",
+                                   bytes.size(), limits::kMaxPayloadBytes));
+  }
+  if (bytes.size() < limits::kLargePayloadBytes) return {std::move(bytes), 0};
+  const bool pays = pack_.load(std::memory_order_relaxed);
+  return pack_payload(std::move(bytes), pays ? Packing::when_smaller : Packing::never);
+}
+
+}  // namespace muster::detail

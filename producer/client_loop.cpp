@@ -1,0 +1,251 @@
+// The client's thread: commands in, messages out, messages in, outcomes out.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <exception>
+#include <utility>
+
+#include "common/codec.hpp"
+#include "producer/client.hpp"
+
+namespace muster::detail {
+namespace {
+
+constexpr int kMessagesPerTurn = 64;                // received before commands are looked at again
+constexpr std::chrono::milliseconds kRetryFull{2};  // a full socket cannot be waited for
+constexpr std::chrono::milliseconds kGoodbye{500};  // for GOODBYE to leave this process
+
+Time clock_now() { return std::chrono::steady_clock::now().time_since_epoch(); }
+
+}  // namespace
+
+void Client::run() {
+  std::optional<Error> error;
+  try {
+    loop();
+  } catch (const std::exception& failure) {
+    error.emplace(ErrorCode::disconnected, "internal",
+                  fmt::format("the connection's thread failed: {}", failure.what()));
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    dead_ = true;
+    commands_.swap(inbox_);
+  }
+  for (Command& command : commands_) {  // so that what was handed in last fails like the rest
+    if (auto* open = std::get_if<Open>(&command)) jobs_[open->job].sink = std::move(open->sink);
+    if (auto* ask = std::get_if<AskStatus>(&command)) {
+      status_waiters_.push_back(std::move(ask->promise));
+    }
+  }
+  commands_.clear();
+  fail_all(error.value_or(
+      Error(ErrorCode::task_cancelled, "closed", "the Producer was destroyed before the outcome")));
+}
+
+void Client::loop() {
+  while (take_commands()) {
+    const Time now = clock_now();
+    follow_link(now);
+    session_.tick(now);
+    send();
+    dispatch();
+    sleep_until(session_.next_deadline());
+    receive(clock_now());
+    dispatch();
+  }
+  session_.close();
+  backlog_.clear();
+  send();
+  dealer_->set_linger(kGoodbye);
+  dealer_.reset();
+}
+
+// False when the client is to stop.
+bool Client::take_commands() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return false;
+    commands_.swap(inbox_);
+  }
+  for (Command& command : commands_) {
+    std::visit([this](auto& alternative) { apply(alternative); }, command);
+  }
+  commands_.clear();
+  return true;
+}
+
+void Client::apply(Open& command) {
+  const JobId job = session_.open_job(std::move(command.spec));
+  jobs_[job].sink = std::move(command.sink);  // both sides count jobs alike
+}
+
+void Client::apply(Submit& command) {
+  const auto found = jobs_.find(command.job);
+  if (found == jobs_.end() || found->second.ended) return;  // it failed meanwhile
+  found->second.missing += command.payloads.size();
+  session_.submit(command.job, std::move(command.payloads));
+}
+
+void Client::apply(Cancel& command) {
+  if (command.sequence) {
+    session_.cancel(command.job, *command.sequence);
+  } else {
+    session_.cancel(command.job);
+  }
+}
+
+void Client::apply(End& command) {
+  session_.end_job(command.job);
+  const auto found = jobs_.find(command.job);
+  if (found == jobs_.end()) return;
+  found->second.ended = true;
+  if (found->second.missing == 0) jobs_.erase(found);
+}
+
+void Client::apply(Drop& command) {
+  session_.cancel(command.job);
+  session_.end_job(command.job);
+  jobs_.erase(command.job);
+}
+
+void Client::apply(AskStatus& command) {
+  status_waiters_.push_back(std::move(command.promise));
+  session_.request_status();
+}
+
+// Opens a new connection after a silence, and ends every wait after a long one.
+void Client::follow_link(Time now) {
+  if (session_.link() == Session::Link::silent && !std::exchange(replaced_, true)) reconnect();
+  if (session_.link() == Session::Link::refused) {
+    fail_all(Error(ErrorCode::refused, "refused",
+                   "the broker refused: " + refused_.value_or("(no reason)")));
+    return;
+  }
+  const auto heard = session_.silent_since();
+  if (!heard) return;
+  // While the link is up an idle broker speaks once per heartbeat interval only.
+  const bool up = session_.link() == Session::Link::up;
+  const Duration limit =
+      std::max<Duration>(options_.broker_timeout, up ? 2 * session_.heartbeat_interval() : Time{0});
+  if (now - *heard > limit) fail_all(silence_error(now));
+}
+
+void Client::reconnect() {
+  dealer_.reset();
+  backlog_.clear();
+  dealer_ = std::make_unique<Dealer>(context_, options_.endpoint);
+  poller_.clear();
+  poller_.watch_socket(dealer_->native_socket());
+  poller_.watch_socket(dealer_->native_monitor());
+  poller_.watch(wake_descriptor_);
+}
+
+void Client::send() {
+  const auto put = [this](const Frames& frames) {
+    return dealer_->send(frames) == SendResult::sent;
+  };
+  while (!backlog_.empty() && put(backlog_.front())) backlog_.pop_front();
+  if (!backlog_.empty()) return;  // the session keeps the rest
+  for (const Message& message : session_.take_messages()) {
+    Frames frames = encode(message, Packing::never);  // a local socket: copying beats lz4
+    if (!backlog_.empty() || !put(frames)) backlog_.push_back(std::move(frames));
+  }
+}
+
+void Client::sleep_until(Time deadline) {
+  {
+    const std::lock_guard lock(mutex_);
+    sleeping_ = inbox_.empty() && !stopping_;
+    if (!sleeping_) deadline = Time{0};
+  }
+  const Time now = clock_now();
+  if (!backlog_.empty()) deadline = now + kRetryFull;
+  // A wait that broker_timeout ends: the session does not know about it.
+  if (!jobs_.empty() || !status_waiters_.empty()) {
+    const Time heard = session_.silent_since().value_or(now);
+    const Time limit = heard + options_.broker_timeout;
+    deadline = std::min(deadline, limit > now ? limit : now + std::chrono::milliseconds(100));
+  }
+  poller_.wait(deadline == kNever ? kNever : std::max(Time{0}, deadline - now));
+  if (poller_.readable(0)) {
+    std::uint64_t count = 0;
+    [[maybe_unused]] const auto read = ::read(wake_descriptor_, &count, sizeof count);
+  }
+  const std::lock_guard lock(mutex_);
+  sleeping_ = false;
+}
+
+void Client::receive(Time now) {
+  // What waits was sent over the connection before: it is read before HELLO is said anew.
+  const bool connected = dealer_->take_connected();
+  for (int i = 0; connected || i < kMessagesPerTurn; ++i) {
+    const auto frames = dealer_->receive();
+    if (!frames) break;
+    auto decoded = decode(*frames);
+    if (auto* message = std::get_if<Message>(&decoded)) session_.receive(std::move(*message), now);
+  }
+  if (connected) {
+    backlog_.clear();
+    replaced_ = false;
+    session_.connected(now);
+  }
+  report_link();
+}
+
+void Client::report_link() {
+  if (session_.link() != Session::Link::up) return;
+  pack_.store(session_.pack(), std::memory_order_relaxed);
+  const std::lock_guard lock(mutex_);
+  if (std::exchange(welcomed_, true)) return;
+  link_changed_.notify_all();
+}
+
+void Client::dispatch() {
+  Session::Events events = session_.take_events();
+  for (Session::Delivered& delivered : events.delivered) dispatch(std::move(delivered));
+  for (const message::Notice& notice : events.notices) {
+    const auto found = jobs_.find(notice.job);
+    if (found != jobs_.end()) found->second.sink->notice(notice.text);
+  }
+  if (events.status) {
+    for (auto& waiter : std::exchange(status_waiters_, {})) waiter.set_value(*events.status);
+  }
+  if (events.refused) {
+    const std::lock_guard lock(mutex_);
+    refused_ = std::move(events.refused);
+    link_changed_.notify_all();
+  }
+}
+
+void Client::dispatch(Session::Delivered&& delivered) {
+  const auto found = jobs_.find(delivered.job);
+  if (found == jobs_.end()) return;  // nobody waits any more
+  OpenJob& job = found->second;
+  job.missing -= delivered.outcomes.size();
+  job.sink->deliver(delivered.first, std::move(delivered.outcomes));
+  if (job.ended && job.missing == 0) jobs_.erase(found);
+}
+
+// Ends every wait; outcomes that arrive later are dropped.
+void Client::fail_all(const Error& error) {
+  for (auto& [id, job] : std::exchange(jobs_, {})) {
+    session_.cancel(id);
+    session_.end_job(id);
+    job.sink->fail(error);
+  }
+  for (auto& waiter : std::exchange(status_waiters_, {})) {
+    waiter.set_exception(std::make_exception_ptr(error));
+  }
+}
+
+Error Client::silence_error(Time now) const {
+  const std::chrono::duration<double> silent = now - session_.silent_since().value_or(now);
+  return Error(ErrorCode::disconnected, "disconnected",
+               fmt::format("the broker at {0} has not answered for {1:.1f} s; is muster-broker "
+                           "running? start it with `muster-broker --listen {0}`, or unset "
+                           "MUSTER_BROKER to use a pool on this machine",
+                           options_.endpoint, silent.count()));
+}
+
+}  // namespace muster::detail

@@ -1,0 +1,124 @@
+#include "producer/future.hpp"
+
+#include <utility>
+
+#include "producer/outcome_error.hpp"
+
+namespace muster {
+namespace detail {
+
+JobState::JobState(std::shared_ptr<Client> its_client, JobSpec spec)
+    : client(std::move(its_client)),
+      table(std::make_shared<CallTable>(client)),
+      job(client->open_job(std::move(spec), table)) {}
+
+JobState::~JobState() { client->end_job(job); }
+
+std::shared_ptr<Call> CallTable::submit(const std::shared_ptr<CallTable>& self, JobId job,
+                                        Bytes payload) {
+  Payload packed = client_->pack(std::move(payload));
+  auto call = std::make_shared<Call>();
+  call->table = self;
+  call->job = job;
+  const std::lock_guard lock(mutex_);
+  if (failure_) return call;
+  call->sequence = calls_.end();
+  calls_.push(call);
+  client_->submit_one(job, std::move(packed));  // under the lock: both number calls alike
+  return call;
+}
+
+bool CallTable::wait(const Call& call, Deadline deadline) {
+  if (call.done.load(std::memory_order_acquire)) return true;
+  std::unique_lock lock(mutex_);
+  const auto over = [&] { return call.done.load(std::memory_order_acquire) || failure_; };
+  ++waiters_;
+  bool is_over = true;
+  if (deadline) {
+    is_over = changed_.wait_until(lock, *deadline, over);
+  } else {
+    changed_.wait(lock, over);
+  }
+  --waiters_;
+  return is_over;
+}
+
+std::optional<Error> CallTable::failure() {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+void CallTable::deliver(TaskSequence first, std::vector<Outcome>&& outcomes) {
+  const std::lock_guard lock(mutex_);
+  std::uint64_t sequence = value(first);
+  for (Outcome& outcome : outcomes) {
+    std::shared_ptr<Call> call = std::move(calls_[sequence++]);
+    call->outcome = std::move(outcome);
+    call->done.store(true, std::memory_order_release);
+  }
+  while (!calls_.empty() && !calls_.front()) calls_.pop_front();
+  if (waiters_ > 0) changed_.notify_all();
+}
+
+void CallTable::notice(const std::string&) {}  // a Future has no way to show it
+
+void CallTable::fail(const Error& error) {
+  Ring<std::shared_ptr<Call>> calls;
+  const std::lock_guard lock(mutex_);
+  std::swap(calls, calls_);  // destroyed after the lock: calls refer to this table
+  failure_.emplace(error);
+  changed_.notify_all();
+}
+
+namespace {
+
+Bytes outcome_of(const Call& call) {
+  if (!call.done.load(std::memory_order_acquire)) throw *call.table->failure();
+  auto opened = open_outcome(call.outcome);
+  if (auto* bytes = std::get_if<Bytes>(&opened)) return std::move(*bytes);
+  throw std::get<Error>(std::move(opened));
+}
+
+const Call& checked(const std::shared_ptr<Call>& call) {
+  if (!call) throw invalid_call("the Future holds no task");
+  return *call;
+}
+
+}  // namespace
+}  // namespace detail
+
+Bytes RawFuture::get() const {
+  const detail::Call& call = detail::checked(call_);
+  call.table->wait(call, std::nullopt);
+  return detail::outcome_of(call);
+}
+
+Bytes RawFuture::get(std::chrono::nanoseconds timeout) const {
+  if (!wait_for(timeout)) {
+    throw Error(ErrorCode::wait_timed_out, "wait_timed_out",
+                "the outcome did not arrive within the time given; the task goes on");
+  }
+  return detail::outcome_of(*call_);
+}
+
+bool RawFuture::wait_for(std::chrono::nanoseconds timeout) const {
+  const detail::Call& call = detail::checked(call_);
+  return call.table->wait(call, detail::deadline_after(timeout));
+}
+
+bool RawFuture::ready() const {
+  const detail::Call& call = detail::checked(call_);
+  return call.done.load(std::memory_order_acquire) || call.table->failure().has_value();
+}
+
+void RawFuture::cancel() const {
+  const detail::Call& call = detail::checked(call_);
+  if (!call.done.load(std::memory_order_acquire)) call.table->cancel(call);
+}
+
+std::uint64_t RawFuture::sequence() const { return detail::checked(call_).sequence; }
+
+RawFuture Job::submit_raw(Bytes payload) { return RawFuture(state_->submit(std::move(payload))); }
+void Job::cancel() { state_->client->cancel(state_->job, std::nullopt); }
+
+}  // namespace muster

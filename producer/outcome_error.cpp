@@ -1,0 +1,52 @@
+#include "producer/outcome_error.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/codec.hpp"
+
+namespace muster {
+namespace {
+
+ErrorCode code_of(OutcomeStatus status, const std::string& kind) {
+  if (kind == "no_worker") return ErrorCode::no_worker;
+  switch (status) {
+    case OutcomeStatus::result:
+    case OutcomeStatus::error:
+      return ErrorCode::task_failed;
+    case OutcomeStatus::timed_out:
+      return ErrorCode::task_timed_out;
+    case OutcomeStatus::cancelled:
+      return ErrorCode::task_cancelled;
+    case OutcomeStatus::lost:
+      return ErrorCode::task_lost;
+  }
+  return ErrorCode::task_failed;
+}
+
+}  // namespace
+
+std::variant<Bytes, Error> open_outcome(const Outcome& outcome) {
+  std::optional<Bytes> body = unpack_payload(outcome.body);
+  if (!body) {
+    return Error(ErrorCode::task_failed, "unreadable",
+                 "the outcome arrived damaged: its packed bytes cannot be unpacked");
+  }
+  if (outcome.status == OutcomeStatus::result) return *std::move(body);
+  Failure failure = decode_failure(*body);
+  const ErrorCode code = code_of(outcome.status, failure.kind);
+  return Error(code, std::move(failure.kind), failure.message, std::move(failure.traceback),
+               std::move(failure.extra));
+}
+
+Error invalid_call(const std::string& message) {
+  return Error(ErrorCode::invalid, "invalid", message);
+}
+
+std::chrono::steady_clock::time_point detail::deadline_after(std::chrono::nanoseconds timeout) {
+  constexpr std::chrono::hours kCentury{24 * 365 * 100};
+  return std::chrono::steady_clock::now() +
+         std::clamp<std::chrono::nanoseconds>(timeout, std::chrono::nanoseconds(0), kCentury);
+}
+
+}  // namespace muster

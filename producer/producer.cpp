@@ -1,0 +1,179 @@
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <muster/producer.hpp>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "producer/embedded.hpp"
+#include "producer/future.hpp"
+#include "producer/outcome_error.hpp"
+#include "producer/status_json.hpp"
+#include "producer/stream.hpp"
+
+namespace muster {
+namespace detail {
+
+// Declaration order is the order of construction: the pool ends after the connection to it.
+struct ProducerState {
+  std::unique_ptr<Embedded> embedded;
+  std::string endpoint;
+  std::shared_ptr<Client> client;
+  std::mutex mutex;
+  std::map<std::pair<bool, std::string>, std::shared_ptr<JobState>> default_jobs;
+};
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::string endpoint_of(const Options& options) {
+  if (!options.endpoint.empty()) return options.endpoint;
+  const char* variable = std::getenv("MUSTER_BROKER");
+  return variable == nullptr ? "" : variable;
+}
+
+std::string label_of(const Options& options) {
+  if (!options.label.empty()) return options.label.substr(0, limits::kMaxNameBytes);
+  std::error_code ignored;
+  const auto program = std::filesystem::read_symlink("/proc/self/exe", ignored).filename().string();
+  return fmt::format("{} ({})", program.substr(0, 200), ::getpid());
+}
+
+JobSpec spec_of(FunctionName&& function, const JobOptions& options) {
+  if (function.name.size() > limits::kMaxNameBytes) {
+    throw invalid_call("a function's name is longer than 512 bytes");
+  }
+  if (function.name.empty() && !function.command) throw invalid_call("a function without a name");
+  if (options.crash_budget == 0) throw invalid_call("JobOptions::crash_budget must be at least 1");
+  if (options.timeout.count() < 0 || options.timeout > std::chrono::hours(24 * 365)) {
+    throw invalid_call("JobOptions::timeout must be between 0 and a year");
+  }
+  const FunctionKind kind = function.command ? FunctionKind::command : FunctionKind::native;
+  return {{kind, std::move(function.name)},
+          options.timeout,
+          options.retries,
+          options.priority,
+          options.crash_budget};
+}
+
+// Waits for WELCOME in steps, so that an embedded pool that does not start is noticed at once.
+void connect(ProducerState& state, const Options& options, Clock::time_point deadline) {
+  constexpr std::chrono::milliseconds kStep{20};
+  while (!state.client->wait_connected(kStep)) {
+    if (state.embedded) state.embedded->check_alive();
+    if (Clock::now() < deadline) continue;
+    throw Error(ErrorCode::disconnected, "disconnected",
+                fmt::format("no broker answered at {0} within {1:.1f} s; is muster-broker running? "
+                            "start it with `muster-broker --listen {0}`, or unset MUSTER_BROKER to "
+                            "use a pool on this machine",
+                            state.endpoint,
+                            std::chrono::duration<double>(options.connect_timeout).count()));
+  }
+}
+
+std::optional<message::Status> ask_status(Client& client, std::chrono::nanoseconds timeout) {
+  auto answer = client.request_status();
+  try {
+    if (answer.wait_until(deadline_after(timeout)) != std::future_status::ready) return {};
+    return answer.get();
+  } catch (const std::future_error&) {
+    throw Error(ErrorCode::disconnected, "closed", "the connection to the broker has ended");
+  }
+}
+
+void await_worker(ProducerState& state, Clock::time_point deadline) {
+  constexpr std::chrono::milliseconds kStep{100};
+  while (true) {
+    const auto status = ask_status(*state.client, kStep);
+    if (status && status->total_slots >= state.embedded->slots()) return;
+    state.embedded->check_alive();
+    if (Clock::now() >= deadline) {
+      throw Error(ErrorCode::unusable, "unusable",
+                  "the embedded pool's worker did not connect within Options::connect_timeout");
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(3));
+  }
+}
+
+}  // namespace
+}  // namespace detail
+
+Producer::Producer(Options options) : state_(std::make_unique<detail::ProducerState>()) {
+  const auto deadline = detail::deadline_after(options.connect_timeout);
+  state_->endpoint = detail::endpoint_of(options);
+  try {
+    if (state_->endpoint.empty()) {
+      state_->embedded = std::make_unique<detail::Embedded>(options);
+      state_->endpoint = state_->embedded->endpoint();
+    }
+    state_->client = std::make_shared<detail::Client>(
+        detail::ClientOptions{state_->endpoint, detail::label_of(options), options.broker_timeout});
+    detail::connect(*state_, options, deadline);
+    if (!state_->embedded) return;
+    detail::await_worker(*state_, deadline);
+    state_->embedded->started();
+  } catch (const TransportError& error) {
+    throw Error(ErrorCode::unusable, "unusable", error.what());
+  }
+}
+
+Producer::~Producer() {
+  if (state_->client) state_->client->stop();
+}
+
+RawFuture Producer::submit_raw(const FunctionName& function, Bytes payload) {
+  std::shared_ptr<detail::JobState> job;
+  {
+    const std::lock_guard lock(state_->mutex);
+    auto& entry = state_->default_jobs[{function.command, function.name}];
+    if (!entry || entry->table->failure()) {  // a silence ended it: the broker may be back
+      entry = std::make_shared<detail::JobState>(state_->client,
+                                                 detail::spec_of(FunctionName(function), {}));
+    }
+    job = entry;
+  }
+  return RawFuture(job->submit(std::move(payload)));
+}
+
+Job Producer::job(FunctionName function, const JobOptions& options) {
+  return Job(std::make_shared<detail::JobState>(state_->client,
+                                                detail::spec_of(std::move(function), options)));
+}
+
+Stream Producer::stream(FunctionName function, const JobOptions& options, Order order) {
+  auto state = std::make_shared<detail::StreamState>(state_->client, options, order);
+  state->open(detail::spec_of(std::move(function), options), state);
+  return Stream(std::move(state));
+}
+
+PoolStatus Producer::status(std::chrono::milliseconds timeout) {
+  const auto status = detail::ask_status(*state_->client, timeout);
+  if (!status) {
+    throw Error(ErrorCode::wait_timed_out, "wait_timed_out",
+                "the broker did not send its status within the time given");
+  }
+  return {to_json(*status), status->total_slots,
+          static_cast<std::uint32_t>(status->workers.size())};
+}
+
+bool Producer::wait_for_slots(std::uint32_t slots, std::chrono::milliseconds timeout) {
+  const auto deadline = detail::deadline_after(timeout);
+  while (true) {
+    const auto left = std::max<std::chrono::nanoseconds>(deadline - detail::Clock::now(),
+                                                         std::chrono::milliseconds(1));
+    const auto status = detail::ask_status(*state_->client, left);
+    if (status && status->total_slots >= slots) return true;
+    if (detail::Clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+}
+
+const std::string& Producer::endpoint() const { return state_->endpoint; }
+
+}  // namespace muster

@@ -1,0 +1,65 @@
+#include "producer/programs.hpp"
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <muster/outcome.hpp>
+#include <string_view>
+#include <vector>
+
+namespace muster::detail {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string variable(const char* name) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? "" : text;
+}
+
+std::vector<fs::path> folders() {
+  std::vector<fs::path> result;
+  if (const std::string chosen = variable("MUSTER_BIN_DIR"); !chosen.empty()) {
+    result.emplace_back(chosen);
+    return result;  // who says where means there
+  }
+  std::error_code ignored;
+  if (const fs::path self = fs::read_symlink("/proc/self/exe", ignored); !self.empty()) {
+    result.push_back(self.parent_path());
+  }
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<void*>(&find_program), &info) != 0 && info.dli_fname != nullptr) {
+    const fs::path library = fs::weakly_canonical(info.dli_fname, ignored).parent_path();
+    result.push_back(library);
+    result.push_back(library.parent_path() / "bin");
+    result.push_back(library.parent_path().parent_path() / "bin");  // lib/<architecture>
+  }
+  const std::string path = variable("PATH");
+  for (std::size_t begin = 0; begin < path.size();) {
+    const std::size_t end = std::min(path.find(':', begin), path.size());
+    if (end > begin) result.emplace_back(path.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return result;
+}
+
+}  // namespace
+
+std::string find_program(const std::string& name) {
+  std::string searched;
+  for (const fs::path& folder : folders()) {
+    const fs::path candidate = folder / name;
+    std::error_code ignored;
+    if (fs::is_regular_file(candidate, ignored) && access(candidate.c_str(), X_OK) == 0) {
+      return candidate.string();
+    }
+    searched += (searched.empty() ? "" : ", ") + folder.string();
+  }
+  throw Error(ErrorCode::unusable, "unusable",
+              "the program '" + name + "' is in none of: " + searched +
+                  "; install Muster, or set MUSTER_BIN_DIR to the folder that has it");
+}
+
+}  // namespace muster::detail

@@ -1,0 +1,194 @@
+// One producer session's side of the protocol (docs/protocol.md): what was submitted and has no
+// outcome yet, what the broker has of it, and what to say next.
+//
+// Pure: takes (event, now), gives messages and events back; no socket, clock, thread or log.
+// Owner: the client (client.hpp) or a test. Threads: one at a time.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/ids.hpp"
+#include "common/limits.hpp"
+#include "common/message.hpp"
+#include "common/time.hpp"
+#include "producer/ring.hpp"
+
+namespace muster {
+
+struct SessionOptions {
+  SessionId session;
+  std::string label;  // shown in `muster status`
+};
+
+class Session {
+ public:
+  enum class Link {
+    waiting,  // no answer to HELLO yet
+    up,       // WELCOME arrived
+    silent,   // nothing was heard for too long: open a new connection, then call connected()
+    refused,  // final
+  };
+
+  // Outcomes of tasks `first`, `first` + 1, …; each sequence of a job appears at most once, ever.
+  struct Delivered {
+    JobId job{};
+    TaskSequence first{};
+    std::vector<Outcome> outcomes;
+  };
+  struct Events {
+    std::vector<Delivered> delivered;
+    std::vector<message::Notice> notices;
+    std::optional<message::Status> status;
+    std::optional<std::string> refused;  // the broker's text
+  };
+
+  explicit Session(SessionOptions options);
+
+  // --- What the application wants; accepted in every state of the link. `job` is one that
+  // open_job() returned; one that has ended or is unknown is a bug of the caller (CHECK), but may
+  // be cancelled.
+  JobId open_job(JobSpec spec);
+  TaskSequence submit(JobId job, Payload payload);
+  // The sequence of the first. Precondition: not empty.
+  TaskSequence submit(JobId job, std::vector<Payload> payloads);
+  void end_job(JobId job);  // no more submits
+  void cancel(JobId job);   // every task submitted so far
+  void cancel(JobId job, TaskSequence sequence);
+  void request_status();
+  void close();  // GOODBYE; nothing is said or heard after it
+
+  // --- What happens on the link.
+  void connected(Time now);  // a connection was made: says HELLO
+  void receive(Message&& message, Time now);
+  void tick(Time now);
+  Time next_deadline() const;
+
+  // --- What follows. Call take_messages() until it returns nothing or next_deadline() is later.
+  std::vector<Message> take_messages();
+  Events take_events();
+
+  Link link() const { return link_; }
+  // When the broker was last heard; before that, when it was first connected or waited for.
+  std::optional<Time> silent_since() const { return heard_; }
+  Duration heartbeat_interval() const { return heartbeat_interval_; }
+  // Whether packing large payloads pays (WELCOME).
+  bool pack() const { return pack_; }
+  const std::optional<Incarnation>& incarnation() const { return incarnation_; }
+  // Submitted and without outcome.
+  std::uint64_t tasks_in_hand() const { return tasks_in_hand_; }
+  std::uint64_t bytes_in_hand() const { return bytes_in_hand_; }
+  // Of those, what counts against the credit: said to the broker and not answered.
+  std::uint64_t tasks_at_broker() const { return tasks_at_broker_; }
+  std::uint64_t bytes_at_broker() const { return bytes_at_broker_; }
+  // Jobs that are not finished, or whose end is not said yet.
+  std::size_t jobs() const { return jobs_.size(); }
+
+  // CHECKs that the tables do not contradict each other. Slow: tests only.
+  void check_invariants() const;
+
+ private:
+  struct Task {
+    Payload payload;  // released with its outcome
+    bool done = false;
+    bool cancel = false;  // was sent and is to be cancelled
+  };
+  struct Job {
+    JobSpec spec;
+    Ring<Task> tasks;                // begins at the oldest task without outcome
+    std::uint64_t next_to_send = 0;  // tasks before it are at the broker
+    std::uint64_t sent_end = 0;      // the greatest next_to_send ever
+    std::vector<SequenceRange> acknowledgements;
+    std::vector<SequenceRange> cancels;
+    bool declared = false;  // JOB was said on this link
+    bool ended = false;     // no more submits
+    bool end_said = false;  // END_JOB was said on this link
+    bool talking = false;   // in talkers_
+    bool sending = false;   // in senders_
+    bool all_sent() const { return next_to_send == tasks.end(); }
+  };
+  using Jobs = std::map<JobId, Job>;
+
+  Job& open_one(JobId job);
+  void append(Job& job, Payload&& payload);
+  void want_to_talk(JobId id, Job& job);
+  void want_to_send(JobId id, Job& job);
+  bool credit_allows(std::size_t size_bytes) const;
+  bool can_send() const;
+  bool link_lives() const { return link_ == Link::up || link_ == Link::waiting; }
+
+  void on(message::Welcome&& welcome);
+  void on(message::Refuse&& refuse);
+  void on(message::Unknown&& unknown);
+  void on(message::Heartbeat&& heartbeat);
+  void on(message::Outcomes&& outcomes);
+  void on(message::Credit&& credit);
+  void on(message::Notice&& notice);
+  void on(message::Status&& status);
+  void on(message::Goodbye&&) {}  // the rest is never for a producer: dropped
+  void on(message::HelloProducer&&) {}
+  void on(message::HelloWorker&&) {}
+  void on(message::Job&&) {}
+  void on(message::Submit&&) {}
+  void on(message::EndJob&&) {}
+  void on(message::Cancel&&) {}
+  void on(message::AcknowledgeOutcomes&&) {}
+  void on(message::WorkerJob&&) {}
+  void on(message::Tasks&&) {}
+  void on(message::WorkerOutcomes&&) {}
+  void on(message::AcknowledgeLeases&&) {}
+  void on(message::Recall&&) {}
+  void on(message::Returned&&) {}
+  void on(message::StopTasks&&) {}
+  void on(message::ForgetJob&&) {}
+  void on(message::WorkerState&&) {}
+  void on(message::StatusRequest&&) {}
+
+  void say_hello();
+  void take_settings(const message::Welcome& welcome);
+  void resume(const message::Welcome& welcome);
+  void resume_job(JobId id, Job& job, std::optional<std::uint64_t> next_sequence);
+  void accept(JobId id, Job& job, OutcomeRun&& run);
+  void finish(Job& job, std::uint64_t sequence);
+  void cancel_unsent(JobId id, Job& job, std::uint64_t first, std::uint64_t end);
+  void talk(std::vector<Message>& messages);
+  void send_tasks(std::vector<Message>& messages);
+  void send_batch(JobId id, Job& job, std::vector<Message>& messages);
+  void settle(Jobs::iterator job, std::vector<Message>& messages);
+
+  const SessionOptions options_;
+  Link link_ = Link::waiting;
+  bool greeted_ = false;  // HELLO was said on this connection
+  bool closed_ = false;
+  bool goodbye_said_ = false;
+  bool status_wanted_ = false;
+  bool pack_ = false;
+  std::optional<Incarnation> incarnation_;
+  Duration heartbeat_interval_ = limits::kHeartbeatInterval;
+  std::uint32_t heartbeat_misses_ = limits::kHeartbeatMisses;
+  Time now_{0};  // of the latest event
+  Time said_{0};
+  std::optional<Time> heard_;
+  Time connected_{0};
+
+  Jobs jobs_;
+  std::uint32_t last_job_ = 0;
+  std::vector<JobId> talkers_;  // have something else than tasks to say
+  std::deque<JobId> senders_;   // have tasks to send, in turn
+  std::uint64_t credit_tasks_ = 0;
+  std::uint64_t credit_bytes_ = 0;
+  std::uint64_t tasks_at_broker_ = 0;
+  std::uint64_t bytes_at_broker_ = 0;
+  std::uint64_t tasks_in_hand_ = 0;
+  std::uint64_t bytes_in_hand_ = 0;
+  Outcome cancelled_;  // what a task ends in that was cancelled before it was sent
+
+  std::vector<Message> messages_;  // said before anything else
+  Events events_;
+};
+
+}  // namespace muster

@@ -1,0 +1,52 @@
+#include "producer/status_json.hpp"
+
+#include <nlohmann/json.hpp>
+
+namespace muster {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json to_object(const message::WorkerStatus& worker) {
+  return {{"worker", worker.worker},
+          {"node", worker.node},
+          {"executor", worker.executor},
+          {"process_id", worker.process_id},
+          {"slots", worker.slots},
+          {"leases", worker.leases},
+          {"stuck_slots", worker.stuck_slots},
+          {"draining", worker.draining},
+          {"tasks_done", worker.tasks_done},
+          {"round_trip_us", worker.round_trip_us},
+          {"silent_ms", worker.silent_ms}};
+}
+
+Json to_object(const message::JobStatus& job) {
+  return {{"session", job.session},   {"label", job.label},       {"job", job.job},
+          {"function", job.function}, {"priority", job.priority}, {"queued", job.queued},
+          {"leased", job.leased},     {"done", job.done},         {"failed", job.failed},
+          {"mean_us", job.mean_us},   {"waiting", job.waiting}};
+}
+
+}  // namespace
+
+std::string to_json(const message::Status& status) {
+  Json workers = Json::array();
+  for (const auto& worker : status.workers) workers.push_back(to_object(worker));
+  Json jobs = Json::array();
+  for (const auto& job : status.jobs) jobs.push_back(to_object(job));
+  Json counters = Json::object();
+  for (const auto& [name, count] : status.counters) counters[name] = count;
+  const Json object = {{"software_version", status.software_version},
+                       {"incarnation", status.incarnation},
+                       {"uptime_ms", status.uptime_ms},
+                       {"total_slots", status.total_slots},
+                       {"sessions", status.sessions},
+                       {"workers", std::move(workers)},
+                       {"jobs", std::move(jobs)},
+                       {"counters", std::move(counters)}};
+  // A peer chose some of these texts: what is not UTF-8 is shown as U+FFFD.
+  return object.dump(2, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace muster

@@ -1,0 +1,78 @@
+// Child processes with a lifeline: starts them, relays their standard error, starts them again when
+// they end, and ends them.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace muster::detail {
+
+// A file descriptor that is closed with its owner.
+class Descriptor {
+ public:
+  explicit Descriptor(int number = -1) : number_(number) {}
+  ~Descriptor() { reset(); }
+  Descriptor(Descriptor&& other) noexcept : number_(other.release()) {}
+  Descriptor& operator=(Descriptor&& other) noexcept;
+  int get() const { return number_; }
+  int release();
+  void reset();
+
+ private:
+  int number_;
+};
+
+class Supervisor {
+ public:
+  // The number under which each child finds the read end of the lifeline.
+  static constexpr int kLifelineDescriptor = 3;
+
+  Supervisor();
+  ~Supervisor();  // ends every child, see Embedded
+  Supervisor(const Supervisor&) = delete;
+  Supervisor& operator=(const Supervisor&) = delete;
+
+  // Starts `argv`, in a process group of its own; throws Error unusable.
+  void start(std::vector<std::string> argv);
+  // Starts to relay. Call once, after the last start().
+  void run();
+  // What the first child that ended said last; empty: all live.
+  std::string obituary() const;
+  // From now on standard error is passed on and ended children are started again.
+  void keep_alive();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  struct Child {
+    std::vector<std::string> argv;
+    pid_t process = -1;            // -1: ended
+    Descriptor errors;             // read end of its standard error
+    std::string tail;              // its last words
+    Clock::time_point start_at{};  // of the present process, or when the next may start
+    std::chrono::milliseconds pause{100};
+    int status = 0;
+  };
+
+  void spawn(Child& child);
+  void relay();
+  void read_errors(Child& child);
+  void reap(Child& child);
+  void restart_ended();
+  void end_children();
+
+  Descriptor lifeline_read_;
+  Descriptor lifeline_write_;
+  Descriptor wake_;
+  mutable std::mutex mutex_;
+  std::vector<Child> children_;
+  bool keep_alive_ = false;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace muster::detail

@@ -1,0 +1,58 @@
+// Functions for the tests of workers: small ones, slow ones, and every way to go wrong.
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <muster/task.hpp>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+namespace {
+
+void wait_for(std::int64_t milliseconds, const muster::TaskContext& context) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(milliseconds);
+  while (std::chrono::steady_clock::now() < end && !context.stop_requested()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+}  // namespace
+
+MUSTER_PLUGIN(registry) {
+  registry.add_raw("noop", [](const muster::Bytes&, const muster::TaskContext&) {
+    return muster::Bytes();
+  });
+  registry.add_raw("echo", [](const muster::Bytes& payload, const muster::TaskContext&) {
+    return payload;
+  });
+  registry.add("add", [](std::int64_t left, std::int64_t right) { return left + right; });
+  registry.add("square", [](std::int64_t number) { return number * number; });
+  registry.add("attempt", [](const muster::TaskContext& context) { return context.attempt(); });
+  registry.add("process_id", [] { return static_cast<std::int64_t>(::getpid()); });
+
+  registry.add("fail", [](const std::string& text) { throw std::runtime_error(text); });
+  registry.add("fail_oddly", [] { throw 42; });
+  registry.add("crash", [] { ::raise(SIGSEGV); });
+  registry.add("abort", [] { std::abort(); });
+  registry.add("exit_status", [](int status) { ::_exit(status); });
+  registry.add("print_stderr", [](const std::string& text) {
+    std::fprintf(stderr, "%s\n", text.c_str());
+  });
+  registry.add("print_and_crash", [](const std::string& text) {
+    std::fprintf(stderr, "%s\n", text.c_str());
+    ::raise(SIGSEGV);
+  });
+  registry.add("print_stdout", [](const std::string& text) { std::puts(text.c_str()); });
+
+  registry.add("sleep_ms", [](const muster::TaskContext& context, std::int64_t milliseconds) {
+    wait_for(milliseconds, context);
+    return milliseconds;
+  });
+  registry.add("spin_until_stop", [](const muster::TaskContext& context) {
+    wait_for(60'000, context);
+  });
+  registry.add("big_result", [](std::uint64_t size_bytes) { return std::string(size_bytes, 'x'); });
+}

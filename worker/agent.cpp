@@ -1,0 +1,377 @@
+#include "worker/agent.hpp"
+
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+#include "common/check.hpp"
+#include "common/codec.hpp"
+
+namespace muster {
+namespace {
+
+// What a broken or hostile WELCOME may ask for at most and at least.
+constexpr Duration kShortestHeartbeat = std::chrono::milliseconds(20);
+constexpr Duration kLongestHeartbeat = std::chrono::hours(1);
+constexpr std::uint32_t kMostMisses = 1000;
+
+template <typename Kind, typename... Kinds>
+constexpr bool kOneOf = (std::is_same_v<Kind, Kinds> || ...);
+
+// The messages that nobody sends to a worker.
+template <typename Kind>
+constexpr bool kNotForWorkers =
+    kOneOf<Kind, message::HelloProducer, message::HelloWorker, message::Goodbye, message::Job,
+           message::Submit, message::EndJob, message::Cancel, message::Outcomes,
+           message::AcknowledgeOutcomes, message::Credit, message::Notice,
+           message::WorkerOutcomes, message::Returned, message::WorkerState,
+           message::StatusRequest, message::Status>;
+
+Outcome cancelled_unstarted() {
+  return failed(OutcomeStatus::cancelled, {"cancelled", "cancelled before it started", "", {}});
+}
+
+}  // namespace
+
+Agent::Agent(AgentOptions options)
+    : options_(std::move(options)),
+      heartbeat_interval_(limits::kHeartbeatInterval),
+      heartbeat_misses_(limits::kHeartbeatMisses) {
+  CHECK(options_.slots >= 1 && options_.slots <= limits::kMaxSlots);
+  CHECK(options_.functions.size() <= limits::kMaxFunctions);
+}
+
+// --- Link ---------------------------------------------------------------------------------------
+
+void Agent::connected(Time now) {
+  now_ = now;
+  if (link_ == Link::refused) return;
+  last_heard_ = now;
+  say_hello();
+}
+
+void Agent::receive(Message&& message, Time now) {
+  now_ = now;
+  if (!greeted_ || link_ == Link::silent || link_ == Link::refused) {
+    ++dropped_messages_;  // an answer to a HELLO of an earlier connection
+    return;
+  }
+  last_heard_ = now;
+  std::visit(
+      [this](auto& kind) {
+        if constexpr (kNotForWorkers<std::decay_t<decltype(kind)>>) {
+          ++dropped_messages_;
+        } else {
+          handle(kind);
+        }
+      },
+      message);
+}
+
+void Agent::tick(Time now) {
+  now_ = now;
+  if (!greeted_ || link_ == Link::silent || link_ == Link::refused) return;
+  if (now - last_heard_ >= heartbeat_interval_ * heartbeat_misses_) {
+    link_ = Link::silent;
+    greeted_ = false;
+    outbox_.clear();
+    return;
+  }
+  if (outbox_.empty() && now - last_sent_ >= heartbeat_interval_) {
+    outbox_.emplace_back(message::Heartbeat{});
+  }
+}
+
+Time Agent::next_deadline() const {
+  if (!greeted_ || link_ == Link::silent || link_ == Link::refused) return kNever;
+  return std::min(last_sent_ + heartbeat_interval_,
+                  last_heard_ + heartbeat_interval_ * heartbeat_misses_);
+}
+
+void Agent::handle(message::Welcome& m) {
+  if (m.protocol_version != limits::kProtocolVersion) {
+    message::Refuse refuse{
+        message::RefuseCode::version,
+        "the broker (" + m.software_version + ") speaks protocol version " +
+            std::to_string(m.protocol_version) + ", this worker speaks version " +
+            std::to_string(limits::kProtocolVersion) + ": install the same Muster on both sides"};
+    handle(refuse);
+    return;
+  }
+  link_ = Link::up;
+  pack_ = m.pack;
+  heartbeat_interval_ =
+      std::clamp<Duration>(m.heartbeat_interval, kShortestHeartbeat, kLongestHeartbeat);
+  heartbeat_misses_ = std::clamp(m.heartbeat_misses, 1U, kMostMisses);
+  state_changed_ = draining_ || stuck_ > 0;
+  resend_outcomes();
+}
+
+void Agent::handle(message::Refuse& m) {
+  link_ = Link::refused;
+  refusal_ = std::move(m.text);
+  outbox_.clear();
+}
+
+void Agent::handle(message::Unknown&) { say_hello(); }
+
+void Agent::handle(message::Heartbeat& m) {
+  if (m.reply_wanted) outbox_.emplace_back(message::Heartbeat{m.token, false});
+}
+
+// --- Jobs and leases ----------------------------------------------------------------------------
+
+void Agent::handle(message::WorkerJob& m) {
+  const JobName name{m.session, m.job};
+  HeldJob* job = find_job(name);
+  if (job == nullptr) {
+    auto made = std::make_unique<HeldJob>();
+    made->name = name;
+    made->serial = next_serial_++;
+    job = made.get();
+    jobs_.emplace(name, std::move(made));
+  }
+  job->forgotten = false;
+  if (job->spec == nullptr || !(*job->spec == m.spec)) {
+    // What the executor holds is counted by the kind of function that it started with.
+    if (job->spec != nullptr && kind_of(*job->spec) != kind_of(m.spec) && !job->leases.empty()) {
+      ++dropped_messages_;
+      return;
+    }
+    job->spec = std::make_shared<const JobSpec>(std::move(m.spec));
+    job->mean_known = false;
+  }
+}
+
+void Agent::handle(message::Tasks& m) {
+  const JobName name{m.session, m.job};
+  HeldJob* job = known_job(name);
+  for (TaskRun& run : m.runs) {
+    for (std::size_t i = 0; i < run.payloads.size(); ++i) {
+      const TaskSequence sequence = run.first + i;
+      if (job == nullptr) {
+        give_back(name, sequence, run.attempt);
+      } else {
+        accept(*job, sequence, run.attempt, std::move(run.payloads[i]));
+      }
+    }
+  }
+}
+
+void Agent::accept(HeldJob& job, TaskSequence sequence, Attempt attempt, Payload&& payload) {
+  HeldLease* held = job.leases.find(sequence);
+  if (held != nullptr) {
+    if (held->state == LeaseState::abandoned || attempt > held->attempt) {
+      replace(job, sequence, *held, attempt, std::move(payload));
+    } else if (attempt < held->attempt) {
+      give_back(job.name, sequence, attempt);
+    }
+    return;  // the same attempt: a duplicate
+  }
+  if (draining_) {
+    give_back(job.name, sequence, attempt);
+    return;
+  }
+  HeldLease& lease = job.leases.insert(sequence);
+  ++held_;
+  lease.body = std::move(payload);
+  lease.attempt = attempt;
+  enqueue(job, sequence, lease);
+}
+
+// The broker leased the task again while an earlier lease of it is still here.
+void Agent::replace(HeldJob& job, TaskSequence sequence, HeldLease& lease, Attempt attempt,
+                    Payload&& payload) {
+  if (lease.state == LeaseState::started && !lease.stopping) {
+    lease.attempt = attempt;  // it runs already: its outcome is the new lease's
+    return;
+  }
+  if (draining_) {
+    give_back(job.name, sequence, attempt);
+    return;
+  }
+  lease.attempt = attempt;
+  lease.body = std::move(payload);
+  if (lease.state == LeaseState::finished) {
+    enqueue(job, sequence, lease);  // the broker did not want that outcome
+  } else if (lease.in_executor()) {
+    lease.state = LeaseState::superseded;
+  }
+}
+
+void Agent::handle(message::AcknowledgeLeases& m) {
+  HeldJob* job = known_job({m.session, m.job});
+  if (job == nullptr) return;
+  for (const LeaseRange& range : m.leases) {
+    job->leases.for_range(range.first, range.count, [&](TaskSequence sequence, HeldLease& lease) {
+      if (lease.state != LeaseState::finished || lease.attempt != range.attempt) return;
+      drop(*job, sequence);
+    });
+  }
+}
+
+void Agent::handle(message::Recall& m) {
+  HeldJob* job = known_job({m.session, m.job});
+  if (job == nullptr) return;
+  for (const LeaseRange& range : m.leases) {
+    job->leases.for_range(range.first, range.count, [&](TaskSequence sequence, HeldLease& lease) {
+      if (lease.attempt == range.attempt) recall(*job, sequence, lease);
+    });
+  }
+}
+
+void Agent::recall(HeldJob& job, TaskSequence sequence, HeldLease& lease) {
+  switch (lease.state) {
+    case LeaseState::queued:
+      hand_back(job, sequence, lease);
+      return;
+    case LeaseState::superseded:
+      give_back(job.name, sequence, lease.attempt);
+      lease.body = {};
+      lease.state = LeaseState::abandoned;
+      return;
+    case LeaseState::started:
+      if (!lease.stopping) recalls_.push_back(executor_lease(job, sequence, lease));
+      return;
+    case LeaseState::finished:
+    case LeaseState::abandoned:
+      return;
+  }
+}
+
+void Agent::handle(message::StopTasks& m) {
+  HeldJob* job = known_job({m.session, m.job});
+  if (job == nullptr) return;
+  for (const LeaseRange& range : m.leases) {
+    job->leases.for_range(range.first, range.count, [&](TaskSequence sequence, HeldLease& lease) {
+      if (lease.attempt == range.attempt) stop(*job, sequence, lease);
+    });
+  }
+}
+
+void Agent::stop(HeldJob& job, TaskSequence sequence, HeldLease& lease) {
+  switch (lease.state) {
+    case LeaseState::queued:
+      --queued_;
+      finish(job, sequence, lease, cancelled_unstarted(), Duration::zero());
+      return;
+    case LeaseState::superseded:  // the stopped run's outcome stands for both leases
+      lease.body = {};
+      lease.state = LeaseState::started;
+      return;
+    case LeaseState::started:
+      if (!lease.stopping) stops_.push_back(executor_lease(job, sequence, lease));
+      lease.stopping = true;
+      return;
+    case LeaseState::finished:
+    case LeaseState::abandoned:
+      return;
+  }
+}
+
+void Agent::handle(message::ForgetJob& m) {
+  HeldJob* job = known_job({m.session, m.job});
+  if (job == nullptr) return;
+  job->leases.for_each(
+      [&](TaskSequence sequence, HeldLease& lease) { forget(*job, sequence, lease); });
+  std::erase_if(unsent_, [&](const OutcomeItem& item) { return item.job == job; });
+  job->forgotten = true;
+  purge_due_ = true;
+}
+
+void Agent::forget(HeldJob& job, TaskSequence sequence, HeldLease& lease) {
+  switch (lease.state) {
+    case LeaseState::queued:
+      --queued_;
+      drop(job, sequence);
+      return;
+    case LeaseState::finished:
+      drop(job, sequence);
+      return;
+    case LeaseState::started:
+    case LeaseState::superseded:
+      if (!lease.stopping) stops_.push_back(executor_lease(job, sequence, lease));
+      lease.stopping = true;
+      lease.body = {};
+      lease.state = LeaseState::abandoned;
+      return;
+    case LeaseState::abandoned:
+      return;
+  }
+}
+
+// --- The executor's reports ---------------------------------------------------------------------
+
+void Agent::finished(std::vector<TaskFinish>&& tasks, Time now) {
+  now_ = now;
+  for (TaskFinish& task : tasks) {
+    HeldJob* job = nullptr;
+    HeldLease* lease = executed(task.lease, job);
+    if (lease == nullptr) continue;
+    const TaskSequence sequence = task.lease.sequence;
+    if (lease->state == LeaseState::abandoned) {
+      drop(*job, sequence);
+      purge_due_ = purge_due_ || job->forgotten;
+    } else if (lease->state == LeaseState::superseded) {
+      enqueue(*job, sequence, *lease);
+    } else {
+      learn(*job, task);
+      ++tasks_done_;
+      finish(*job, sequence, *lease, std::move(task.outcome), task.busy);
+    }
+  }
+  tasks.clear();
+}
+
+void Agent::handed_back(std::vector<Lease> leases, Time now) {
+  now_ = now;
+  for (const Lease& named : leases) {
+    HeldJob* job = nullptr;
+    HeldLease* lease = executed(named, job);
+    if (lease == nullptr) continue;
+    if (lease->state == LeaseState::abandoned) {
+      drop(*job, named.sequence);
+      purge_due_ = purge_due_ || job->forgotten;
+    } else if (lease->state == LeaseState::superseded) {
+      enqueue(*job, named.sequence, *lease);
+    } else if (lease->stopping) {
+      finish(*job, named.sequence, *lease, cancelled_unstarted(), Duration::zero());
+    } else {
+      give_back(job->name, named.sequence, lease->attempt);
+      drop(*job, named.sequence);
+    }
+  }
+}
+
+// The lease that the executor reports about, which it no longer has.
+HeldLease* Agent::executed(const Lease& lease, HeldJob*& job) {
+  job = find_job({lease.session, lease.job});
+  HeldLease* held = job == nullptr ? nullptr : job->leases.find(lease.sequence);
+  if (held == nullptr || !held->in_executor() || held->executor_attempt != lease.attempt) {
+    return nullptr;
+  }
+  --in_executor_[kind_of(*job->spec)];
+  return held;
+}
+
+void Agent::set_stuck(std::uint32_t slots, Time now) {
+  now_ = now;
+  const std::uint32_t stuck = std::min(slots, options_.slots);
+  if (stuck == stuck_) return;
+  stuck_ = stuck;
+  state_changed_ = true;
+}
+
+void Agent::drain(Time now) {
+  now_ = now;
+  if (draining_) return;
+  draining_ = true;
+  state_changed_ = true;
+  for (const auto& [name, job] : jobs_) {
+    HeldJob& held = *job;
+    held.leases.for_each(
+        [&](TaskSequence sequence, HeldLease& lease) { recall(held, sequence, lease); });
+  }
+}
+
+}  // namespace muster

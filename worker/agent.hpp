@@ -1,0 +1,195 @@
+// The agent: decides what a worker does. It holds the worker's leases, gives them to an executor in
+// the order in which they came, keeps outcomes until the broker has them, and keeps the link alive.
+//
+// Owned by the worker's loop, which carries out its actions; the simulator drives the same calls.
+// Pure: no clock, socket, thread or log; `now` is monotonic and never goes back. One thread.
+//
+// Contract with the executor: every TaskStart ends in exactly one `finished` or `handed_back`, also
+// after a stop or a recall. It runs at most `slots` tasks at once, in the order of the starts.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "common/message.hpp"
+#include "common/time.hpp"
+#include "worker/lease.hpp"
+#include "worker/lease_table.hpp"
+
+namespace muster {
+
+struct AgentOptions {
+  WorkerId worker;       // random, new at every start of the daemon
+  std::string node;      // host name
+  std::string executor;  // "thread" or "process"
+  std::uint32_t process_id = 0;
+  std::uint32_t slots = 1;
+  bool runs_commands = true;
+  std::vector<std::string> functions;  // native functions offered
+  // The executor gets this much work per slot ahead of time: more than the loop's round trip, so
+  // that slots never wait for it, and little enough that a RECALL still finds the rest unstarted.
+  Duration start_window = std::chrono::milliseconds(1);
+};
+
+class Agent {
+ public:
+  explicit Agent(AgentOptions options);
+
+  // The link is up, for the first time or again: says HELLO. No effect once refused.
+  void connected(Time now);
+  // Any message in any state; what makes no sense is dropped and counted.
+  void receive(Message&& message, Time now);
+  // The executor's reports.
+  void finished(std::vector<TaskFinish>&& tasks, Time now);
+  void handed_back(std::vector<Lease> leases, Time now);
+  void set_stuck(std::uint32_t slots, Time now);
+
+  // No new leases from now on: what has not started goes back, what runs may end.
+  void drain(Time now);
+  // Nothing is held and everything was acknowledged.
+  bool idle() const { return held_ == 0 && returns_.empty(); }
+
+  void tick(Time now);
+  Time next_deadline() const;
+
+  enum class Link {
+    up,       // the broker said WELCOME
+    waiting,  // not connected yet, or HELLO is on its way
+    silent,   // nothing was heard for too long: make a new connection, then call `connected`
+    refused,  // for good: `refusal` says why
+  };
+  Link link() const { return link_; }
+  const std::string& refusal() const { return refusal_; }
+  bool pack() const { return pack_; }  // WELCOME's `pack`
+  std::uint64_t dropped_messages() const { return dropped_messages_; }
+  std::uint64_t tasks_done() const { return tasks_done_; }
+
+  struct Actions {
+    std::vector<Message> messages;  // in this order
+    std::vector<TaskStart> starts;
+    std::vector<Lease> stops;    // end these, started or not; each still gets `finished`
+    std::vector<Lease> recalls;  // hand these back unless they have started
+    bool empty() const {
+      return messages.empty() && starts.empty() && stops.empty() && recalls.empty();
+    }
+  };
+  // What is to be done now. Call it after any of the calls above, and as long as it is not empty.
+  Actions take_actions();
+
+  // Ends the process with a message when the agent's own books do not agree.
+  void check_invariants() const;
+
+ private:
+  struct JobName {
+    SessionId session;
+    JobId job{};
+    bool operator==(const JobName&) const = default;
+  };
+  struct JobNameHash {
+    std::size_t operator()(const JobName& name) const {
+      return std::hash<SessionId>()(name.session) + value(name.job) * 0x9e3779b97f4a7c15ULL;
+    }
+  };
+  struct HeldJob {
+    JobName name;
+    std::uint64_t serial = 0;  // orders jobs by arrival
+    std::shared_ptr<const JobSpec> spec;
+    LeaseTable leases;
+    Duration mean{};         // moving mean of its tasks' busy times
+    bool mean_known = false;
+    bool forgotten = false;  // stays only until the executor let go of its tasks
+  };
+  struct QueueItem {  // stale unless the lease is queued and has the same order
+    HeldJob* job;
+    TaskSequence sequence;
+    std::uint64_t order;
+  };
+  struct OutcomeItem {
+    HeldJob* job;
+    TaskSequence sequence;
+  };
+  static constexpr std::size_t kKinds = 3;
+
+  void handle(message::Welcome& m);
+  void handle(message::Refuse& m);
+  void handle(message::Unknown& m);
+  void handle(message::Heartbeat& m);
+  void handle(message::WorkerJob& m);
+  void handle(message::Tasks& m);
+  void handle(message::AcknowledgeLeases& m);
+  void handle(message::Recall& m);
+  void handle(message::StopTasks& m);
+  void handle(message::ForgetJob& m);
+
+  void accept(HeldJob& job, TaskSequence sequence, Attempt attempt, Payload&& payload);
+  void replace(HeldJob& job, TaskSequence sequence, HeldLease& lease, Attempt attempt,
+               Payload&& payload);
+  void stop(HeldJob& job, TaskSequence sequence, HeldLease& lease);
+  void recall(HeldJob& job, TaskSequence sequence, HeldLease& lease);
+  void forget(HeldJob& job, TaskSequence sequence, HeldLease& lease);
+  void hand_back(HeldJob& job, TaskSequence sequence, HeldLease& lease);
+  void enqueue(HeldJob& job, TaskSequence sequence, HeldLease& lease);
+  void finish(HeldJob& job, TaskSequence sequence, HeldLease& lease, Outcome&& outcome,
+              Duration busy);
+  void drop(HeldJob& job, TaskSequence sequence);
+  void give_back(const JobName& name, TaskSequence sequence, Attempt attempt);
+  HeldLease* executed(const Lease& lease, HeldJob*& job);
+  HeldJob* find_job(const JobName& name);
+  HeldJob* known_job(const JobName& name);
+  void purge_jobs(bool idle_ones);
+  static std::size_t kind_of(const JobSpec& spec) {
+    return static_cast<std::size_t>(spec.function.kind);
+  }
+  static Lease executor_lease(const HeldJob& job, TaskSequence sequence, const HeldLease& lease);
+  static void append_lease(std::vector<LeaseRange>& ranges, TaskSequence sequence, Attempt attempt);
+
+  void say_hello();
+  std::vector<message::HeldLeases> list_held();
+  void resend_outcomes();
+  void learn(HeldJob& job, const TaskFinish& task);
+  std::uint64_t allowance(const HeldJob& job) const;
+  void fill_executor();
+  void flush_outcomes();
+  void flush_returns();
+
+  AgentOptions options_;
+  Link link_ = Link::waiting;
+  std::string refusal_;
+  bool greeted_ = false;  // HELLO was said on this connection
+  bool pack_ = false;
+  bool draining_ = false;
+  bool state_changed_ = false;  // WORKER_STATE is due
+  std::uint32_t stuck_ = 0;
+  Duration heartbeat_interval_;
+  std::uint32_t heartbeat_misses_;
+  Time now_{};  // of the latest call
+  Time last_heard_{};
+  Time last_sent_{};
+
+  std::unordered_map<JobName, std::unique_ptr<HeldJob>, JobNameHash> jobs_;
+  HeldJob* last_job_ = nullptr;  // the last one looked up
+  std::deque<QueueItem> queue_;
+  std::uint64_t next_order_ = 0;
+  std::uint64_t next_serial_ = 0;
+  std::size_t held_ = 0;
+  std::size_t queued_ = 0;
+  std::array<std::size_t, kKinds> in_executor_{};  // by function kind
+  bool purge_due_ = false;
+
+  std::vector<Message> outbox_;
+  std::vector<OutcomeItem> unsent_;  // finished, and due on this connection
+  std::vector<Lease> returns_;
+  std::vector<TaskStart> starts_;
+  std::vector<Lease> stops_;
+  std::vector<Lease> recalls_;
+  std::uint64_t dropped_messages_ = 0;
+  std::uint64_t tasks_done_ = 0;
+};
+
+}  // namespace muster

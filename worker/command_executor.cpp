@@ -1,0 +1,307 @@
+#include "worker/command_executor.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <unordered_set>
+#include <utility>
+
+#include "common/codec.hpp"
+#include "worker/clock.hpp"
+
+namespace muster {
+namespace {
+
+// Two streams and the rest of a result must fit into one payload.
+constexpr std::uint64_t kMostOutputBytes = (limits::kMaxPayloadBytes - (std::size_t{1} << 20)) / 2;
+
+// A command that ends within this time never has its pipes watched: what it wrote is read at its
+// end, which saves the loop a wake-up. One that writes more than a pipe holds waits no longer.
+constexpr Duration kWatchPipesAfter = std::chrono::milliseconds(2);
+
+constexpr Duration kShutdownGrace = std::chrono::milliseconds(500);
+constexpr std::size_t kReadBytes = std::size_t{64} << 10;
+constexpr int kEventsPerPoll = 64;
+
+// A descriptor to read `input` from: a file in memory, so that nobody has to feed a pipe.
+Descriptor input_file(const Bytes& input) {
+  Descriptor file(::memfd_create("muster-input", MFD_CLOEXEC));
+  std::string_view rest = input.text();
+  while (file.valid() && !rest.empty()) {
+    const ssize_t written = ::write(file.get(), rest.data(), rest.size());
+    if (written <= 0) return {};
+    rest.remove_prefix(static_cast<std::size_t>(written));
+  }
+  ::lseek(file.get(), 0, SEEK_SET);
+  return file;
+}
+
+Bytes own(std::string&& text) {
+  const auto owner = std::make_shared<const std::string>(std::move(text));
+  return {owner, std::as_bytes(std::span(owner->data(), owner->size()))};
+}
+
+}  // namespace
+
+CommandExecutor::CommandExecutor(CommandExecutorOptions options)
+    : options_(std::move(options)),
+      usable_slots_(options_.slots),
+      epoll_(::epoll_create1(EPOLL_CLOEXEC)),
+      null_input_(::open("/dev/null", O_RDONLY | O_CLOEXEC)),
+      children_(options_.slots) {}
+
+CommandExecutor::~CommandExecutor() { shutdown(); }
+
+void CommandExecutor::start(std::vector<TaskStart>&& tasks) {
+  for (TaskStart& task : tasks) queue_.push_back(std::move(task));
+  tasks.clear();
+  fill_slots(steady_now());
+}
+
+void CommandExecutor::fill_slots(Time now) {
+  for (std::size_t slot = 0; slot < children_.size() && !queue_.empty(); ++slot) {
+    Child& child = children_[slot];
+    while (!queue_.empty() && running_ < usable_slots_ && child.process.pid < 0) {
+      TaskStart task = std::move(queue_.front());
+      queue_.pop_front();
+      launch(child, std::move(task), now);
+      if (child.process.pid < 0) continue;
+      watch(child.process.exit_watch.get(), slot, Source::exit);
+    }
+  }
+}
+
+void CommandExecutor::launch(Child& child, TaskStart&& task, Time now) {
+  const std::optional<Bytes> payload = unpack_payload(task.payload);
+  std::optional<CommandTask> command;
+  if (payload) command = decode_command_task(*payload);
+  if (!command || command->argv.empty()) {
+    report(task.lease, OutcomeStatus::error,
+           {"bad_arguments", "the payload is not a command with at least one word", "", {}});
+    return;
+  }
+  Pipe output = make_pipe();
+  Pipe error_output = make_pipe();
+  Descriptor input;
+  if (!command->input.empty()) input = input_file(command->input);
+  if (!output.read.valid() || !error_output.read.valid() ||
+      (!command->input.empty() && !input.valid())) {
+    report(task.lease, OutcomeStatus::error,
+           {"start_failed", "the worker has no descriptors or memory left for a command", "", {}});
+    return;
+  }
+  SpawnRequest request{std::move(command->argv), std::move(command->environment),
+                       std::move(command->directory),
+                       input.valid() ? input.get() : null_input_.get(), output.write.get(),
+                       error_output.write.get(), -1};
+  Spawned process = spawn(request);
+  if (!process.failure.empty()) {
+    report(task.lease, OutcomeStatus::error,
+           {"start_failed", std::move(process.failure), "", {}});
+    return;
+  }
+  child = Child{};
+  child.process = std::move(process);
+  child.output.pipe = std::move(output.read);
+  child.error_output.pipe = std::move(error_output.read);
+  const std::uint64_t asked = command->output_limit_bytes;
+  child.limit_bytes = std::min(asked == 0 ? options_.output_limit_bytes : asked, kMostOutputBytes);
+  child.started_unix_us = wall_clock_us();
+  child.started = now;
+  if (task.spec->timeout.count() > 0) child.deadline = now + task.spec->timeout;
+  task.payload = {};
+  child.task = std::move(task);
+  ++running_;
+}
+
+void CommandExecutor::report(const Lease& lease, OutcomeStatus status, Failure failure) {
+  results_.finished.push_back({lease, failed(status, std::move(failure)), Duration::zero()});
+}
+
+void CommandExecutor::stop(const std::vector<Lease>& leases) {
+  const std::unordered_set<Lease> named(leases.begin(), leases.end());
+  std::erase_if(queue_, [&](const TaskStart& task) {
+    if (named.count(task.lease) == 0) return false;
+    report(task.lease, OutcomeStatus::cancelled,
+           {"cancelled", "cancelled before it started", "", {}});
+    return true;
+  });
+  for (Child& child : children_) {
+    if (child.process.pid < 0 || named.count(child.task.lease) == 0) continue;
+    if (child.ending == OutcomeStatus::result) end(child, OutcomeStatus::cancelled, steady_now());
+  }
+}
+
+void CommandExecutor::recall(const std::vector<Lease>& leases) {
+  const std::unordered_set<Lease> named(leases.begin(), leases.end());
+  std::erase_if(queue_, [&](const TaskStart& task) {
+    if (named.count(task.lease) == 0) return false;
+    results_.handed_back.push_back(task.lease);
+    return true;
+  });
+}
+
+void CommandExecutor::end(Child& child, OutcomeStatus status, Time now) {
+  child.ending = status;
+  child.deadline = now + options_.grace;
+  ::kill(-child.process.pid, SIGTERM);
+  ::kill(-child.process.pid, SIGCONT);  // a stopped process could not die
+}
+
+Executor::Results CommandExecutor::poll(Time now) {
+  std::array<epoll_event, kEventsPerPoll> events;
+  int count = running_ > 0 ? kEventsPerPoll : 0;
+  while (count == kEventsPerPoll) {
+    count = ::epoll_wait(epoll_.get(), events.data(), kEventsPerPoll, 0);
+    for (int i = 0; i < count; ++i) take_event(events[static_cast<std::size_t>(i)].data.u64, now);
+  }
+  for (std::size_t slot = 0; slot < children_.size() && running_ > 0; ++slot) {
+    Child& child = children_[slot];
+    if (child.process.pid < 0) continue;
+    check_deadline(child, now);
+    if (!child.watched && now - child.started >= kWatchPipesAfter) watch_pipes(child, slot);
+  }
+  fill_slots(now);
+  for (std::size_t slot = 0; slot < children_.size() && running_ > 0; ++slot) {
+    const Child& child = children_[slot];
+    if (child.process.pid < 0) continue;
+    const Time look = child.watched ? kNever : child.started + kWatchPipesAfter;
+    results_.next_poll = std::min({results_.next_poll, child.deadline, look});
+  }
+  return std::exchange(results_, {});
+}
+
+void CommandExecutor::take_event(std::uint64_t tag, Time now) {
+  Child& child = children_[tag >> 2];
+  if (child.process.pid < 0) return;  // it ended by an earlier event of this turn
+  switch (static_cast<Source>(tag & 3)) {
+    case Source::exit:
+      finish(child, now);
+      return;
+    case Source::output:
+      read_pipe(child, child.output);
+      return;
+    case Source::error_output:
+      read_pipe(child, child.error_output);
+      return;
+  }
+}
+
+void CommandExecutor::watch(int descriptor, std::size_t slot, Source source) {
+  epoll_event event{EPOLLIN, {}};
+  event.data.u64 = slot << 2 | static_cast<std::uint64_t>(source);
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, descriptor, &event);
+}
+
+void CommandExecutor::watch_pipes(Child& child, std::size_t slot) {
+  child.watched = true;
+  watch(child.output.pipe.get(), slot, Source::output);
+  watch(child.error_output.pipe.get(), slot, Source::error_output);
+}
+
+// Reads what is there; closes the pipe at its end, which also takes it out of the epoll set.
+void CommandExecutor::read_pipe(const Child& child, Capture& capture) {
+  static thread_local std::array<char, kReadBytes> buffer;
+  while (capture.pipe.valid()) {
+    const ssize_t size = ::read(capture.pipe.get(), buffer.data(), buffer.size());
+    if (size < 0 && errno == EINTR) continue;
+    if (size < 0 && errno == EAGAIN) return;
+    if (size <= 0) {
+      capture.pipe.reset();
+      return;
+    }
+    const auto got = static_cast<std::size_t>(size);
+    const std::size_t kept =
+        std::min<std::uint64_t>(got, child.limit_bytes - capture.text.size());
+    capture.text.append(buffer.data(), kept);
+    capture.truncated = capture.truncated || kept < got;
+    if (got < buffer.size()) return;
+  }
+}
+
+void CommandExecutor::check_deadline(Child& child, Time now) {
+  if (now < child.deadline) return;
+  if (child.ending == OutcomeStatus::result) {
+    end(child, OutcomeStatus::timed_out, now);
+  } else {
+    ::kill(-child.process.pid, SIGKILL);
+    child.deadline = kNever;
+  }
+}
+
+void CommandExecutor::finish(Child& child, Time now) {
+  // Processes that it left behind keep running as under a shell, unless it was to be ended.
+  if (child.ending != OutcomeStatus::result) ::kill(-child.process.pid, SIGKILL);
+  const ExitStatus status = reap(child.process);
+  for (Capture* capture : {&child.output, &child.error_output}) {
+    std::size_t before = 0;
+    do {
+      before = capture->text.size();
+      read_pipe(child, *capture);
+    } while (capture->pipe.valid() && capture->text.size() != before);
+  }
+  const Duration busy = now - child.started;
+  results_.finished.push_back({child.task.lease, outcome_of(child, status, busy), busy});
+  child = Child{};
+  --running_;
+}
+
+Outcome CommandExecutor::outcome_of(Child& child, ExitStatus status, Duration busy) const {
+  const std::string tail = last_lines(child.error_output.text);
+  if (child.ending == OutcomeStatus::timed_out) {
+    return failed(OutcomeStatus::timed_out,
+                  {"timed_out",
+                   fmt::format("the command ran longer than its timeout of {} ms and was ended",
+                               child.task.spec->timeout.count()),
+                   tail,
+                   {}});
+  }
+  if (child.ending == OutcomeStatus::cancelled) {
+    return failed(OutcomeStatus::cancelled, {"cancelled", "cancelled while it ran", tail, {}});
+  }
+  CommandResult result;
+  result.exit_status = status.status;
+  result.signal = status.signal;
+  result.output = own(std::move(child.output.text));
+  result.error_output = own(std::move(child.error_output.text));
+  result.truncated = child.output.truncated || child.error_output.truncated;
+  result.started_unix_us = child.started_unix_us;
+  result.runtime_us = static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(busy).count());
+  result.node = options_.node;
+  Bytes body = encode_command_result(result);
+  if (status.status == 0) return {OutcomeStatus::result, {std::move(body), 0}};
+  const std::string text =
+      status.signal == 0 ? fmt::format("exit status {}", status.status) : describe(status);
+  return failed(OutcomeStatus::error, {"exit", text, tail, std::move(body)});
+}
+
+void CommandExecutor::shutdown() {
+  queue_.clear();
+  for (const Child& child : children_) {
+    if (child.process.pid < 0) continue;
+    ::kill(-child.process.pid, SIGTERM);
+    ::kill(-child.process.pid, SIGCONT);
+  }
+  const Time deadline = steady_now() + kShutdownGrace;
+  for (Child& child : children_) {
+    if (child.process.pid < 0) continue;
+    pollfd exit{child.process.exit_watch.get(), POLLIN, 0};
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - steady_now());
+    ::poll(&exit, 1, static_cast<int>(std::max<std::int64_t>(left.count(), 0)));
+    ::kill(-child.process.pid, SIGKILL);
+    reap(child.process);
+    child = Child{};
+    --running_;
+  }
+}
+
+}  // namespace muster

@@ -1,0 +1,86 @@
+// Runs command tasks: each a child process with its own session, its output captured.
+//
+// Everything happens on the loop's thread: children are watched through one epoll descriptor and
+// never waited for. Commands die with the daemon.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "worker/executor.hpp"
+#include "worker/spawn.hpp"
+
+namespace muster {
+
+struct CommandExecutorOptions {
+  std::uint32_t slots = 1;
+  std::string node;  // said in every result
+  // Captured per stream unless the task names a limit; the rest is read and dropped.
+  std::uint64_t output_limit_bytes = std::uint64_t{64} << 20;
+  // Between SIGTERM and SIGKILL, for a command that timed out or was cancelled.
+  Duration grace = std::chrono::seconds(2);
+};
+
+class CommandExecutor final : public Executor {
+ public:
+  explicit CommandExecutor(CommandExecutorOptions options);
+  ~CommandExecutor() override;
+  CommandExecutor(const CommandExecutor&) = delete;
+  CommandExecutor& operator=(const CommandExecutor&) = delete;
+
+  // How many commands may run at once from now on, at most the options' slots.
+  void set_slots(std::uint32_t slots) { usable_slots_ = slots; }
+
+  void start(std::vector<TaskStart>&& tasks) override;
+  void stop(const std::vector<Lease>& leases) override;
+  void recall(const std::vector<Lease>& leases) override;
+  Results poll(Time now) override;
+  int wake_descriptor() const override { return epoll_.get(); }
+  void shutdown() override;
+
+ private:
+  struct Capture {
+    Descriptor pipe;
+    std::string text;
+    bool truncated = false;
+  };
+  struct Child {
+    TaskStart task;
+    Spawned process;  // pid -1: the slot is free
+    Capture output;
+    Capture error_output;
+    std::uint64_t limit_bytes = 0;
+    std::uint64_t started_unix_us = 0;
+    Time started{};
+    Time deadline = kNever;  // its timeout, or the end of its grace once it is being ended
+    OutcomeStatus ending = OutcomeStatus::result;  // timed_out or cancelled: SIGTERM was sent
+    bool watched = false;  // its pipes are in the epoll set
+  };
+
+  enum class Source : std::uint8_t { exit = 0, output = 1, error_output = 2 };
+
+  void fill_slots(Time now);
+  void launch(Child& child, TaskStart&& task, Time now);
+  void take_event(std::uint64_t tag, Time now);
+  void watch(int descriptor, std::size_t slot, Source source);
+  void watch_pipes(Child& child, std::size_t slot);
+  static void read_pipe(const Child& child, Capture& capture);
+  void end(Child& child, OutcomeStatus status, Time now);
+  void check_deadline(Child& child, Time now);
+  void finish(Child& child, Time now);
+  Outcome outcome_of(Child& child, ExitStatus status, Duration busy) const;
+  void report(const Lease& lease, OutcomeStatus status, Failure failure);
+
+  CommandExecutorOptions options_;
+  std::uint32_t usable_slots_;
+  Descriptor epoll_;
+  Descriptor null_input_;
+  std::vector<Child> children_;  // one per slot
+  std::uint32_t running_ = 0;
+  std::deque<TaskStart> queue_;
+  Results results_;
+};
+
+}  // namespace muster

@@ -1,0 +1,45 @@
+// What the agent and the executors exchange: a lease, its start and its end. Plain values.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "common/message.hpp"
+#include "common/time.hpp"
+
+namespace muster {
+
+// (task, attempt) given to this worker.
+struct Lease {
+  SessionId session;
+  JobId job{};
+  TaskSequence sequence{};
+  Attempt attempt{};
+  bool operator==(const Lease&) const = default;
+};
+
+struct TaskStart {
+  Lease lease;
+  std::shared_ptr<const JobSpec> spec;  // never null
+  Payload payload;
+};
+
+struct TaskFinish {
+  Lease lease;
+  Outcome outcome;
+  Duration busy{};  // from its start to its end; zero when it never ran
+};
+
+}  // namespace muster
+
+template <>
+struct std::hash<muster::Lease> {
+  std::size_t operator()(const muster::Lease& lease) const noexcept {
+    const std::size_t job = std::hash<muster::SessionId>()(lease.session) +
+                            muster::value(lease.job) * 0xbf58476d1ce4e5b9ULL;
+    return (job ^ muster::value(lease.sequence)) * 0x9e3779b97f4a7c15ULL +
+           muster::value(lease.attempt);
+  }
+};

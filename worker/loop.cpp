@@ -1,0 +1,139 @@
+#include "worker/loop.hpp"
+
+#include <spdlog/spdlog.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <variant>
+
+#include "worker/clock.hpp"
+
+namespace muster {
+namespace {
+
+constexpr int kMessagesPerTurn = 64;  // then executor and clock get their turn
+constexpr Duration kGoodbyePatience = std::chrono::milliseconds(100);
+constexpr int kRefusedExitCode = 2;
+
+}  // namespace
+
+WorkerLoop::WorkerLoop(LoopOptions options, Agent& agent, Executor& executor)
+    : options_(std::move(options)), agent_(agent), executor_(executor) {}
+
+int WorkerLoop::run() {
+  connect();
+  while (true) {
+    const Time now = steady_now();
+    check_signals(now);
+    receive(now);
+    agent_.tick(now);
+    carry_out();
+    if (agent_.link() == Agent::Link::refused) {
+      spdlog::error("the broker refused this worker: {}", agent_.refusal());
+      return kRefusedExitCode;
+    }
+    if (ended(now)) {
+      say_goodbye();
+      return 0;
+    }
+    if (agent_.link() == Agent::Link::silent || send_failed_) {
+      spdlog::warn("the broker does not answer; connecting again to {}", options_.endpoint);
+      connect();
+      continue;
+    }
+    wait();
+  }
+}
+
+void WorkerLoop::connect() {
+  send_failed_ = false;
+  dealer_.reset();
+  dealer_ = std::make_unique<Dealer>(context_, options_.endpoint);
+  poller_.clear();
+  poller_.watch(options_.signals);
+  if (options_.lifeline >= 0) poller_.watch(options_.lifeline);
+  poller_.watch(executor_.wake_descriptor());
+  poller_.watch_socket(dealer_->native_socket());
+  poller_.watch_socket(dealer_->native_monitor());
+}
+
+void WorkerLoop::receive(Time now) {
+  if (dealer_->take_connected()) {
+    spdlog::info("connected to {}", options_.endpoint);
+    agent_.connected(now);
+  }
+  for (int i = 0; i < kMessagesPerTurn; ++i) {
+    const auto frames = dealer_->receive();
+    if (!frames) return;
+    auto decoded = decode(*frames);
+    if (auto* message = std::get_if<Message>(&decoded)) {
+      agent_.receive(std::move(*message), now);
+    } else {
+      spdlog::warn("dropped a malformed message: {}", std::get<DecodeError>(decoded).reason);
+    }
+  }
+  next_poll_ = now;  // more messages wait; do not block
+}
+
+// Until nobody has anything to say: a started task may end before the loop looks away.
+void WorkerLoop::carry_out() {
+  while (true) {
+    const Time now = steady_now();
+    Executor::Results results = executor_.poll(now);
+    next_poll_ = std::min(next_poll_, results.next_poll);
+    agent_.set_stuck(results.stuck_slots, now);
+    agent_.finished(std::move(results.finished), now);
+    agent_.handed_back(std::move(results.handed_back), now);
+    Agent::Actions actions = agent_.take_actions();
+    if (!actions.starts.empty()) executor_.start(std::move(actions.starts));
+    if (!actions.stops.empty()) executor_.stop(actions.stops);
+    if (!actions.recalls.empty()) executor_.recall(actions.recalls);
+    for (const Message& message : actions.messages) send(message);
+    if (actions.empty()) return;
+  }
+}
+
+void WorkerLoop::send(const Message& message) {
+  const Packing packing = agent_.pack() ? Packing::when_smaller : Packing::never;
+  if (dealer_->send(encode(message, packing)) != SendResult::sent) send_failed_ = true;
+}
+
+void WorkerLoop::check_signals(Time now) {
+  signalfd_siginfo signal{};
+  while (::read(options_.signals, &signal, sizeof signal) == sizeof signal) {
+    if (drain_deadline_ != kNever) {
+      at_once_ = true;
+      continue;
+    }
+    drain_deadline_ = now + options_.drain_timeout;
+    agent_.drain(now);
+    spdlog::info("draining: running tasks get {} s, another signal ends them at once",
+                 std::chrono::duration_cast<std::chrono::seconds>(options_.drain_timeout).count());
+  }
+  if (options_.lifeline >= 0 && poller_.readable(1)) {
+    char byte = 0;
+    if (::read(options_.lifeline, &byte, 1) == 0) at_once_ = true;
+  }
+}
+
+bool WorkerLoop::ended(Time now) {
+  if (at_once_) return true;
+  return drain_deadline_ != kNever && (agent_.idle() || now >= drain_deadline_);
+}
+
+void WorkerLoop::say_goodbye() {
+  if (agent_.link() != Agent::Link::up) return;
+  send(message::Goodbye{});
+  // Closing a socket drops what it has not written yet.
+  Poller pause;
+  pause.wait(kGoodbyePatience);
+}
+
+void WorkerLoop::wait() {
+  const Time deadline = std::min({next_poll_, agent_.next_deadline(), drain_deadline_});
+  next_poll_ = kNever;
+  poller_.wait(deadline == kNever ? kNever : std::max(deadline - steady_now(), Duration::zero()));
+}
+
+}  // namespace muster

@@ -1,0 +1,52 @@
+// The worker's loop: the only place that blocks. Carries messages between the broker and the agent
+// and work between the agent and the executor; decides nothing but when to end.
+// Threads: everything here belongs to the thread that calls `run`.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "common/transport.hpp"
+#include "worker/agent.hpp"
+#include "worker/executor.hpp"
+
+namespace muster {
+
+struct LoopOptions {
+  std::string endpoint;      // of the broker
+  int signals = -1;          // a signalfd: the first signal drains, the second ends at once
+  int lifeline = -1;         // end when this pipe's other side is gone; -1: none
+  Duration drain_timeout{};  // how long running tasks may go on after the first signal
+};
+
+class WorkerLoop {
+ public:
+  WorkerLoop(LoopOptions options, Agent& agent, Executor& executor);
+
+  // Runs until told to stop; returns the exit code of the process. Throws TransportError when the
+  // endpoint cannot be used at all.
+  int run();
+
+ private:
+  void connect();
+  void receive(Time now);
+  void carry_out();
+  void send(const Message& message);
+  void check_signals(Time now);
+  bool ended(Time now);
+  void say_goodbye();
+  void wait();
+
+  LoopOptions options_;
+  Agent& agent_;
+  Executor& executor_;
+  TransportContext context_;
+  std::unique_ptr<Dealer> dealer_;
+  Poller poller_;
+  Time next_poll_ = kNever;
+  Time drain_deadline_ = kNever;
+  bool send_failed_ = false;
+  bool at_once_ = false;
+};
+
+}  // namespace muster

@@ -1,0 +1,45 @@
+// Native functions: plug-in libraries, the registry they fill, and one guarded call.
+//
+// Filled in `main` before any task runs and read-only afterwards; then any thread may call.
+#pragma once
+
+#include <muster/task.hpp>
+#include <stdexcept>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "common/message.hpp"
+
+namespace muster {
+
+// The plug-in cannot be used. `what()` names the file, the reason and what to do.
+class PluginError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+class FunctionRegistry final : public Registry {
+ public:
+  // Loads a shared library and its functions, for the life of the process. Throws PluginError.
+  void load(const std::string& file);
+
+  // Throws PluginError when the name is taken, empty or too long.
+  void add_raw(std::string name, RawFunction function) override;
+
+  // Null when nobody registered that name; valid as long as the registry.
+  const RawFunction* find(const std::string& name) const;
+  std::vector<std::string> names() const;  // sorted
+  // The outcome of a task that asks for a function that is not here.
+  Outcome unknown_function(const std::string& name) const;
+
+ private:
+  std::unordered_map<std::string, RawFunction> functions_;
+  std::string loading_;  // the file whose functions are being added
+};
+
+// Calls `function`; whatever it throws becomes the outcome.
+Outcome call_function(const std::string& name, const RawFunction& function, const Payload& payload,
+                      const TaskContext& context);
+
+}  // namespace muster

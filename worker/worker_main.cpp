@@ -1,0 +1,174 @@
+// muster-worker: the daemon that runs tasks on one machine.
+#include <fcntl.h>
+#include <malloc.h>
+#include <signal.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <array>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "common/transport.hpp"
+#include "worker/agent.hpp"
+#include "worker/clock.hpp"
+#include "worker/descriptor.hpp"
+#include "worker/loop.hpp"
+#include "worker/plugin.hpp"
+#include "worker/task_router.hpp"
+
+namespace muster {
+namespace {
+
+constexpr int kUnusable = 2;
+
+struct Options {
+  std::string endpoint;
+  std::uint32_t slots = 0;
+  std::string executor = "thread";
+  std::vector<std::string> plugins;
+  std::string node;
+  int lifeline = -1;
+  std::uint32_t drain_timeout_seconds = 10;
+  std::string log_level = "warn";
+};
+
+constexpr const char* kDescription =
+    "Runs Muster tasks on this machine: connects to a broker, offers slots, and runs what it is\n"
+    "given until it is told to stop.";
+constexpr const char* kFooter =
+    "Examples:\n"
+    "  muster-worker --connect ipc:///run/user/1000/muster/broker\n"
+    "      commands only, as many at once as this machine has cores\n"
+    "  muster-worker --connect $MUSTER_BROKER --plugin ./libtasks.so --slots 4\n"
+    "      also the native functions of a plug-in, each slot a process of its own\n"
+    "  muster-worker --connect $MUSTER_BROKER --plugin ./libtasks.so --executor thread\n"
+    "      on threads of this process: fastest, but a crashing task ends the worker\n"
+    "\n"
+    "SIGTERM or Ctrl-C lets running tasks end and gives the others back; a second one ends at "
+    "once.\n"
+    "Exit codes: 0 told to stop, 2 cannot work here (one line on standard error says why).";
+
+void declare(CLI::App& app, Options& options) {
+  app.description(kDescription);
+  app.footer(kFooter);
+  app.set_version_flag("--version", std::string("muster-worker " MUSTER_VERSION));
+  app.add_option("--connect", options.endpoint, "The broker's endpoint, ipc:///path/to/socket")
+      ->envname("MUSTER_BROKER")
+      ->required()
+      ->type_name("ENDPOINT");
+  app.add_option("--slots", options.slots, "Tasks to run at once (default: the number of cores)")
+      ->check(CLI::Range(1U, limits::kMaxSlots))
+      ->type_name("N");
+  app.add_option("--executor", options.executor,
+                 "How native functions run: 'process' (a crash costs one task) or 'thread' (no "
+                 "isolation)")
+      ->check(CLI::IsMember({"thread", "process"}))
+      ->capture_default_str()
+      ->type_name("KIND");
+  app.add_option("--plugin", options.plugins,
+                 "A shared library of native functions, built with <muster/task.hpp>; may be "
+                 "given again for more")
+      ->type_name("FILE");
+  app.add_option("--node", options.node, "This machine's name in reports (default: host name)")
+      ->type_name("NAME");
+  app.add_option("--lifeline", options.lifeline,
+                 "End when the pipe on this descriptor is closed: for programs that start workers")
+      ->type_name("FD");
+  app.add_option("--drain-timeout", options.drain_timeout_seconds,
+                 "How long running tasks may go on after SIGTERM")
+      ->check(CLI::Range(0U, 86'400U))
+      ->capture_default_str()
+      ->type_name("SECONDS");
+  app.add_option("--log-level", options.log_level, "What to write to standard error")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
+      ->capture_default_str()
+      ->type_name("LEVEL");
+}
+
+// Multi-megabyte payloads come and go all the time. By default glibc maps each one afresh and
+// returns it to the kernel, which costs a page fault per 4 KiB; this keeps such buffers for reuse.
+void keep_large_buffers() {
+  ::mallopt(M_MMAP_THRESHOLD, 256 << 20);
+  ::mallopt(M_TRIM_THRESHOLD, 256 << 20);
+}
+
+// Blocks the signals for all threads; they arrive through the descriptor.
+Descriptor take_signals() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  ::sigaddset(&signals, SIGTERM);
+  ::sigaddset(&signals, SIGINT);
+  ::sigprocmask(SIG_BLOCK, &signals, nullptr);
+  ::signal(SIGPIPE, SIG_IGN);
+  return Descriptor(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "localhost";
+}
+
+WorkerId random_id() {
+  std::random_device device;
+  const auto word = [&] { return std::uint64_t{device()} << 32 | device(); };
+  return {word() | 1, word()};
+}
+
+int run(const Options& options, int signals) {
+  check_endpoint(options.endpoint);
+  if (options.lifeline >= 0 && ::fcntl(options.lifeline, F_SETFD, FD_CLOEXEC) != 0) {
+    throw TransportError("--lifeline " + std::to_string(options.lifeline) +
+                         " is not an open descriptor: pass the reading end of a pipe");
+  }
+  FunctionRegistry functions;
+  for (const std::string& plugin : options.plugins) functions.load(plugin);
+  AgentOptions agent_options;
+  agent_options.worker = random_id();
+  agent_options.node = options.node;
+  agent_options.executor = options.executor;
+  agent_options.process_id = static_cast<std::uint32_t>(::getpid());
+  agent_options.slots = options.slots;
+  agent_options.functions = functions.names();
+  Agent agent(std::move(agent_options));
+  TaskRouter executor({options.executor, options.slots, options.plugins, options.node}, functions);
+  WorkerLoop loop({options.endpoint, signals, options.lifeline,
+                   std::chrono::seconds(options.drain_timeout_seconds)},
+                  agent, executor);
+  const int exit_code = loop.run();
+  executor.shutdown();
+  // Not through static destructors: a thread task that never returned may still run.
+  std::fflush(nullptr);
+  ::_exit(exit_code);
+}
+
+}  // namespace
+}  // namespace muster
+
+int main(int argument_count, char** arguments) {
+  muster::Options options;
+  CLI::App app;
+  muster::declare(app, options);
+  try {
+    app.parse(argument_count, arguments);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : muster::kUnusable;
+  }
+  if (options.slots == 0) options.slots = std::max(1U, std::thread::hardware_concurrency());
+  if (options.node.empty()) options.node = muster::host_name();
+  muster::keep_large_buffers();
+  const muster::Descriptor signals = muster::take_signals();
+  spdlog::set_default_logger(spdlog::stderr_logger_st("muster-worker"));
+  spdlog::set_level(spdlog::level::from_str(options.log_level));
+  try {
+    return muster::run(options, signals.get());
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "muster-worker: %s\n", error.what());
+    return muster::kUnusable;
+  }
+}
