@@ -133,7 +133,8 @@ class Scheduler {
   void recall_unstarted(Time now);
   void recall_from(WorkerIndex index, std::uint32_t count, Time now);
   void close_lease(JobRecord& job, TaskRecord& task);
-  TaskRecord* open_task(WorkerIndex index, const LeaseRef& ref, JobRecord*& job);
+  JobRecord* find_job(JobKey key);
+  bool is_open(WorkerIndex index, const LeaseRun& run, const TaskRecord* task) const;
   void settle(WorkerIndex index);
   void release_reservation();
 

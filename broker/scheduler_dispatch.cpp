@@ -163,7 +163,7 @@ void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
   ++job.leased;
   ++worker.leases;
   worker.lease_bytes += task.data.bytes.size();
-  worker.order.push_back({job.key, sequence, attempt});
+  worker.append_lease(job.key, sequence, attempt);
   if (tasks.runs.empty() || tasks.runs.back().attempt != attempt ||
       value(tasks.runs.back().first) + tasks.runs.back().payloads.size() != sequence) {
     tasks.runs.push_back({TaskSequence{sequence}, attempt, {}});
@@ -190,30 +190,31 @@ void Scheduler::close_lease(JobRecord& job, TaskRecord& task) {
   task.worker = kNoWorker;
 }
 
-// The task of an open lease and its job; null when the lease is closed. `job` comes in as null or
-// as the job of the lease before, which saves most searches.
-TaskRecord* Scheduler::open_task(WorkerIndex index, const LeaseRef& ref, JobRecord*& job) {
-  if (job == nullptr || job->key != ref.job) {
-    const auto found = jobs_.find(ref.job);
-    job = found == jobs_.end() ? nullptr : found->second.get();
-  }
-  TaskRecord* task = job == nullptr ? nullptr : job->find(ref.sequence);
-  const bool open = task != nullptr && task->state == TaskState::leased && task->worker == index &&
-                    task->current_attempt() == ref.attempt;
-  return open ? task : nullptr;
+JobRecord* Scheduler::find_job(JobKey key) {
+  const auto found = jobs_.find(key);
+  return found == jobs_.end() ? nullptr : found->second.get();
+}
+
+// Whether `task`, a part of the run or null, is still leased as the run says.
+bool Scheduler::is_open(WorkerIndex index, const LeaseRun& run, const TaskRecord* task) const {
+  return task != nullptr && task->state == TaskState::leased && task->worker == index &&
+         task->current_attempt() == run.attempt;
 }
 
 // Drops closed leases from the worker's order: those at the front now, those behind an open one
 // once they pile up, as behind a long task. Puts the worker on its new level.
 void Scheduler::settle(WorkerIndex index) {
   WorkerRecord& worker = workers_.at(index);
-  JobRecord* job = nullptr;
-  while (!worker.order.empty() && open_task(index, worker.order.front(), job) == nullptr) {
-    worker.order.pop_front();
-  }
+  // Drops the closed leases at the run's front; true when none is left.
+  const auto drop_closed = [&](LeaseRun& run) {
+    JobRecord* job = find_job(run.job);
+    if (job == nullptr) return true;
+    for (; run.count > 0 && !is_open(index, run, job->find(run.first)); --run.count) ++run.first;
+    return run.count == 0;
+  };
+  while (!worker.order.empty() && drop_closed(worker.order.front())) worker.order.pop_front();
   if (worker.order.size() > 2 * std::size_t{worker.leases} + kOrderSlack) {
-    std::erase_if(worker.order,
-                  [&](const LeaseRef& ref) { return open_task(index, ref, job) == nullptr; });
+    std::erase_if(worker.order, drop_closed);
   }
   workers_.update_level(index);
 }
@@ -271,22 +272,25 @@ void Scheduler::recall_unstarted(Time now) {
 void Scheduler::recall_from(WorkerIndex index, std::uint32_t count, Time now) {
   WorkerRecord& worker = workers_.at(index);
   message::Recall recall;
-  JobRecord* owner = nullptr;
-  for (auto ref = worker.order.rbegin(); ref != worker.order.rend() && count > 0; ++ref) {
-    const TaskRecord* task = open_task(index, *ref, owner);
-    if (task == nullptr || task->stopping) continue;
-    const JobRecord& job = *owner;
-    if (recall.leases.empty()) {
-      // What waits behind the slots must be worth a round trip.
-      const Duration wait = job.mean_duration * count / std::max(worker.usable_slots(), 1U);
-      if (wait < 2 * worker.round_trip + kRecallGain) return;
-      recall.session = job.session->id;
-      recall.job = job.id;
-    } else if (recall.job != job.id || recall.session != job.session->id) {
+  for (auto run = worker.order.rbegin(); run != worker.order.rend() && count > 0; ++run) {
+    JobRecord* job = find_job(run->job);
+    if (job == nullptr) continue;
+    if (!recall.leases.empty() && (recall.job != job->id || recall.session != job->session->id)) {
       break;
     }
-    recall.leases.push_back({TaskSequence{ref->sequence}, 1, ref->attempt});
-    --count;
+    for (std::uint64_t sequence = run->first + run->count; sequence-- > run->first && count > 0;) {
+      const TaskRecord* task = job->find(sequence);
+      if (!is_open(index, *run, task) || task->stopping) continue;
+      if (recall.leases.empty()) {
+        // What waits behind the slots must be worth a round trip.
+        const Duration wait = job->mean_duration * count / std::max(worker.usable_slots(), 1U);
+        if (wait < 2 * worker.round_trip + kRecallGain) return;
+        recall.session = job->session->id;
+        recall.job = job->id;
+      }
+      recall.leases.push_back({TaskSequence{sequence}, 1, run->attempt});
+      --count;
+    }
   }
   if (recall.leases.empty()) return;
   ++counters_["recalls"];

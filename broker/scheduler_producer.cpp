@@ -159,7 +159,7 @@ void Scheduler::adopt_or_queue(JobRecord& job, std::uint64_t sequence, TaskRecor
   task.worker = adopted.worker;
   ++job.leased;
   worker.lease_bytes += task.data.bytes.size();
-  worker.order.push_back({job.key, sequence, adopted.attempt});
+  worker.append_lease(job.key, sequence, adopted.attempt);
   job.told.insert(adopted.worker);
 }
 

@@ -68,7 +68,7 @@ void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeas
                           Time now) {
   WorkerRecord& worker = workers_.at(index);
   // Leases that the worker does not mention never reached it, or their outcome is lost with it.
-  const std::deque<LeaseRef> before = std::exchange(worker.order, {});
+  const std::deque<LeaseRun> before = std::exchange(worker.order, {});
   for (const message::HeldLeases& entry : held) {
     auto& session = sessions_[entry.session];
     if (!session) {  // we have restarted and its producer is not back yet
@@ -85,12 +85,16 @@ void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeas
     reconcile_job(index, *job, entry.leases);
   }
   std::set<std::tuple<JobKey, std::uint64_t>> kept;
-  for (const LeaseRef& ref : worker.order) kept.insert({ref.job, ref.sequence});
-  JobRecord* job = nullptr;
-  for (const LeaseRef& ref : before) {
-    TaskRecord* task = open_task(index, ref, job);
-    if (task == nullptr || kept.count({ref.job, ref.sequence}) != 0) continue;
-    lose_lease(*job, ref.sequence, *task, false);
+  for (const LeaseRun& run : worker.order) {
+    for (std::uint64_t i = 0; i < run.count; ++i) kept.insert({run.job, run.first + i});
+  }
+  for (const LeaseRun& run : before) {
+    JobRecord* job = find_job(run.job);
+    for (std::uint64_t s = run.first; job != nullptr && s < run.first + run.count; ++s) {
+      TaskRecord* task = job->find(s);
+      if (!is_open(index, run, task) || kept.count({run.job, s}) != 0) continue;
+      lose_lease(*job, s, *task, false);
+    }
   }
   settle(index);
 }
@@ -108,7 +112,7 @@ void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
       const bool same =
           task != nullptr && task->attempts_made > 0 && task->current_attempt() == range.attempt;
       if (task != nullptr && task->state == TaskState::leased && task->worker == index && same) {
-        worker.order.push_back({job.key, sequence, range.attempt});
+        worker.append_lease(job.key, sequence, range.attempt);
         if (task->stopping) stops.push_back({TaskSequence{sequence}, 1, range.attempt});
       } else if (task != nullptr && task->state == TaskState::queued &&
                  (same || task->attempts_made == 0)) {
@@ -120,7 +124,7 @@ void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
         ++job.leased;
         ++worker.leases;
         worker.lease_bytes += task->data.bytes.size();
-        worker.order.push_back({job.key, sequence, range.attempt});
+        worker.append_lease(job.key, sequence, range.attempt);
         ++counters_["leases_adopted"];
       } else if (task == nullptr && sequence >= job.end() && !job.closed) {
         AdoptedLease& adopted = job.adopted[sequence];
@@ -275,19 +279,21 @@ void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
   WorkerRecord& worker = workers_.at(index);
   ++counters_[told_to_stop ? "workers_left" : "workers_lost"];
   std::uint32_t running = worker.usable_slots();
-  const std::deque<LeaseRef> order = std::exchange(worker.order, {});
-  JobRecord* job = nullptr;
-  for (const LeaseRef& ref : order) {
-    TaskRecord* task = open_task(index, ref, job);
-    if (task == nullptr) continue;
-    const bool was_running = !told_to_stop && running > 0;
-    if (running > 0) --running;
-    if (!told_to_stop) task->suspect = true;
-    lose_lease(*job, ref.sequence, *task, was_running);
+  const std::deque<LeaseRun> order = std::exchange(worker.order, {});
+  for (const LeaseRun& run : order) {
+    JobRecord* job = find_job(run.job);
+    for (std::uint64_t s = run.first; job != nullptr && s < run.first + run.count; ++s) {
+      TaskRecord* task = job->find(s);
+      if (!is_open(index, run, task)) continue;
+      const bool was_running = !told_to_stop && running > 0;
+      if (running > 0) --running;
+      if (!told_to_stop) task->suspect = true;
+      lose_lease(*job, s, *task, was_running);
+    }
   }
-  for (auto& [key, other] : jobs_) {
-    other->told.erase(index);
-    std::erase_if(other->adopted, [&](const auto& entry) { return entry.second.worker == index; });
+  for (auto& [key, job] : jobs_) {
+    job->told.erase(index);
+    std::erase_if(job->adopted, [&](const auto& entry) { return entry.second.worker == index; });
   }
   if (reserved_worker_ == index) reserved_worker_ = kNoWorker;
   workers_.remove(index);
