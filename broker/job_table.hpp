@@ -31,8 +31,9 @@ struct TaskRecord {
   std::uint16_t losses = 0;
   TaskState state = TaskState::queued;
   OutcomeStatus status = OutcomeStatus::result;
-  bool suspect = false;   // its worker was lost: no prefetch from now on
-  bool stopping = false;  // STOP_TASKS was sent
+  bool suspect = false;       // its worker was lost: no prefetch from now on
+  bool stopping = false;      // STOP_TASKS was sent
+  bool out_of_sight = false;  // queued again, but its last lease may still be running somewhere
 
   Attempt current_attempt() const { return Attempt{attempts_made - 1}; }
 };
@@ -141,7 +142,8 @@ struct SessionRecord {
   Time away_since{0};
   Time hold_until{0};  // leases nothing before: workers may still report what they run
   std::unordered_map<std::uint32_t, JobRecord*> jobs;
-  std::uint64_t tasks_held = 0;
+  std::uint64_t open_tasks = 0;     // without outcome: what counts against its credit
+  std::uint64_t outcomes_held = 0;  // not acknowledged
   std::uint64_t payload_bytes = 0;  // of tasks without outcome
   std::uint64_t outcome_bytes = 0;  // of outcomes that it has not acknowledged
 };

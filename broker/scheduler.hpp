@@ -114,6 +114,7 @@ class Scheduler {
   void outcomes(WorkerIndex index, message::WorkerOutcomes&& message, Time now);
   bool take_outcome(WorkerIndex index, JobRecord& job, std::uint64_t sequence, Attempt attempt,
                     Outcome&& outcome);
+  void conclude(JobRecord& job, std::uint64_t sequence, TaskRecord& task, Outcome&& outcome);
   void returned(WorkerIndex index, const message::Returned& message);
   void lose_worker(WorkerIndex index, bool told_to_stop);
   void lose_lease(JobRecord& job, std::uint64_t sequence, TaskRecord& task, bool was_running);

@@ -24,7 +24,9 @@ constexpr Duration kRecallGain = std::chrono::milliseconds(2);
 }  // namespace
 
 void Scheduler::set_runnable(JobRecord& job) {
-  const bool wanted = job.queued > 0 && job.session->outcome_bytes <= options_.credit_bytes;
+  // A producer that does not acknowledge its outcomes gets no more of them.
+  const bool wanted = job.queued > 0 && job.session->outcome_bytes <= options_.credit_bytes &&
+                      job.session->outcomes_held <= options_.credit_tasks;
   if (wanted == job.runnable) return;
   if (!wanted) {
     run_queue_.erase({-job.run_priority, job.run_time, job.key});
@@ -159,6 +161,7 @@ void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
   task.state = TaskState::leased;
   task.worker = index;
   task.stopping = false;
+  task.out_of_sight = false;
   const Attempt attempt{task.attempts_made++};
   ++job.leased;
   ++worker.leases;

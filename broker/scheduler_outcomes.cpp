@@ -23,6 +23,8 @@ std::string list_some(const std::vector<std::string>& names) {
 void Scheduler::end_task(JobRecord& job, std::uint64_t sequence, TaskRecord& task,
                          Outcome&& outcome) {
   SessionRecord& session = *job.session;
+  --session.open_tasks;
+  ++session.outcomes_held;
   session.payload_bytes -= task.data.bytes.size();
   session.outcome_bytes += outcome.body.bytes.size();
   task.state = TaskState::ended;

@@ -11,6 +11,11 @@ using message::RefuseCode;
 
 namespace {
 
+// Sequences between a job's oldest open task and its newest: open tasks, unacknowledged outcomes,
+// and what the producer skipped because it cancelled it before it was sent.
+constexpr std::uint64_t kMaxWindow = 1'000'000;
+constexpr std::uint64_t kMaxWindowPerCredit = 4;
+
 Outcome cancelled_outcome() {
   return failed(OutcomeStatus::cancelled, {"cancelled", "cancelled before it started", "", {}});
 }
@@ -108,7 +113,12 @@ void Scheduler::submit(SessionRecord& session, message::Submit&& message) {
   }
   const std::uint64_t first = value(message.first);
   const std::uint64_t gap = job->end() > job->base() && first > job->end() ? first - job->end() : 0;
-  if (session.tasks_held + gap + message.payloads.size() > options_.credit_tasks) {
+  const std::uint64_t window = job->end() - job->base() + gap + message.payloads.size();
+  if (window > kMaxWindowPerCredit * options_.credit_tasks + kMaxWindow) {
+    refuse(session.peer, RefuseCode::over_limit, "too many skipped sequences behind an open task");
+    return;
+  }
+  if (session.open_tasks + message.payloads.size() > options_.credit_tasks) {
     refuse(session.peer, RefuseCode::over_limit, "more tasks than the granted credit");
     return;
   }
@@ -124,7 +134,7 @@ void Scheduler::submit(SessionRecord& session, message::Submit&& message) {
     ++sequence;
   }
   job->drop_acknowledged();
-  if (session.payload_bytes > options_.credit_bytes && session.tasks_held > 1) {
+  if (session.payload_bytes > options_.credit_bytes && session.open_tasks > 1) {
     refuse(session.peer, RefuseCode::over_limit, "more payload bytes than the granted credit");
     return;
   }
@@ -133,7 +143,7 @@ void Scheduler::submit(SessionRecord& session, message::Submit&& message) {
 
 void Scheduler::accept_task(JobRecord& job, std::uint64_t sequence, Payload&& payload) {
   TaskRecord& task = job.append(sequence, std::move(payload));
-  ++job.session->tasks_held;
+  ++job.session->open_tasks;
   job.session->payload_bytes += task.data.bytes.size();
   if (!job.adopted.empty()) adopt_or_queue(job, sequence, task);
 }
@@ -152,7 +162,7 @@ void Scheduler::adopt_or_queue(JobRecord& job, std::uint64_t sequence, TaskRecor
     send_worker(adopted.worker,
                 message::AcknowledgeLeases{
                     job.session->id, job.id, {{TaskSequence{sequence}, 1, adopted.attempt}}});
-    end_task(job, sequence, task, std::move(*adopted.outcome));
+    conclude(job, sequence, task, std::move(*adopted.outcome));
     return;
   }
   task.state = TaskState::leased;
@@ -230,7 +240,7 @@ void Scheduler::acknowledge(SessionRecord& session, const message::AcknowledgeOu
       if (task.state != TaskState::ended) continue;
       task.state = TaskState::acknowledged;
       session.outcome_bytes -= task.data.bytes.size();
-      --session.tasks_held;
+      --session.outcomes_held;
       task.data = {};
     }
   }
@@ -257,10 +267,9 @@ void Scheduler::forget_job(JobRecord& job) {
       job.told.insert(task.worker);
       close_lease(job, task);
     }
-    std::uint64_t& bytes =
-        task.state == TaskState::ended ? job.session->outcome_bytes : job.session->payload_bytes;
-    bytes -= task.data.bytes.size();
-    --job.session->tasks_held;
+    const bool ended = task.state == TaskState::ended;
+    --(ended ? job.session->outcomes_held : job.session->open_tasks);
+    (ended ? job.session->outcome_bytes : job.session->payload_bytes) -= task.data.bytes.size();
   }
   for (const auto& [sequence, adopted] : job.adopted) {
     job.told.insert(adopted.worker);

@@ -57,7 +57,7 @@ std::uint64_t Scheduler::counter(const std::string& name) const {
 
 std::uint64_t Scheduler::tasks_held() const {
   std::uint64_t total = 0;
-  for (const auto& [id, session] : sessions_) total += session->tasks_held;
+  for (const auto& [id, session] : sessions_) total += session->open_tasks + session->outcomes_held;
   return total;
 }
 
@@ -104,8 +104,8 @@ void Scheduler::check_invariants() const {
     CHECK(!worker.present || (peer != peers_.end() && peer->second.worker == index));
   });
   for (const auto& [id, session] : sessions_) {
-    CHECK(session->tasks_held == held[session.get()]);
-    CHECK(session->tasks_held <= options_.credit_tasks);
+    CHECK(session->open_tasks + session->outcomes_held == held[session.get()]);
+    CHECK(session->open_tasks <= options_.credit_tasks);
     if (session->present) CHECK(peers_.at(session->peer).session == session.get());
   }
   CHECK(run_queue_.size() <= jobs_.size());

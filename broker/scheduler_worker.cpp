@@ -115,7 +115,7 @@ void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
         worker.append_lease(job.key, sequence, range.attempt);
         if (task->stopping) stops.push_back({TaskSequence{sequence}, 1, range.attempt});
       } else if (task != nullptr && task->state == TaskState::queued &&
-                 (same || task->attempts_made == 0)) {
+                 ((same && task->out_of_sight) || task->attempts_made == 0)) {
         // Queued again after we lost sight of it, or resubmitted after our restart: still running.
         job.unqueue(sequence);
         task->state = TaskState::leased;
@@ -201,22 +201,28 @@ bool Scheduler::take_outcome(WorkerIndex index, JobRecord& job, std::uint64_t se
   }
   if (task->state == TaskState::leased && task->worker == index) {
     close_lease(job, *task);
-  } else if (task->state == TaskState::queued) {
+  } else if (task->state == TaskState::queued && task->out_of_sight) {
     job.unqueue(sequence);  // from a worker that we had given up: the work is done all the same
   } else {
     return false;
   }
+  conclude(job, sequence, *task, std::move(outcome));
+  return true;
+}
+
+// An attempt has its outcome: the task runs again if it failed and may, else it has ended.
+void Scheduler::conclude(JobRecord& job, std::uint64_t sequence, TaskRecord& task,
+                         Outcome&& outcome) {
   const bool failed =
       outcome.status == OutcomeStatus::error || outcome.status == OutcomeStatus::timed_out;
-  if (failed && !task->stopping && task->failures < job.spec.retries &&
-      task->failures < UINT16_MAX) {
-    ++task->failures;
+  if (failed && !task.stopping && task.failures < job.spec.retries && task.failures < UINT16_MAX) {
+    ++task.failures;
     ++counters_["tasks_retried"];
-    job.requeue(sequence, *task);
-    return true;
+    task.out_of_sight = false;
+    job.requeue(sequence, task);
+    return;
   }
-  end_task(job, sequence, *task, std::move(outcome));
-  return true;
+  end_task(job, sequence, task, std::move(outcome));
 }
 
 void Scheduler::returned(WorkerIndex index, const message::Returned& message) {
@@ -287,7 +293,7 @@ void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
       if (!is_open(index, run, task)) continue;
       const bool was_running = !told_to_stop && running > 0;
       if (running > 0) --running;
-      if (!told_to_stop) task->suspect = true;
+      if (!told_to_stop) task->suspect = task->out_of_sight = true;
       lose_lease(*job, s, *task, was_running);
     }
   }

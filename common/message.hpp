@@ -131,7 +131,7 @@ struct Welcome {
   Incarnation incarnation;
   std::chrono::milliseconds heartbeat_interval{limits::kHeartbeatInterval};
   std::uint32_t heartbeat_misses = limits::kHeartbeatMisses;
-  std::uint64_t credit_tasks = 0;  // producers: tasks without acknowledged outcome, at most
+  std::uint64_t credit_tasks = 0;  // producers: tasks without outcome at the broker, at most
   std::uint64_t credit_bytes = 0;  // producers: payload bytes of those, at most
   bool pack = false;               // pack what leaves this machine: the broker has remote peers
   std::vector<JobProgress> jobs;   // producers: what the broker knows of this session

@@ -44,14 +44,17 @@ struct World::Task {
 
 struct World::Producer {
   struct JobTruth {
-    JobTruth(JobId id_in, Order order, std::uint64_t total_in)
-        : id(id_in), total(total_in), collector(order, 64, std::size_t{1} << 20) {}
+    JobTruth(JobId id_in, Order order_in, std::uint64_t total_in)
+        : id(id_in),
+          total(total_in),
+          collector(order_in, 64, std::size_t{1} << 20),
+          order(order_in) {}
     JobId id;
     std::uint64_t total;
     Collector collector;
     std::vector<Task> truth;
     std::uint64_t next_expected = 0;
-    Order order = Order::submission;
+    Order order;
     bool ended = false;
   };
   explicit Producer(SessionOptions options) : id(options.session), session(std::move(options)) {}

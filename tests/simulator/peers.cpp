@@ -173,7 +173,6 @@ void World::start_producer(std::uint32_t number) {
     const std::uint64_t total = 1 + random(plan_.tasks_per_job);
     producer.jobs.push_back(
         std::make_unique<Producer::JobTruth>(producer.session.open_job(spec), order, total));
-    producer.jobs.back()->order = order;
   }
   producer.link.on_connected = [this, &producer] {
     producer.session.connected(now_);

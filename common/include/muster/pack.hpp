@@ -111,7 +111,7 @@ std::tuple<Arguments...> unpack_arguments(const Bytes& bytes) {
                     std::to_string(object.via.array.size));
   }
   std::size_t index = 0;
-  const auto next = [&]<typename Argument>(std::type_identity<Argument>) -> Argument {
+  [[maybe_unused]] const auto next = [&]<typename Argument>(std::type_identity<Argument>) -> Argument {
     const msgpack::object& item = object.via.array.ptr[index++];
     try {
       return item.as<Argument>();
