@@ -45,6 +45,30 @@ struct AdoptedLease {
   std::optional<Outcome> outcome;
 };
 
+// Workers, one bit each: membership costs no search and no allocation per worker.
+class WorkerSet {
+ public:
+  // True when it was not in the set.
+  bool insert(WorkerIndex index) {
+    if (index >= members_.size()) members_.resize(index + 1);
+    if (members_[index]) return false;
+    members_[index] = true;
+    return true;
+  }
+  void erase(WorkerIndex index) {
+    if (index < members_.size()) members_[index] = false;
+  }
+  template <typename Visit>  // visit(WorkerIndex), in index order
+  void each(Visit&& visit) const {
+    for (WorkerIndex index = 0; index < members_.size(); ++index) {
+      if (members_[index]) visit(index);
+    }
+  }
+
+ private:
+  std::vector<bool> members_;
+};
+
 struct SessionRecord;
 
 struct JobRecord {
@@ -64,7 +88,7 @@ struct JobRecord {
   std::uint64_t failed = 0;
   std::vector<std::uint64_t> ready;  // ended, not yet sent to the producer
   std::unordered_map<std::uint64_t, AdoptedLease> adopted;
-  std::set<WorkerIndex> told;  // workers that have WORKER_JOB
+  WorkerSet told;  // workers that have WORKER_JOB
 
   Duration mean_duration{0};  // learned; 0: unknown
   double virtual_time = 0;    // fair queueing: service received, weighted

@@ -128,7 +128,8 @@ class Scheduler {
   bool place(JobRecord& job, Time now);
   bool place_last_chance(JobRecord& job);
   std::uint32_t room(const JobRecord& job, const WorkerRecord& worker) const;
-  void lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence, message::Tasks& tasks);
+  void lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence, std::uint64_t expected,
+             message::Tasks& tasks);
   void send_tasks(JobRecord& job, WorkerIndex index, message::Tasks&& tasks);
   const std::vector<std::uint32_t>& eligible_classes(JobRecord& job);
   WorkerIndex best_worker(JobRecord& job);
@@ -136,7 +137,9 @@ class Scheduler {
   void recall_unstarted(Time now);
   void recall_from(WorkerIndex index, std::uint32_t count, Time now);
   void close_lease(JobRecord& job, TaskRecord& task);
-  void compact_order(WorkerIndex index);
+  JobRecord* find_job(JobKey key);
+  bool is_open(WorkerIndex index, const LeaseRun& run, const TaskRecord* task) const;
+  void settle(WorkerIndex index);
   void release_reservation();
 
   // scheduler_outcomes.cpp: what producers are told

@@ -137,7 +137,7 @@ bool Scheduler::place(JobRecord& job, Time now) {
     const auto sequence = job.take_queued(fresh_only);
     if (!sequence) break;
     bytes += job.find(*sequence)->data.bytes.size();
-    lease(job, index, *sequence, tasks);
+    lease(job, index, *sequence, std::min(count, job.queued + 1), tasks);
     ++leased;
     if (worker.leases >= worker.usable_slots() && worker.lease_bytes >= limits::kMaxPrefetchBytes) {
       break;
@@ -153,8 +153,9 @@ bool Scheduler::place(JobRecord& job, Time now) {
   return true;
 }
 
+// `expected`: about how many tasks the message will hold.
 void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
-                      message::Tasks& tasks) {
+                      std::uint64_t expected, message::Tasks& tasks) {
   WorkerRecord& worker = workers_.at(index);
   TaskRecord& task = *job.find(sequence);
   task.state = TaskState::leased;
@@ -165,57 +166,60 @@ void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
   ++job.leased;
   ++worker.leases;
   worker.lease_bytes += task.data.bytes.size();
-  worker.order.push_back({job.key, sequence, attempt});
+  worker.append_lease(job.key, sequence, attempt);
   if (tasks.runs.empty() || tasks.runs.back().attempt != attempt ||
       value(tasks.runs.back().first) + tasks.runs.back().payloads.size() != sequence) {
     tasks.runs.push_back({TaskSequence{sequence}, attempt, {}});
+    if (tasks.runs.size() == 1) tasks.runs[0].payloads.reserve(expected);
   }
   tasks.runs.back().payloads.push_back(task.data);
 }
 
 void Scheduler::send_tasks(JobRecord& job, WorkerIndex index, message::Tasks&& tasks) {
-  if (job.told.insert(index).second) {
+  if (job.told.insert(index)) {
     send_worker(index, message::WorkerJob{job.session->id, job.id, job.spec});
   }
   send_worker(index, std::move(tasks));
   workers_.update_level(index);
 }
 
-// The lease is over: the worker's books, not the task's fate.
+// The lease is over: the worker's books, not the task's fate. Call settle() after the last of a
+// message.
 void Scheduler::close_lease(JobRecord& job, TaskRecord& task) {
   WorkerRecord& worker = workers_.at(task.worker);
   --job.leased;
   --worker.leases;
   worker.lease_bytes -= task.data.bytes.size();
-  // Closed entries at the front go now; those behind an open one wait for it.
-  while (!worker.order.empty()) {
-    const LeaseRef& front = worker.order.front();
-    JobRecord* owner = &job;
-    if (front.job != job.key) {
-      const auto found = jobs_.find(front.job);
-      owner = found == jobs_.end() ? nullptr : found->second.get();
-    }
-    const TaskRecord* open = owner == nullptr ? nullptr : owner->find(front.sequence);
-    if (open != nullptr && open != &task && open->state == TaskState::leased &&
-        open->worker == task.worker && open->current_attempt() == front.attempt) {
-      break;
-    }
-    worker.order.pop_front();
-  }
-  const WorkerIndex index = task.worker;
   task.worker = kNoWorker;
-  if (worker.order.size() > 2 * std::size_t{worker.leases} + kOrderSlack) compact_order(index);
-  workers_.update_level(index);
 }
 
-// Drops the closed entries behind an open one, so that a long task does not pile them up.
-void Scheduler::compact_order(WorkerIndex index) {
-  std::erase_if(workers_.at(index).order, [&](const LeaseRef& ref) {
-    const auto found = jobs_.find(ref.job);
-    const TaskRecord* task = found == jobs_.end() ? nullptr : found->second->find(ref.sequence);
-    return task == nullptr || task->state != TaskState::leased || task->worker != index ||
-           task->current_attempt() != ref.attempt;
-  });
+JobRecord* Scheduler::find_job(JobKey key) {
+  const auto found = jobs_.find(key);
+  return found == jobs_.end() ? nullptr : found->second.get();
+}
+
+// Whether `task`, a part of the run or null, is still leased as the run says.
+bool Scheduler::is_open(WorkerIndex index, const LeaseRun& run, const TaskRecord* task) const {
+  return task != nullptr && task->state == TaskState::leased && task->worker == index &&
+         task->current_attempt() == run.attempt;
+}
+
+// Drops closed leases from the worker's order: those at the front now, those behind an open one
+// once they pile up, as behind a long task. Puts the worker on its new level.
+void Scheduler::settle(WorkerIndex index) {
+  WorkerRecord& worker = workers_.at(index);
+  // Drops the closed leases at the run's front; true when none is left.
+  const auto drop_closed = [&](LeaseRun& run) {
+    JobRecord* job = find_job(run.job);
+    if (job == nullptr) return true;
+    for (; run.count > 0 && !is_open(index, run, job->find(run.first)); --run.count) ++run.first;
+    return run.count == 0;
+  };
+  while (!worker.order.empty() && drop_closed(worker.order.front())) worker.order.pop_front();
+  if (worker.order.size() > 2 * std::size_t{worker.leases} + kOrderSlack) {
+    std::erase_if(worker.order, drop_closed);
+  }
+  workers_.update_level(index);
 }
 
 // A task that killed its workers before runs with a worker to itself, so that it takes nobody
@@ -235,7 +239,7 @@ bool Scheduler::place_last_chance(JobRecord& job) {
   const auto sequence = job.take_last_chance();
   if (!sequence) return false;
   message::Tasks tasks{job.session->id, job.id, {}};
-  lease(job, reserved_worker_, *sequence, tasks);
+  lease(job, reserved_worker_, *sequence, 1, tasks);
   send_tasks(job, reserved_worker_, std::move(tasks));
   set_runnable(job);
   return true;
@@ -271,26 +275,25 @@ void Scheduler::recall_unstarted(Time now) {
 void Scheduler::recall_from(WorkerIndex index, std::uint32_t count, Time now) {
   WorkerRecord& worker = workers_.at(index);
   message::Recall recall;
-  for (auto ref = worker.order.rbegin(); ref != worker.order.rend() && count > 0; ++ref) {
-    const auto found = jobs_.find(ref->job);
-    if (found == jobs_.end()) continue;
-    JobRecord& job = *found->second;
-    const TaskRecord* task = job.find(ref->sequence);
-    if (task == nullptr || task->state != TaskState::leased || task->worker != index ||
-        task->current_attempt() != ref->attempt || task->stopping) {
-      continue;
-    }
-    if (recall.leases.empty()) {
-      // What waits behind the slots must be worth a round trip.
-      const Duration wait = job.mean_duration * count / std::max(worker.usable_slots(), 1U);
-      if (wait < 2 * worker.round_trip + kRecallGain) return;
-      recall.session = job.session->id;
-      recall.job = job.id;
-    } else if (recall.job != job.id || recall.session != job.session->id) {
+  for (auto run = worker.order.rbegin(); run != worker.order.rend() && count > 0; ++run) {
+    JobRecord* job = find_job(run->job);
+    if (job == nullptr) continue;
+    if (!recall.leases.empty() && (recall.job != job->id || recall.session != job->session->id)) {
       break;
     }
-    recall.leases.push_back({TaskSequence{ref->sequence}, 1, ref->attempt});
-    --count;
+    for (std::uint64_t sequence = run->first + run->count; sequence-- > run->first && count > 0;) {
+      const TaskRecord* task = job->find(sequence);
+      if (!is_open(index, *run, task) || task->stopping) continue;
+      if (recall.leases.empty()) {
+        // What waits behind the slots must be worth a round trip.
+        const Duration wait = job->mean_duration * count / std::max(worker.usable_slots(), 1U);
+        if (wait < 2 * worker.round_trip + kRecallGain) return;
+        recall.session = job->session->id;
+        recall.job = job->id;
+      }
+      recall.leases.push_back({TaskSequence{sequence}, 1, run->attempt});
+      --count;
+    }
   }
   if (recall.leases.empty()) return;
   ++counters_["recalls"];

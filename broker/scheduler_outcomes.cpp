@@ -65,6 +65,9 @@ void Scheduler::flush_outcomes(JobRecord& job) {
     if (message.runs.empty() || message.runs.back().attempt != attempt ||
         value(message.runs.back().first) + message.runs.back().outcomes.size() != sequence) {
       message.runs.push_back({TaskSequence{sequence}, attempt, {}});
+      if (message.runs.size() == 1) {
+        message.runs[0].outcomes.reserve(std::min(ready.size(), limits::kBatchTasks));
+      }
     }
     message.runs.back().outcomes.push_back({task->status, task->data});
     bytes += task->data.bytes.size();

@@ -169,7 +169,7 @@ void Scheduler::adopt_or_queue(JobRecord& job, std::uint64_t sequence, TaskRecor
   task.worker = adopted.worker;
   ++job.leased;
   worker.lease_bytes += task.data.bytes.size();
-  worker.order.push_back({job.key, sequence, adopted.attempt});
+  worker.append_lease(job.key, sequence, adopted.attempt);
   job.told.insert(adopted.worker);
 }
 
@@ -263,7 +263,10 @@ void Scheduler::forget_job(JobRecord& job) {
   for (std::uint64_t sequence = job.base(); sequence < job.end(); ++sequence) {
     TaskRecord& task = *job.find(sequence);
     if (task.state == TaskState::acknowledged) continue;
-    if (task.state == TaskState::leased) close_lease(job, task);
+    if (task.state == TaskState::leased) {
+      job.told.insert(task.worker);
+      close_lease(job, task);
+    }
     const bool ended = task.state == TaskState::ended;
     --(ended ? job.session->outcomes_held : job.session->open_tasks);
     (ended ? job.session->outcome_bytes : job.session->payload_bytes) -= task.data.bytes.size();
@@ -272,11 +275,11 @@ void Scheduler::forget_job(JobRecord& job) {
     job.told.insert(adopted.worker);
     if (adopted.outcome) continue;
     --workers_.at(adopted.worker).leases;
-    workers_.update_level(adopted.worker);
   }
-  for (const WorkerIndex index : job.told) {
+  job.told.each([&](WorkerIndex index) {
+    settle(index);
     send_worker(index, message::ForgetJob{job.session->id, job.id});
-  }
+  });
   if (job.runnable) run_queue_.erase(run_key(job));
   last_chance_jobs_.erase(job.key);
   job.session->jobs.erase(value(job.id));

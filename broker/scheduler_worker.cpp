@@ -75,7 +75,7 @@ void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeas
                           Time now) {
   WorkerRecord& worker = workers_.at(index);
   // Leases that the worker does not mention never reached it, or their outcome is lost with it.
-  const std::deque<LeaseRef> before = std::exchange(worker.order, {});
+  const std::deque<LeaseRun> before = std::exchange(worker.order, {});
   for (const message::HeldLeases& entry : held) {
     auto& session = sessions_[entry.session];
     if (!session) {  // we have restarted and its producer is not back yet
@@ -92,18 +92,18 @@ void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeas
     reconcile_job(index, *job, entry.leases);
   }
   std::set<std::tuple<JobKey, std::uint64_t>> kept;
-  for (const LeaseRef& ref : worker.order) kept.insert({ref.job, ref.sequence});
-  for (const LeaseRef& ref : before) {
-    const auto found = jobs_.find(ref.job);
-    if (found == jobs_.end() || kept.count({ref.job, ref.sequence}) != 0) continue;
-    TaskRecord* task = found->second->find(ref.sequence);
-    if (task == nullptr || task->state != TaskState::leased || task->worker != index ||
-        task->current_attempt() != ref.attempt) {
-      continue;
-    }
-    lose_lease(*found->second, ref.sequence, *task, false);
+  for (const LeaseRun& run : worker.order) {
+    for (std::uint64_t i = 0; i < run.count; ++i) kept.insert({run.job, run.first + i});
   }
-  workers_.update_level(index);
+  for (const LeaseRun& run : before) {
+    JobRecord* job = find_job(run.job);
+    for (std::uint64_t s = run.first; job != nullptr && s < run.first + run.count; ++s) {
+      TaskRecord* task = job->find(s);
+      if (!is_open(index, run, task) || kept.count({run.job, s}) != 0) continue;
+      lose_lease(*job, s, *task, false);
+    }
+  }
+  settle(index);
 }
 
 void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
@@ -119,7 +119,7 @@ void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
       const bool same =
           task != nullptr && task->attempts_made > 0 && task->current_attempt() == range.attempt;
       if (task != nullptr && task->state == TaskState::leased && task->worker == index && same) {
-        worker.order.push_back({job.key, sequence, range.attempt});
+        worker.append_lease(job.key, sequence, range.attempt);
         if (task->stopping) stops.push_back({TaskSequence{sequence}, 1, range.attempt});
       } else if (task != nullptr && task->state == TaskState::queued &&
                  ((same && task->out_of_sight) || task->attempts_made == 0)) {
@@ -131,7 +131,7 @@ void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
         ++job.leased;
         ++worker.leases;
         worker.lease_bytes += task->data.bytes.size();
-        worker.order.push_back({job.key, sequence, range.attempt});
+        worker.append_lease(job.key, sequence, range.attempt);
         ++counters_["leases_adopted"];
       } else if (task == nullptr && sequence >= job.end() && !job.closed) {
         AdoptedLease& adopted = job.adopted[sequence];
@@ -196,7 +196,7 @@ void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, T
     learned = learned == Duration(0) ? std::max(sample, Duration(1)) : (learned * 3 + sample) / 4;
     set_runnable(*job);
   }
-  workers_.update_level(index);
+  settle(index);
   release_reservation();
 }
 
@@ -257,7 +257,7 @@ void Scheduler::returned(WorkerIndex index, const message::Returned& message) {
     if (back) --workers_.at(index).leases;
     entry = back ? job->adopted.erase(entry) : std::next(entry);
   }
-  workers_.update_level(index);
+  settle(index);
 }
 
 void Scheduler::requeue(JobRecord& job, std::uint64_t sequence, TaskRecord& task) {
@@ -297,19 +297,17 @@ void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
   WorkerRecord& worker = workers_.at(index);
   ++counters_[told_to_stop ? "workers_left" : "workers_lost"];
   std::uint32_t running = worker.usable_slots();
-  const std::deque<LeaseRef> order = std::exchange(worker.order, {});
-  for (const LeaseRef& ref : order) {
-    const auto found = jobs_.find(ref.job);
-    if (found == jobs_.end()) continue;
-    TaskRecord* task = found->second->find(ref.sequence);
-    if (task == nullptr || task->state != TaskState::leased || task->worker != index ||
-        task->current_attempt() != ref.attempt) {
-      continue;
+  const std::deque<LeaseRun> order = std::exchange(worker.order, {});
+  for (const LeaseRun& run : order) {
+    JobRecord* job = find_job(run.job);
+    for (std::uint64_t s = run.first; job != nullptr && s < run.first + run.count; ++s) {
+      TaskRecord* task = job->find(s);
+      if (!is_open(index, run, task)) continue;
+      const bool was_running = !told_to_stop && running > 0;
+      if (running > 0) --running;
+      if (!told_to_stop) task->suspect = task->out_of_sight = true;
+      lose_lease(*job, s, *task, was_running);
     }
-    const bool was_running = !told_to_stop && running > 0;
-    if (running > 0) --running;
-    if (!told_to_stop) task->suspect = task->out_of_sight = true;
-    lose_lease(*found->second, ref.sequence, *task, was_running);
   }
   for (auto& [key, job] : jobs_) {
     job->told.erase(index);

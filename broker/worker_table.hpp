@@ -19,21 +19,21 @@
 
 namespace muster {
 
-struct LeaseRef {
+struct LeaseRun {  // contiguous leases of one job and attempt, at most limits::kBatchTasks
   JobKey job{};
-  std::uint64_t sequence = 0;
+  std::uint64_t first = 0;
+  std::uint32_t count = 0;
   Attempt attempt{};
 };
 
 struct WorkerRecord {
-  message::HelloWorker hello;  // as announced; `held` is emptied
   PeerId peer{};
   bool present = true;  // connected; away it keeps its leases until it counts as lost
   bool draining = false;
   std::uint32_t stuck_slots = 0;
   std::uint32_t leases = 0;     // open, started or not
   std::size_t lease_bytes = 0;  // payload bytes of those
-  std::deque<LeaseRef> order;   // as leased, oldest first; closed ones are dropped lazily
+  std::deque<LeaseRun> order;   // as leased, oldest first; closed ones are dropped lazily
   Duration round_trip{0};       // learned; 0: unknown
   Time last_heard{0};
   Time last_sent{0};
@@ -41,6 +41,17 @@ struct WorkerRecord {
   bool reserved = false;            // gets no leases: it is or will be the only home of one task
   std::uint64_t tasks_done = 0;
 
+  void append_lease(JobKey job, std::uint64_t sequence, Attempt attempt) {
+    if (!order.empty()) {
+      LeaseRun& last = order.back();
+      if (last.job == job && last.attempt == attempt && last.count < limits::kBatchTasks &&
+          last.first + last.count == sequence) {
+        ++last.count;
+        return;
+      }
+    }
+    order.push_back({job, sequence, 1, attempt});
+  }
   std::uint32_t usable_slots() const {
     return hello.slots > stuck_slots ? hello.slots - stuck_slots : 0;
   }
@@ -50,6 +61,8 @@ struct WorkerRecord {
   std::int32_t level = -1;  // -1: in no level
   WorkerIndex previous = kNoWorker;
   WorkerIndex next = kNoWorker;
+
+  message::HelloWorker hello;  // as announced; `held` is emptied. Last: rarely read
 };
 
 // Levels of relative load: below kFullLevel a slot is idle, from it on all slots have work.

@@ -38,14 +38,14 @@ enum class Executor { thread, process };
 struct Options {
   // Where the broker listens, "ipc:///path". Empty: the MUSTER_BROKER environment variable, and if
   // that is empty too, an embedded pool (private broker and one worker on this machine).
-  std::string endpoint;
+  std::string endpoint = {};
   // Shown in `muster status`. Empty: program name and process id.
-  std::string label;
+  std::string label = {};
 
   // --- Embedded pool only ---
   unsigned slots = 0;                    // 0: the number of processors
   Executor executor = Executor::thread;  // process: a crash of a task harms nothing else
-  std::vector<std::string> plugins;      // paths of plug-in libraries with native functions
+  std::vector<std::string> plugins = {};      // paths of plug-in libraries with native functions
 
   // --- Waiting ---
   // How long the constructor waits for the broker's WELCOME.
