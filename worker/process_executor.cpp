@@ -18,9 +18,6 @@
 namespace muster {
 namespace {
 
-// When a task takes this long, what stands behind it in its runner goes to others.
-constexpr Duration kTakeBackAfter = std::chrono::milliseconds(2);
-
 // A runner that dies before it is ready: first and longest pause, and when to give up on tasks.
 constexpr Duration kFirstPause = std::chrono::milliseconds(50);
 constexpr std::uint32_t kMostDoublings = 6;
@@ -299,9 +296,9 @@ void ProcessExecutor::check_deadline(Runner& runner, std::size_t slot, Time now)
     results_.next_poll = std::min(results_.next_poll, deadline);
   }
   if (runner.tasks.size() > 1 && !runner.taking_back) {
-    const Time look = runner.task_started + kTakeBackAfter;
+    const Time look = runner.task_started + kSlowTask;
     if (now >= look) take_back(runner, slot);
-    results_.next_poll = std::min(results_.next_poll, std::max(look, now + kTakeBackAfter));
+    results_.next_poll = std::min(results_.next_poll, std::max(look, now + kSlowTask));
   }
 }
 

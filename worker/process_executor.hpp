@@ -64,6 +64,10 @@ class ProcessExecutor final : public Executor {
     bool taking_back = false;     // it was asked to return what it has not started
     OutcomeStatus ending = OutcomeStatus::result;  // timed_out or cancelled: it was killed
   };
+  // When a task takes this long, what stands behind it in its runner goes to others, and nothing
+  // more is put there.
+  static constexpr Duration kSlowTask = std::chrono::milliseconds(2);
+
   enum class Source : std::uint8_t { exit = 0, link = 1, error_output = 2 };
 
   void launch(Runner& runner, std::size_t slot, Time now);

@@ -34,6 +34,7 @@ void ProcessExecutor::give_chunks(Time now) {
     Runner& runner = runners_[slot];
     if (!runner.ready || runner.ending != OutcomeStatus::result || runner.taking_back) continue;
     if (!runner.link.valid() || runner.tasks.size() > depth / 2) continue;
+    if (!runner.tasks.empty() && now - runner.task_started >= kSlowTask) continue;
     give_chunk(runner, std::min(share, depth - runner.tasks.size()), now);
     flush(runner, slot);
   }
