@@ -83,8 +83,7 @@ void ProcessExecutor::declare(Runner& runner, const TaskStart& task) {
   runner.last_spec = task.spec;
   runner.last_session = task.lease.session;
   runner.last_job = task.lease.job;
-  append_message(runner.unsent,
-                 message::WorkerJob{task.lease.session, task.lease.job, *task.spec});
+  append_message(runner.unsent, message::WorkerJob{task.lease.session, task.lease.job, *task.spec});
 }
 
 void ProcessExecutor::flush(Runner& runner, std::size_t slot) {
@@ -176,9 +175,8 @@ void ProcessExecutor::take_returned(Runner& runner, const message::Returned& ret
   }
   const Lease lease{returned.session, returned.job, returned.leases[0].first,
                     returned.leases[0].attempt};
-  const auto found =
-      std::find_if(runner.tasks.begin(), runner.tasks.end(),
-                   [&](const TaskStart& task) { return task.lease == lease; });
+  const auto found = std::find_if(runner.tasks.begin(), runner.tasks.end(),
+                                  [&](const TaskStart& task) { return task.lease == lease; });
   if (found == runner.tasks.end()) return;
   runner.returned.push_back(std::move(*found));
   runner.tasks.erase(found);
