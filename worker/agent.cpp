@@ -23,9 +23,8 @@ template <typename Kind>
 constexpr bool kNotForWorkers =
     kOneOf<Kind, message::HelloProducer, message::HelloWorker, message::Goodbye, message::Job,
            message::Submit, message::EndJob, message::Cancel, message::Outcomes,
-           message::AcknowledgeOutcomes, message::Credit, message::Notice,
-           message::WorkerOutcomes, message::Returned, message::WorkerState,
-           message::StatusRequest, message::Status>;
+           message::AcknowledgeOutcomes, message::Credit, message::Notice, message::WorkerOutcomes,
+           message::Returned, message::WorkerState, message::StatusRequest, message::Status>;
 
 Outcome cancelled_unstarted() {
   return failed(OutcomeStatus::cancelled, {"cancelled", "cancelled before it started", "", {}});

@@ -101,7 +101,7 @@ class Agent {
     std::uint64_t serial = 0;  // orders jobs by arrival
     std::shared_ptr<const JobSpec> spec;
     LeaseTable leases;
-    Duration mean{};         // moving mean of its tasks' busy times
+    Duration mean{};  // moving mean of its tasks' busy times
     bool mean_known = false;
     bool forgotten = false;  // stays only until the executor let go of its tasks
   };

@@ -98,14 +98,16 @@ void CommandExecutor::launch(Child& child, TaskStart&& task, Time now) {
            {"start_failed", "the worker has no descriptors or memory left for a command", "", {}});
     return;
   }
-  SpawnRequest request{std::move(command->argv), std::move(command->environment),
+  SpawnRequest request{std::move(command->argv),
+                       std::move(command->environment),
                        std::move(command->directory),
-                       input.valid() ? input.get() : null_input_.get(), output.write.get(),
-                       error_output.write.get(), -1};
+                       input.valid() ? input.get() : null_input_.get(),
+                       output.write.get(),
+                       error_output.write.get(),
+                       -1};
   Spawned process = spawn(request);
   if (!process.failure.empty()) {
-    report(task.lease, OutcomeStatus::error,
-           {"start_failed", std::move(process.failure), "", {}});
+    report(task.lease, OutcomeStatus::error, {"start_failed", std::move(process.failure), "", {}});
     return;
   }
   child = Child{};
@@ -219,8 +221,7 @@ void CommandExecutor::read_pipe(const Child& child, Capture& capture) {
       return;
     }
     const auto got = static_cast<std::size_t>(size);
-    const std::size_t kept =
-        std::min<std::uint64_t>(got, child.limit_bytes - capture.text.size());
+    const std::size_t kept = std::min<std::uint64_t>(got, child.limit_bytes - capture.text.size());
     capture.text.append(buffer.data(), kept);
     capture.truncated = capture.truncated || kept < got;
     if (got < buffer.size()) return;

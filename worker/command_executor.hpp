@@ -56,7 +56,7 @@ class CommandExecutor final : public Executor {
     Time started{};
     Time deadline = kNever;  // its timeout, or the end of its grace once it is being ended
     OutcomeStatus ending = OutcomeStatus::result;  // timed_out or cancelled: SIGTERM was sent
-    bool watched = false;  // its pipes are in the epoll set
+    bool watched = false;                          // its pipes are in the epoll set
   };
 
   enum class Source : std::uint8_t { exit = 0, output = 1, error_output = 2 };

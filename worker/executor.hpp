@@ -1,7 +1,8 @@
 // The seam between the agent's decisions and what runs tasks: threads, child processes, commands.
 //
 // Owned by the worker's loop; every call comes from its thread and none of them blocks, except
-// `shutdown`. Contract: every task that was started ends in exactly one `finished` or `handed_back`.
+// `shutdown`. Contract: every task that was started ends in exactly one `finished` or
+// `handed_back`.
 #pragma once
 
 #include <cstdint>

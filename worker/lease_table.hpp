@@ -1,8 +1,8 @@
 // The leases of one job that an agent holds, by sequence. Owned by the agent.
 //
-// Sequences arrive nearly contiguous, so the leases stand in pages of 32 neighbours: a lookup in the
-// page of the last one costs no hashing, an insertion allocates once per page, and a range walks its
-// pages. Pure; one thread.
+// Sequences arrive nearly contiguous, so the leases stand in pages of 32 neighbours: a lookup in
+// the page of the last one costs no hashing, an insertion allocates once per page, and a range
+// walks its pages. Pure; one thread.
 #pragma once
 
 #include <array>
@@ -79,7 +79,8 @@ class LeaseTable {
   }
 
   // Calls visit(sequence, lease) for the leases of a range, ascending within a page; `visit` may
-  // erase the lease it is given, and nothing else. Costs no more than the smaller of range and table.
+  // erase the lease it is given, and nothing else. Costs no more than the smaller of range and
+  // table.
   template <typename Visit>
   void for_range(TaskSequence first, std::uint64_t count, Visit&& visit) {
     const std::uint64_t begin = value(first);

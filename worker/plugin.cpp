@@ -41,7 +41,8 @@ std::string type_name_of(const std::exception& error) {
 }
 
 Outcome error_outcome(std::string kind, std::string message, std::string traceback = "") {
-  return failed(OutcomeStatus::error, {std::move(kind), std::move(message), std::move(traceback), {}});
+  return failed(OutcomeStatus::error,
+                {std::move(kind), std::move(message), std::move(traceback), {}});
 }
 
 }  // namespace
@@ -51,18 +52,18 @@ void FunctionRegistry::load(const std::string& file) {
   const std::string path = file.find('/') == std::string::npos ? "./" + file : file;
   void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
-    throw PluginError(fmt::format(
-        "cannot load plug-in '{}': {}; name a shared library that was built with "
-        "<muster/task.hpp> for this machine",
-        file, ::dlerror()));
+    throw PluginError(
+        fmt::format("cannot load plug-in '{}': {}; name a shared library that was built with "
+                    "<muster/task.hpp> for this machine",
+                    file, ::dlerror()));
   }
   void* symbol = ::dlsym(library, MUSTER_PLUGIN_SYMBOL);
   if (symbol == nullptr) {
     ::dlclose(library);
-    throw PluginError(
-        fmt::format("'{}' is not a Muster plug-in of this version (it does not define {}): build it "
-                    "with MUSTER_PLUGIN from this version's <muster/task.hpp>",
-                    file, MUSTER_PLUGIN_SYMBOL));
+    throw PluginError(fmt::format(
+        "'{}' is not a Muster plug-in of this version (it does not define {}): build it "
+        "with MUSTER_PLUGIN from this version's <muster/task.hpp>",
+        file, MUSTER_PLUGIN_SYMBOL));
   }
   loading_ = file;
   try {
@@ -78,18 +79,20 @@ void FunctionRegistry::load(const std::string& file) {
 
 void FunctionRegistry::add_raw(std::string name, RawFunction function) {
   if (name.empty() || name.size() > limits::kMaxNameBytes) {
-    throw PluginError(fmt::format("plug-in '{}' registers a name of {} bytes; use 1 to {}", loading_,
-                                  name.size(), limits::kMaxNameBytes));
+    throw PluginError(fmt::format("plug-in '{}' registers a name of {} bytes; use 1 to {}",
+                                  loading_, name.size(), limits::kMaxNameBytes));
   }
   if (functions_.size() == limits::kMaxFunctions) {
-    throw PluginError(fmt::format("plug-in '{}' registers more than the {} functions a worker offers",
-                                  loading_, limits::kMaxFunctions));
+    throw PluginError(
+        fmt::format("plug-in '{}' registers more than the {} functions a worker offers", loading_,
+                    limits::kMaxFunctions));
   }
   if (functions_.count(name) != 0) {
-    throw PluginError(fmt::format(
-        "plug-in '{}' registers '{}', which is registered already: rename one of the two functions, "
-        "or name each plug-in once",
-        loading_, name));
+    throw PluginError(
+        fmt::format("plug-in '{}' registers '{}', which is registered already: rename one of the "
+                    "two functions, "
+                    "or name each plug-in once",
+                    loading_, name));
   }
   functions_.emplace(std::move(name), std::move(function));
 }
@@ -143,10 +146,11 @@ Outcome call_function(const std::string& name, const RawFunction& function, cons
       result = function(*plain, context);
     }
     if (result.size() > limits::kMaxPayloadBytes) {
-      return error_outcome("result_too_large",
-                           fmt::format("{} returned {} bytes; the limit is {}: write large results to "
-                                       "a file and return its name",
-                                       name, result.size(), limits::kMaxPayloadBytes));
+      return error_outcome(
+          "result_too_large",
+          fmt::format("{} returned {} bytes; the limit is {}: write large results to "
+                      "a file and return its name",
+                      name, result.size(), limits::kMaxPayloadBytes));
     }
     return {OutcomeStatus::result, {std::move(result), 0}};
   } catch (const PackError& error) {

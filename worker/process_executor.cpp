@@ -18,9 +18,6 @@
 namespace muster {
 namespace {
 
-// When a task takes this long, what stands behind it in its runner goes to others.
-constexpr Duration kTakeBackAfter = std::chrono::milliseconds(2);
-
 // A runner that dies before it is ready: first and longest pause, and when to give up on tasks.
 constexpr Duration kFirstPause = std::chrono::milliseconds(50);
 constexpr std::uint32_t kMostDoublings = 6;
@@ -63,10 +60,9 @@ void ProcessExecutor::launch(Runner& runner, std::size_t slot, Time now) {
   Descriptor link(ends[0]);
   const Descriptor far_end(ends[1]);
   ::fcntl(link.get(), F_SETFL, O_NONBLOCK);
-  SpawnRequest request{{options_.runner},          {},
-                       "",                         null_input_.get(),
-                       error_output.write.get(),   error_output.write.get(),
-                       far_end.get()};
+  SpawnRequest request{
+      {options_.runner},        {},           "", null_input_.get(), error_output.write.get(),
+      error_output.write.get(), far_end.get()};
   for (const std::string& plugin : options_.plugins) {
     request.argv.insert(request.argv.end(), {"--plugin", plugin});
   }
@@ -255,7 +251,8 @@ Executor::Results ProcessExecutor::poll(Time now) {
   for (std::size_t slot = 0; slot < runners_.size(); ++slot) {
     Runner& runner = runners_[slot];
     if (runner.process.pid < 0 && now >= runner.start_after) launch(runner, slot, now);
-    if (runner.process.pid < 0) results_.next_poll = std::min(results_.next_poll, runner.start_after);
+    if (runner.process.pid < 0)
+      results_.next_poll = std::min(results_.next_poll, runner.start_after);
     hope = hope || runner.ready || runner.failed_starts < kFailedStarts;
   }
   for (; !hope && !queue_.empty(); queue_.pop_front()) {
@@ -299,9 +296,9 @@ void ProcessExecutor::check_deadline(Runner& runner, std::size_t slot, Time now)
     results_.next_poll = std::min(results_.next_poll, deadline);
   }
   if (runner.tasks.size() > 1 && !runner.taking_back) {
-    const Time look = runner.task_started + kTakeBackAfter;
+    const Time look = runner.task_started + kSlowTask;
     if (now >= look) take_back(runner, slot);
-    results_.next_poll = std::min(results_.next_poll, std::max(look, now + kTakeBackAfter));
+    results_.next_poll = std::min(results_.next_poll, std::max(look, now + kSlowTask));
   }
 }
 

@@ -49,21 +49,25 @@ class ProcessExecutor final : public Executor {
     Descriptor link;
     Descriptor error_output;
     MessageReader reader;
-    std::string unsent;       // bytes that the socket did not take yet
-    std::string error_tail;   // what it wrote to standard error lately
-    std::deque<TaskStart> tasks;  // handed to it, without outcome; the first one runs
-    std::deque<TaskStart> returned;  // given back by it, until it said that it was all
+    std::string unsent;                        // bytes that the socket did not take yet
+    std::string error_tail;                    // what it wrote to standard error lately
+    std::deque<TaskStart> tasks;               // handed to it, without outcome; the first one runs
+    std::deque<TaskStart> returned;            // given back by it, until it said that it was all
     std::shared_ptr<const JobSpec> last_spec;  // the job that it knows
     SessionId last_session;
     JobId last_job{};
     Time task_started{};  // when the first of `tasks` started
     Time start_after{};   // back-off
     std::uint32_t failed_starts = 0;
-    bool ready = false;           // it has said so
-    bool wants_write = false;     // the epoll set waits for room in the socket
-    bool taking_back = false;     // it was asked to return what it has not started
+    bool ready = false;                            // it has said so
+    bool wants_write = false;                      // the epoll set waits for room in the socket
+    bool taking_back = false;                      // it was asked to return what it has not started
     OutcomeStatus ending = OutcomeStatus::result;  // timed_out or cancelled: it was killed
   };
+  // When a task takes this long, what stands behind it in its runner goes to others, and nothing
+  // more is put there.
+  static constexpr Duration kSlowTask = std::chrono::milliseconds(2);
+
   enum class Source : std::uint8_t { exit = 0, link = 1, error_output = 2 };
 
   void launch(Runner& runner, std::size_t slot, Time now);
@@ -91,7 +95,7 @@ class ProcessExecutor final : public Executor {
   Descriptor null_input_;
   std::vector<Runner> runners_;
   std::deque<TaskStart> queue_;
-  Duration mean_{};  // of a task's busy time; zero: not known
+  Duration mean_{};                     // of a task's busy time; zero: not known
   std::unordered_set<Lease> stopped_;   // inside a runner, to end as cancelled
   std::unordered_set<Lease> recalled_;  // inside a runner, to be handed back if not started
   std::string start_failure_;

@@ -34,6 +34,7 @@ void ProcessExecutor::give_chunks(Time now) {
     Runner& runner = runners_[slot];
     if (!runner.ready || runner.ending != OutcomeStatus::result || runner.taking_back) continue;
     if (!runner.link.valid() || runner.tasks.size() > depth / 2) continue;
+    if (!runner.tasks.empty() && now - runner.task_started >= kSlowTask) continue;
     give_chunk(runner, std::min(share, depth - runner.tasks.size()), now);
     flush(runner, slot);
   }
@@ -82,8 +83,7 @@ void ProcessExecutor::declare(Runner& runner, const TaskStart& task) {
   runner.last_spec = task.spec;
   runner.last_session = task.lease.session;
   runner.last_job = task.lease.job;
-  append_message(runner.unsent,
-                 message::WorkerJob{task.lease.session, task.lease.job, *task.spec});
+  append_message(runner.unsent, message::WorkerJob{task.lease.session, task.lease.job, *task.spec});
 }
 
 void ProcessExecutor::flush(Runner& runner, std::size_t slot) {
@@ -175,9 +175,8 @@ void ProcessExecutor::take_returned(Runner& runner, const message::Returned& ret
   }
   const Lease lease{returned.session, returned.job, returned.leases[0].first,
                     returned.leases[0].attempt};
-  const auto found =
-      std::find_if(runner.tasks.begin(), runner.tasks.end(),
-                   [&](const TaskStart& task) { return task.lease == lease; });
+  const auto found = std::find_if(runner.tasks.begin(), runner.tasks.end(),
+                                  [&](const TaskStart& task) { return task.lease == lease; });
   if (found == runner.tasks.end()) return;
   runner.returned.push_back(std::move(*found));
   runner.tasks.erase(found);

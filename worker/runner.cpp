@@ -18,18 +18,17 @@ constexpr int kBrokenLink = 3;
 
 void Runner::run() {
   std::thread([this] { read_link(); }).detach();
-  write(message::Heartbeat{});  // ready
+  write(message::Heartbeat{});          // ready
   const std::atomic<bool> stop{false};  // a runner is killed instead
   while (true) {
     const TaskStart task = next_task();
     const std::string& name = task.spec->function.name;
     const Time started = steady_now();
     const RawFunction* function = functions_.find(name);
-    Outcome outcome =
-        function == nullptr
-            ? functions_.unknown_function(name)
-            : call_function(name, *function, task.payload,
-                            TaskContext(value(task.lease.attempt), stop));
+    Outcome outcome = function == nullptr
+                          ? functions_.unknown_function(name)
+                          : call_function(name, *function, task.payload,
+                                          TaskContext(value(task.lease.attempt), stop));
     message::WorkerOutcomes report{task.lease.session, task.lease.job, steady_now() - started, {}};
     report.runs.push_back({task.lease.sequence, task.lease.attempt, {}});
     report.runs.back().outcomes.push_back(std::move(outcome));
@@ -98,9 +97,8 @@ void Runner::take_back(const message::Recall& recall) {
     unstarted.swap(queue_);
   }
   for (const TaskStart& task : unstarted) {
-    write(message::Returned{task.lease.session,
-                            task.lease.job,
-                            {{task.lease.sequence, 1, task.lease.attempt}}});
+    write(message::Returned{
+        task.lease.session, task.lease.job, {{task.lease.sequence, 1, task.lease.attempt}}});
   }
   write(message::Returned{recall.session, recall.job, {}});
 }

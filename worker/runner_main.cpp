@@ -25,7 +25,8 @@ int main(int argument_count, char** arguments) {
   app.add_option("--plugin", plugins, "A shared library of native functions")->type_name("FILE");
   CLI11_PARSE(app, argument_count, arguments);
   if (::fcntl(kLink, F_SETFD, FD_CLOEXEC) != 0) {
-    std::fputs("muster-runner: not started by muster-worker; start muster-worker instead\n", stderr);
+    std::fputs("muster-runner: not started by muster-worker; start muster-worker instead\n",
+               stderr);
     return kUnusable;
   }
   // Standard output goes where standard error goes: nobody reads a task's output.

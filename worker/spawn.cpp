@@ -117,16 +117,18 @@ std::vector<std::string> find_candidates(const SpawnRequest& request, const Chil
 std::string explain(const SpawnRequest& request, const ChildPlan& plan) {
   const char* reason = ::strerror(plan.error);
   if (plan.step == Step::directory) {
-    return fmt::format("cannot enter directory '{}': {}; it must exist on the node that runs the "
-                       "command",
-                       request.directory, reason);
+    return fmt::format(
+        "cannot enter directory '{}': {}; it must exist on the node that runs the "
+        "command",
+        request.directory, reason);
   }
   const std::string& program = request.argv.front();
   if (plan.step == Step::setup) return fmt::format("cannot set up '{}': {}", program, reason);
   if (plan.error == ENOENT && program.find('/') == std::string::npos) {
-    return fmt::format("cannot start '{}': not found in PATH of this worker; install it there or "
-                       "give its full path",
-                       program);
+    return fmt::format(
+        "cannot start '{}': not found in PATH of this worker; install it there or "
+        "give its full path",
+        program);
   }
   const char* advice = "";
   if (plan.error == ENOENT) advice = "; the file (or the interpreter it names) is not on this node";
@@ -154,9 +156,9 @@ Spawned spawn(const SpawnRequest& request) {
   const pid_t pid = ::clone(run_child, stack.data() + stack.size(),
                             CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, &plan, &exit_watch);
   if (pid < 0) {
-    child.failure = fmt::format(
-        "cannot start '{}': {}; the node is at its limit of processes or memory",
-        request.argv.front(), ::strerror(errno));
+    child.failure =
+        fmt::format("cannot start '{}': {}; the node is at its limit of processes or memory",
+                    request.argv.front(), ::strerror(errno));
     return child;
   }
   child.pid = pid;

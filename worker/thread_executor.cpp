@@ -246,9 +246,9 @@ bool ThreadExecutor::State::abandon(Slot& slot, Window seen, OutcomeStatus statu
 void ThreadExecutor::State::wake_threads(std::size_t tasks) {
   std::size_t wanted = tasks;
   if (mean > Duration::zero()) {
-    wanted = std::min<std::size_t>(
-        tasks, 1 + tasks * static_cast<std::size_t>(mean.count()) /
-                       static_cast<std::size_t>(Duration(kChunkWork).count()));
+    wanted = std::min<std::size_t>(tasks,
+                                   1 + tasks * static_cast<std::size_t>(mean.count()) /
+                                           static_cast<std::size_t>(Duration(kChunkWork).count()));
   }
   wanted = std::min(wanted, sleeping);
   for (std::size_t i = 0; i < wanted; ++i) work.notify_one();
@@ -289,8 +289,8 @@ void ThreadExecutor::stop(const std::vector<Lease>& leases) {
   State& state = *state_;
   const std::lock_guard lock(state.mutex);
   state.filter_queue(leases, [&](const TaskStart& task) {
-    Outcome outcome = failed(OutcomeStatus::cancelled,
-                             {"cancelled", "cancelled before it started", "", {}});
+    Outcome outcome =
+        failed(OutcomeStatus::cancelled, {"cancelled", "cancelled before it started", "", {}});
     state.published.push_back({task.lease, std::move(outcome), Duration::zero()});
     state.waker.signal();
   });

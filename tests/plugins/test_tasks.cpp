@@ -22,12 +22,10 @@ void wait_for(std::int64_t milliseconds, const muster::TaskContext& context) {
 }  // namespace
 
 MUSTER_PLUGIN(registry) {
-  registry.add_raw("noop", [](const muster::Bytes&, const muster::TaskContext&) {
-    return muster::Bytes();
-  });
-  registry.add_raw("echo", [](const muster::Bytes& payload, const muster::TaskContext&) {
-    return payload;
-  });
+  registry.add_raw(
+      "noop", [](const muster::Bytes&, const muster::TaskContext&) { return muster::Bytes(); });
+  registry.add_raw(
+      "echo", [](const muster::Bytes& payload, const muster::TaskContext&) { return payload; });
   registry.add("add", [](std::int64_t left, std::int64_t right) { return left + right; });
   registry.add("square", [](std::int64_t number) { return number * number; });
   registry.add("attempt", [](const muster::TaskContext& context) { return context.attempt(); });
@@ -38,9 +36,8 @@ MUSTER_PLUGIN(registry) {
   registry.add("crash", [] { ::raise(SIGSEGV); });
   registry.add("abort", [] { std::abort(); });
   registry.add("exit_status", [](int status) { ::_exit(status); });
-  registry.add("print_stderr", [](const std::string& text) {
-    std::fprintf(stderr, "%s\n", text.c_str());
-  });
+  registry.add("print_stderr",
+               [](const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); });
   registry.add("print_and_crash", [](const std::string& text) {
     std::fprintf(stderr, "%s\n", text.c_str());
     ::raise(SIGSEGV);
@@ -51,8 +48,7 @@ MUSTER_PLUGIN(registry) {
     wait_for(milliseconds, context);
     return milliseconds;
   });
-  registry.add("spin_until_stop", [](const muster::TaskContext& context) {
-    wait_for(60'000, context);
-  });
+  registry.add("spin_until_stop",
+               [](const muster::TaskContext& context) { wait_for(60'000, context); });
   registry.add("big_result", [](std::uint64_t size_bytes) { return std::string(size_bytes, 'x'); });
 }

@@ -32,7 +32,8 @@ class ExecutorEnv {
     spec.function = std::move(function);
     spec.timeout = timeout;
     std::vector<TaskStart> tasks;
-    tasks.push_back({lease(sequence), std::make_shared<const JobSpec>(std::move(spec)),
+    tasks.push_back({lease(sequence),
+                     std::make_shared<const JobSpec>(std::move(spec)),
                      {std::move(payload), 0}});
     executor->start(std::move(tasks));
   }
@@ -55,8 +56,8 @@ class ExecutorEnv {
                << stuck << " stuck";
       }
       pollfd wake{executor->wake_descriptor(), POLLIN, 0};
-      const Duration wait = std::clamp<Duration>(next_poll - now, Duration::zero(),
-                                                 std::chrono::milliseconds(100));
+      const Duration wait =
+          std::clamp<Duration>(next_poll - now, Duration::zero(), std::chrono::milliseconds(100));
       ::poll(&wake, 1,
              static_cast<int>(std::chrono::ceil<std::chrono::milliseconds>(wait).count()));
     }

@@ -111,7 +111,8 @@ std::tuple<Arguments...> unpack_arguments(const Bytes& bytes) {
                     std::to_string(object.via.array.size));
   }
   std::size_t index = 0;
-  [[maybe_unused]] const auto next = [&]<typename Argument>(std::type_identity<Argument>) -> Argument {
+  [[maybe_unused]]  // by a function of no arguments
+  const auto next = [&]<typename Argument>(std::type_identity<Argument>) -> Argument {
     const msgpack::object& item = object.via.array.ptr[index++];
     try {
       return item.as<Argument>();
