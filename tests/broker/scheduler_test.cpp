@@ -82,11 +82,11 @@ TEST_F(SchedulerTest, IdleSlotsTakeBackWhatHasNotStarted) {
   ASSERT_FALSE(workers_[busy].recalled.empty()) << "an idle slot watches a queue elsewhere";
   const HeldLease back = workers_[busy].recalled.front();
   EXPECT_EQ(back.sequence, workers_[busy].leases.back().sequence) << "the last to start goes first";
-  send(busy, message::Returned{workers_[busy].session, job,
-                               {{TaskSequence{back.sequence}, 1, Attempt{back.attempt}}}});
+  send(busy,
+       message::Returned{
+           workers_[busy].session, job, {{TaskSequence{back.sequence}, 1, Attempt{back.attempt}}}});
   ASSERT_EQ(workers_[idle].leases.size(), 1U);
-  EXPECT_EQ(workers_[idle].leases.front(),
-            (HeldLease{job, back.sequence, back.attempt + 1}));
+  EXPECT_EQ(workers_[idle].leases.front(), (HeldLease{job, back.sequence, back.attempt + 1}));
 }
 
 TEST_F(SchedulerTest, ForgetsWhatTheProducerAcknowledged) {

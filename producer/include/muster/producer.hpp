@@ -43,9 +43,9 @@ struct Options {
   std::string label = {};
 
   // --- Embedded pool only ---
-  unsigned slots = 0;                    // 0: the number of processors
-  Executor executor = Executor::thread;  // process: a crash of a task harms nothing else
-  std::vector<std::string> plugins = {};      // paths of plug-in libraries with native functions
+  unsigned slots = 0;                     // 0: the number of processors
+  Executor executor = Executor::thread;   // process: a crash of a task harms nothing else
+  std::vector<std::string> plugins = {};  // paths of plug-in libraries with native functions
 
   // --- Waiting ---
   // How long the constructor waits for the broker's WELCOME.
