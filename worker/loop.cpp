@@ -86,11 +86,11 @@ void WorkerLoop::carry_out() {
     agent_.finished(std::move(results.finished), now);
     agent_.handed_back(std::move(results.handed_back), now);
     Agent::Actions actions = agent_.take_actions();
+    if (actions.empty()) return;
     if (!actions.starts.empty()) executor_.start(std::move(actions.starts));
     if (!actions.stops.empty()) executor_.stop(actions.stops);
     if (!actions.recalls.empty()) executor_.recall(actions.recalls);
     for (const Message& message : actions.messages) send(message);
-    if (actions.empty()) return;
   }
 }
 
