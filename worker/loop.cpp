@@ -40,7 +40,7 @@ int WorkerLoop::run() {
       say_goodbye();
       return 0;
     }
-    if (agent_.link() == Agent::Link::silent || send_failed_) {
+    if ((agent_.link() == Agent::Link::silent || send_failed_) && !replaced_) {
       spdlog::warn("the broker does not answer; connecting again to {}", options_.endpoint);
       connect();
       continue;
@@ -51,6 +51,7 @@ int WorkerLoop::run() {
 
 void WorkerLoop::connect() {
   send_failed_ = false;
+  replaced_ = true;
   dealer_.reset();
   dealer_ = std::make_unique<Dealer>(*context_, options_.endpoint);
   poller_.clear();
@@ -64,6 +65,7 @@ void WorkerLoop::connect() {
 void WorkerLoop::receive(Time now) {
   if (dealer_->take_connected()) {
     spdlog::info("connected to {}", options_.endpoint);
+    replaced_ = false;
     agent_.connected(now);
   }
   for (int i = 0; i < kMessagesPerTurn; ++i) {

@@ -47,6 +47,7 @@ class WorkerLoop {
   Time next_poll_ = kNever;
   Time drain_deadline_ = kNever;
   Time warn_at_ = kNever;  // when to say that no broker answers
+  bool replaced_ = false;  // the connection is new and not established yet
   bool send_failed_ = false;
   bool at_once_ = false;
 };
