@@ -10,8 +10,9 @@ namespace muster {
 namespace {
 
 // Time a worker's leases must cover beyond its slots: two round trips, so that new leases arrive
-// before the old ones are used up, and the time both loops take to form batches.
-constexpr Duration kBatchingSlack = std::chrono::microseconds(500);
+// before the old ones are used up, and the time that both sides take to form batches: outcomes wait
+// up to a millisecond for each other at the worker, and a busy machine delays every loop.
+constexpr Duration kBatchingSlack = std::chrono::milliseconds(3);
 // Prefetch pays only when the round trip is more than this part of the task's duration.
 constexpr double kNegligibleGap = 0.005;
 // Jobs that are looked at behind one that cannot be placed, while no slot is idle.

@@ -114,7 +114,7 @@ void Scheduler::submit(SessionRecord& session, message::Submit&& message) {
   const std::uint64_t first = value(message.first);
   const std::uint64_t gap = job->end() > job->base() && first > job->end() ? first - job->end() : 0;
   const std::uint64_t window = job->end() - job->base() + gap + message.payloads.size();
-  if (window > kMaxWindowPerCredit * options_.credit_tasks + kMaxWindow) {
+  if (window > kMaxWindow && (window - kMaxWindow) / kMaxWindowPerCredit > options_.credit_tasks) {
     refuse(session.peer, RefuseCode::over_limit, "too many skipped sequences behind an open task");
     return;
   }
