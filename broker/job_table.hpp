@@ -33,6 +33,7 @@ struct TaskRecord {
   OutcomeStatus status = OutcomeStatus::result;
   bool suspect = false;       // its worker was lost: no prefetch from now on
   bool stopping = false;      // STOP_TASKS was sent
+  bool is_short = false;      // counts among its worker's short leases
   bool out_of_sight = false;  // queued again, but its last lease may still be running somewhere
 
   Attempt current_attempt() const { return Attempt{attempts_made - 1}; }

@@ -127,8 +127,13 @@ class Scheduler {
   void dispatch(Time now);
   bool place(JobRecord& job, Time now);
   bool place_last_chance(JobRecord& job);
+  std::uint32_t prefetch(const JobRecord& job, const WorkerRecord& worker) const;
   std::uint32_t room(const JobRecord& job, const WorkerRecord& worker) const;
-  void lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence, std::uint64_t expected,
+  struct LeaseHint {
+    std::uint64_t expected = 1;  // about how many tasks the message will hold
+    bool is_short = false;       // leased ahead freely: it is done in a moment
+  };
+  void lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence, LeaseHint hint,
              message::Tasks& tasks);
   void send_tasks(JobRecord& job, WorkerIndex index, message::Tasks&& tasks);
   const std::vector<std::uint32_t>& eligible_classes(JobRecord& job);

@@ -10,8 +10,9 @@ namespace muster {
 namespace {
 
 // Time a worker's leases must cover beyond its slots: two round trips, so that new leases arrive
-// before the old ones are used up, and the time both loops take to form batches.
-constexpr Duration kBatchingSlack = std::chrono::microseconds(500);
+// before the old ones are used up, and the time that both sides take to form batches: outcomes wait
+// up to a millisecond for each other at the worker, and a busy machine delays every loop.
+constexpr Duration kBatchingSlack = std::chrono::milliseconds(3);
 // Prefetch pays only when the round trip is more than this part of the task's duration.
 constexpr double kNegligibleGap = 0.005;
 // Jobs that are looked at behind one that cannot be placed, while no slot is idle.
@@ -95,19 +96,25 @@ WorkerIndex Scheduler::best_worker(JobRecord& job) {
   return best;
 }
 
-// How many more leases of the job the worker may have.
+// How many leases of the job the worker may hold beyond its slots; 0: its tasks are long.
+std::uint32_t Scheduler::prefetch(const JobRecord& job, const WorkerRecord& worker) const {
+  if (job.mean_duration == Duration(0)) return 0;
+  const double horizon = static_cast<double>((2 * worker.round_trip + kBatchingSlack).count());
+  const double ratio = horizon / static_cast<double>(job.mean_duration.count());
+  if (ratio <= kNegligibleGap) return 0;
+  const double ahead = std::ceil(static_cast<double>(worker.usable_slots()) * ratio);
+  return static_cast<std::uint32_t>(std::min(ahead, double{limits::kMaxPrefetch}));
+}
+
+// How many more leases of the job the worker may have. A long task may queue behind short ones,
+// which are done in a moment, but never behind another long one.
 std::uint32_t Scheduler::room(const JobRecord& job, const WorkerRecord& worker) const {
   const std::uint32_t usable = worker.usable_slots();
-  std::uint32_t target = usable;
-  if (job.mean_duration > Duration(0) && worker.lease_bytes < limits::kMaxPrefetchBytes) {
-    const double horizon = static_cast<double>((2 * worker.round_trip + kBatchingSlack).count());
-    const double ratio = horizon / static_cast<double>(job.mean_duration.count());
-    if (ratio > kNegligibleGap) {
-      const double ahead = std::ceil(static_cast<double>(usable) * ratio);
-      target += static_cast<std::uint32_t>(std::min(ahead, double{limits::kMaxPrefetch}));
-    }
-  }
-  return target > worker.leases ? target - worker.leases : 0;
+  const std::uint32_t ahead = prefetch(job, worker);
+  const std::uint32_t taken = ahead == 0 ? worker.leases - worker.short_leases : worker.leases;
+  const bool full = worker.lease_bytes >= limits::kMaxPrefetchBytes;
+  const std::uint32_t target = full ? usable : usable + ahead;
+  return target > taken ? target - taken : 0;
 }
 
 // Leases one batch of the job to one worker; false: no worker has room.
@@ -123,21 +130,16 @@ bool Scheduler::place(JobRecord& job, Time now) {
   const std::uint64_t share =
       job.queued * worker.hello.slots / std::max<std::uint64_t>(group.slots, 1);
   count = std::min({count, std::max<std::uint64_t>(share, 1), std::uint64_t{limits::kBatchTasks}});
-  const bool idle_slot = worker.leases < worker.usable_slots();
-  if (idle_slot) {
-    const std::uint64_t idle = worker.usable_slots() - worker.leases;
-    // Fill idle slots first and prefetch in a second round, unless this worker is all there is.
-    if (group.workers > 1) count = std::min(count, idle);
-  }
   message::Tasks tasks{job.session->id, job.id, {}};
   std::size_t bytes = 0;
   std::uint64_t leased = 0;
+  const bool is_short = prefetch(job, worker) > 0;
   while (leased < count && (leased == 0 || bytes < limits::kBatchBytes)) {
     const bool fresh_only = worker.leases >= worker.usable_slots();
     const auto sequence = job.take_queued(fresh_only);
     if (!sequence) break;
     bytes += job.find(*sequence)->data.bytes.size();
-    lease(job, index, *sequence, std::min(count, job.queued + 1), tasks);
+    lease(job, index, *sequence, {std::min(count, job.queued + 1), is_short}, tasks);
     ++leased;
     if (worker.leases >= worker.usable_slots() && worker.lease_bytes >= limits::kMaxPrefetchBytes) {
       break;
@@ -153,9 +155,8 @@ bool Scheduler::place(JobRecord& job, Time now) {
   return true;
 }
 
-// `expected`: about how many tasks the message will hold.
-void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
-                      std::uint64_t expected, message::Tasks& tasks) {
+void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence, LeaseHint hint,
+                      message::Tasks& tasks) {
   WorkerRecord& worker = workers_.at(index);
   TaskRecord& task = *job.find(sequence);
   task.state = TaskState::leased;
@@ -165,12 +166,14 @@ void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
   const Attempt attempt{task.attempts_made++};
   ++job.leased;
   ++worker.leases;
+  task.is_short = hint.is_short;
+  worker.short_leases += hint.is_short ? 1 : 0;
   worker.lease_bytes += task.data.bytes.size();
   worker.append_lease(job.key, sequence, attempt);
   if (tasks.runs.empty() || tasks.runs.back().attempt != attempt ||
       value(tasks.runs.back().first) + tasks.runs.back().payloads.size() != sequence) {
     tasks.runs.push_back({TaskSequence{sequence}, attempt, {}});
-    if (tasks.runs.size() == 1) tasks.runs[0].payloads.reserve(expected);
+    if (tasks.runs.size() == 1) tasks.runs[0].payloads.reserve(hint.expected);
   }
   tasks.runs.back().payloads.push_back(task.data);
 }
@@ -189,6 +192,7 @@ void Scheduler::close_lease(JobRecord& job, TaskRecord& task) {
   WorkerRecord& worker = workers_.at(task.worker);
   --job.leased;
   --worker.leases;
+  worker.short_leases -= std::exchange(task.is_short, false) ? 1 : 0;
   worker.lease_bytes -= task.data.bytes.size();
   task.worker = kNoWorker;
 }
@@ -239,7 +243,7 @@ bool Scheduler::place_last_chance(JobRecord& job) {
   const auto sequence = job.take_last_chance();
   if (!sequence) return false;
   message::Tasks tasks{job.session->id, job.id, {}};
-  lease(job, reserved_worker_, *sequence, 1, tasks);
+  lease(job, reserved_worker_, *sequence, {}, tasks);
   send_tasks(job, reserved_worker_, std::move(tasks));
   set_runnable(job);
   return true;

@@ -31,10 +31,11 @@ struct WorkerRecord {
   bool present = true;  // connected; away it keeps its leases until it counts as lost
   bool draining = false;
   std::uint32_t stuck_slots = 0;
-  std::uint32_t leases = 0;     // open, started or not
-  std::size_t lease_bytes = 0;  // payload bytes of those
-  std::deque<LeaseRun> order;   // as leased, oldest first; closed ones are dropped lazily
-  Duration round_trip{0};       // learned; 0: unknown
+  std::uint32_t leases = 0;        // open, started or not
+  std::uint32_t short_leases = 0;  // of those, tasks that are done in a moment
+  std::size_t lease_bytes = 0;     // payload bytes of those
+  std::deque<LeaseRun> order;      // as leased, oldest first; closed ones are dropped lazily
+  Duration round_trip{0};          // learned; 0: unknown
   Time last_heard{0};
   Time last_sent{0};
   Time recall_until = Time::min();  // no second recall before

@@ -83,8 +83,10 @@ void Agent::tick(Time now) {
 
 Time Agent::next_deadline() const {
   if (!greeted_ || link_ == Link::silent || link_ == Link::refused) return kNever;
-  return std::min(last_sent_ + heartbeat_interval_,
-                  last_heard_ + heartbeat_interval_ * heartbeat_misses_);
+  const Time outcomes =
+      unsent_.empty() || link_ != Link::up ? kNever : unsent_since_ + options_.outcome_window;
+  return std::min({outcomes, last_sent_ + heartbeat_interval_,
+                   last_heard_ + heartbeat_interval_ * heartbeat_misses_});
 }
 
 void Agent::handle(message::Welcome& m) {

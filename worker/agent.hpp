@@ -35,6 +35,9 @@ struct AgentOptions {
   // The executor gets this much work per slot ahead of time: more than the loop's round trip, so
   // that slots never wait for it, and little enough that a RECALL still finds the rest unstarted.
   Duration start_window = std::chrono::milliseconds(1);
+  // Outcomes wait for others up to this long while every slot has work and more is queued here:
+  // nobody is idle for want of them, and a message for several costs each a fraction.
+  Duration outcome_window = std::chrono::milliseconds(1);
 };
 
 class Agent {
@@ -155,6 +158,7 @@ class Agent {
   void learn(HeldJob& job, const TaskFinish& task);
   std::uint64_t allowance(const HeldJob& job) const;
   void fill_executor();
+  bool may_wait() const;
   void flush_outcomes();
   void flush_returns();
 
@@ -184,6 +188,7 @@ class Agent {
 
   std::vector<Message> outbox_;
   std::vector<OutcomeItem> unsent_;  // finished, and due on this connection
+  Time unsent_since_{};              // when the oldest of them was noted
   std::vector<Lease> returns_;
   std::vector<TaskStart> starts_;
   std::vector<Lease> stops_;

@@ -22,7 +22,7 @@ Agent::Actions Agent::take_actions() {
   if (link_ == Link::up) {
     if (state_changed_) outbox_.emplace_back(message::WorkerState{stuck_, draining_});
     state_changed_ = false;
-    flush_outcomes();
+    if (!may_wait()) flush_outcomes();
     flush_returns();
   }
   Actions actions;
@@ -149,6 +149,13 @@ void Agent::fill_executor() {
 
 // --- Outcomes and returns -----------------------------------------------------------------------
 
+bool Agent::may_wait() const {
+  if (unsent_.empty() || unsent_.size() >= limits::kBatchTasks || queued_ == 0) return false;
+  std::size_t busy = 0;
+  for (const std::size_t count : in_executor_) busy += count;
+  return busy >= options_.slots && now_ - unsent_since_ < options_.outcome_window;
+}
+
 void Agent::flush_outcomes() {
   const auto before = [](const OutcomeItem& left, const OutcomeItem& right) {
     return left.job != right.job ? left.job->serial < right.job->serial
@@ -242,6 +249,7 @@ void Agent::finish(HeldJob& job, TaskSequence sequence, HeldLease& lease, Outcom
   lease.body = std::move(outcome.body);
   lease.busy = busy;
   lease.stopping = false;
+  if (unsent_.empty()) unsent_since_ = now_;
   unsent_.push_back({&job, sequence});
 }
 

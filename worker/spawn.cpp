@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string_view>
+#include <unordered_map>
 
 namespace muster {
 namespace {
@@ -20,6 +21,7 @@ namespace {
 constexpr std::size_t kStackBytes = std::size_t{64} << 10;
 constexpr std::size_t kTailBytes = 4096;
 constexpr int kTailLines = 20;
+constexpr std::size_t kMostFoundPrograms = 1000;
 
 enum class Step { setup, directory, execute };
 
@@ -34,6 +36,14 @@ struct ChildPlan {
   pid_t parent = 0;
   Step step = Step::setup;
   int error = 0;
+  std::size_t executed = 0;  // the candidate that became the program
+};
+
+// Where each program was found, as a shell remembers it: a long PATH costs a failed system call per
+// folder and start. A program that moved is searched again.
+struct FoundPrograms {
+  std::string path;  // the PATH that all entries are of
+  std::unordered_map<std::string, std::string> files;
 };
 
 // Runs in the child, on our memory. Raw system calls only: a sanitizer's wrappers keep books in
@@ -68,6 +78,7 @@ __attribute__((no_sanitize("address", "undefined", "thread"))) int run_child(voi
   plan.step = Step::execute;
   int error = ENOENT;
   for (const std::string& path : plan.candidates) {
+    plan.executed = static_cast<std::size_t>(&path - plan.candidates.data());
     ::syscall(SYS_execve, path.c_str(), plan.argv.data(), plan.environment.data());
     if (errno != ENOENT && errno != ENOTDIR) error = errno;  // a found but unusable one says more
   }
@@ -97,6 +108,11 @@ void plan_environment(const SpawnRequest& request, ChildPlan& plan) {
   plan.environment.push_back(nullptr);
 }
 
+FoundPrograms& found_programs() {
+  static thread_local FoundPrograms instance;
+  return instance;
+}
+
 std::vector<std::string> find_candidates(const SpawnRequest& request, const ChildPlan& plan) {
   const std::string& program = request.argv.front();
   if (program.find('/') != std::string::npos) return {program};
@@ -104,7 +120,13 @@ std::vector<std::string> find_candidates(const SpawnRequest& request, const Chil
   for (const char* variable : plan.environment) {
     if (variable != nullptr && std::strncmp(variable, "PATH=", 5) == 0) path = variable + 5;
   }
+  FoundPrograms& found = found_programs();
+  if (found.path != path || found.files.size() > kMostFoundPrograms)
+    found = {std::string(path), {}};
   std::vector<std::string> candidates;
+  if (const auto file = found.files.find(program); file != found.files.end()) {
+    candidates.push_back(file->second);
+  }
   while (true) {
     const std::size_t end = path.find(':');
     const std::string_view folder = path.substr(0, end);
@@ -163,6 +185,9 @@ Spawned spawn(const SpawnRequest& request) {
   }
   child.pid = pid;
   child.exit_watch = Descriptor(exit_watch);
+  if (plan.error == 0 && plan.candidates.size() > 1) {
+    found_programs().files[request.argv.front()] = plan.candidates[plan.executed];
+  }
   if (plan.error != 0) {
     reap(child);
     child.failure = explain(request, plan);

@@ -1,5 +1,5 @@
-// The scheduler under test with its peers played by hand: domain verbs, a manual clock, every message
-// through the real codec, invariants after every step.
+// The scheduler under test with its peers played by hand: domain verbs, a manual clock, every
+// message through the real codec, invariants after every step.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -61,7 +61,8 @@ class SchedulerTest : public testing::Test {
   }
 
   // --- Peers
-  PeerId add_worker(std::uint64_t id, std::uint32_t slots, std::vector<std::string> functions = {"f"},
+  PeerId add_worker(std::uint64_t id, std::uint32_t slots,
+                    std::vector<std::string> functions = {"f"},
                     std::vector<message::HeldLeases> held = {}) {
     const PeerId peer{++last_peer_};
     workers_[peer].id = {id, 99};
@@ -138,7 +139,9 @@ class SchedulerTest : public testing::Test {
     Outcome outcome{OutcomeStatus::result, {Bytes::copy("r" + std::to_string(lease.sequence)), 0}};
     if (status != OutcomeStatus::result) outcome = failed(status, {"exception", "no", "", {}});
     send(worker, message::WorkerOutcomes{
-                     workers_.at(worker).session, lease.job, busy,
+                     workers_.at(worker).session,
+                     lease.job,
+                     busy,
                      {{TaskSequence{lease.sequence}, Attempt{lease.attempt}, {outcome}}}});
   }
 

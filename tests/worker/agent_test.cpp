@@ -184,6 +184,7 @@ TEST(Agent, SendsOutcomesAgainAfterEveryWelcomeAndListsWhatItHolds) {
   env.connect_and_declare();
   env.lease(0, 4);
   env.finish(1);
+  env.advance(std::chrono::milliseconds(1));
   env.expect<message::WorkerOutcomes>();
   env.connect();
   const auto hello = env.expect<message::HelloWorker>();
@@ -196,6 +197,21 @@ TEST(Agent, SendsOutcomesAgainAfterEveryWelcomeAndListsWhatItHolds) {
   ASSERT_EQ(outcomes.runs.size(), 1U);
   EXPECT_EQ(outcomes.runs[0].outcomes.size(), 2U);
   EXPECT_EQ(env.started, (Sequences{0, 1, 2, 3}));  // work went on, nothing ran twice
+}
+
+TEST(Agent, OutcomesWaitForEachOtherOnlyWhileEverySlotHasMoreToDo) {
+  Env env;
+  env.connect_and_declare();
+  env.lease(0, 4);
+  env.finish(0);
+  env.expect_nothing();  // two run, one waits: nobody is idle for want of this outcome
+  EXPECT_EQ(env.agent.next_deadline(), env.now + std::chrono::milliseconds(1));
+  env.advance(std::chrono::milliseconds(1));
+  EXPECT_EQ(env.expect<message::WorkerOutcomes>().runs.size(), 1U);
+  env.finish(1);  // the last one starts: the broker must hear at once
+  EXPECT_EQ(env.expect<message::WorkerOutcomes>().runs.size(), 1U);
+  env.finish(2);
+  EXPECT_EQ(env.expect<message::WorkerOutcomes>().runs.size(), 1U);
 }
 
 TEST(Agent, IgnoresDuplicatesAndReturnsWhatItDoesNotKnow) {
