@@ -88,7 +88,7 @@ class ProcessExecutor final : public Executor {
   void check_deadline(Runner& runner, std::size_t slot, Time now);
   void finish_exit(Runner& runner, Time now);
   void fail_start(Runner& runner, const std::string& reason, Time now);
-  void report(const Lease& lease, OutcomeStatus status, Failure failure, Duration busy);
+  void report(const Lease& lease, OutcomeStatus status, const Failure& failure, Duration busy);
 
   ProcessExecutorOptions options_;
   Descriptor epoll_;
