@@ -14,6 +14,7 @@ template <typename Tag>
 struct RandomId {
   std::uint64_t high = 0;
   std::uint64_t low = 0;
+  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes the 0 behind `<` for a pointer
   auto operator<=>(const RandomId&) const = default;
   bool is_zero() const { return high == 0 && low == 0; }
 };

@@ -324,7 +324,7 @@ void Agent::finished(std::vector<TaskFinish>&& tasks, Time now) {
   tasks.clear();
 }
 
-void Agent::handed_back(std::vector<Lease> leases, Time now) {
+void Agent::handed_back(const std::vector<Lease>& leases, Time now) {
   now_ = now;
   for (const Lease& named : leases) {
     HeldJob* job = nullptr;

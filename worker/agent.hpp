@@ -50,7 +50,7 @@ class Agent {
   void receive(Message&& message, Time now);
   // The executor's reports.
   void finished(std::vector<TaskFinish>&& tasks, Time now);
-  void handed_back(std::vector<Lease> leases, Time now);
+  void handed_back(const std::vector<Lease>& leases, Time now);
   void set_stuck(std::uint32_t slots, Time now);
 
   // No new leases from now on: what has not started goes back, what runs may end.

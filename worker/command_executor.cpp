@@ -124,8 +124,8 @@ void CommandExecutor::launch(Child& child, TaskStart&& task, Time now) {
   ++running_;
 }
 
-void CommandExecutor::report(const Lease& lease, OutcomeStatus status, Failure failure) {
-  results_.finished.push_back({lease, failed(status, std::move(failure)), Duration::zero()});
+void CommandExecutor::report(const Lease& lease, OutcomeStatus status, const Failure& failure) {
+  results_.finished.push_back({lease, failed(status, failure), Duration::zero()});
 }
 
 void CommandExecutor::stop(const std::vector<Lease>& leases) {

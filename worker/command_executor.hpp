@@ -71,7 +71,7 @@ class CommandExecutor final : public Executor {
   void check_deadline(Child& child, Time now);
   void finish(Child& child, Time now);
   Outcome outcome_of(Child& child, ExitStatus status, Duration busy) const;
-  void report(const Lease& lease, OutcomeStatus status, Failure failure);
+  void report(const Lease& lease, OutcomeStatus status, const Failure& failure);
 
   CommandExecutorOptions options_;
   std::uint32_t usable_slots_;

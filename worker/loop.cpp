@@ -89,7 +89,7 @@ void WorkerLoop::carry_out() {
     next_poll_ = std::min(next_poll_, results.next_poll);
     agent_.set_stuck(results.stuck_slots, now);
     agent_.finished(std::move(results.finished), now);
-    agent_.handed_back(std::move(results.handed_back), now);
+    agent_.handed_back(results.handed_back, now);
     Agent::Actions actions = agent_.take_actions();
     if (actions.empty()) return;
     if (!actions.starts.empty()) executor_.start(std::move(actions.starts));

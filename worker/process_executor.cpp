@@ -171,11 +171,11 @@ void ProcessExecutor::requeue(std::deque<TaskStart>& tasks) {
   }
 }
 
-void ProcessExecutor::report(const Lease& lease, OutcomeStatus status, Failure failure,
+void ProcessExecutor::report(const Lease& lease, OutcomeStatus status, const Failure& failure,
                              Duration busy) {
   stopped_.erase(lease);
   recalled_.erase(lease);
-  results_.finished.push_back({lease, failed(status, std::move(failure)), busy});
+  results_.finished.push_back({lease, failed(status, failure), busy});
 }
 
 void ProcessExecutor::read_error_output(Runner& runner) {

@@ -92,7 +92,7 @@ class ProcessExecutor final : public Executor {
   void finish_exit(Runner& runner, Time now);
   static void pause(Runner& runner, std::uint32_t ends, Time now);
   void fail_start(Runner& runner, const std::string& reason, Time now);
-  void report(const Lease& lease, OutcomeStatus status, Failure failure, Duration busy);
+  void report(const Lease& lease, OutcomeStatus status, const Failure& failure, Duration busy);
 
   ProcessExecutorOptions options_;
   Descriptor epoll_;

@@ -32,7 +32,7 @@ void append(Executor::Results& results, Executor::Results&& more) {
 
 }  // namespace
 
-TaskRouter::TaskRouter(TaskRouterOptions options, const FunctionRegistry& functions)
+TaskRouter::TaskRouter(const TaskRouterOptions& options, const FunctionRegistry& functions)
     : slots_(options.slots),
       native_(make_native(options, functions)),
       commands_({options.slots, options.node}),

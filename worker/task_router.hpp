@@ -26,7 +26,7 @@ struct TaskRouterOptions {
 class TaskRouter final : public Executor {
  public:
   // `functions` holds the functions of `plugins`; it outlives the router.
-  TaskRouter(TaskRouterOptions options, const FunctionRegistry& functions);
+  TaskRouter(const TaskRouterOptions& options, const FunctionRegistry& functions);
 
   void start(std::vector<TaskStart>&& tasks) override;
   void stop(const std::vector<Lease>& leases) override;

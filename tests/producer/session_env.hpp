@@ -137,7 +137,7 @@ class SessionEnv {
     EXPECT_EQ(value(submit.first), first);
     EXPECT_EQ(submit.payloads.size(), count);
   }
-  void expect_acknowledged(JobId job, std::vector<SequenceRange> ranges) {
+  void expect_acknowledged(JobId job, const std::vector<SequenceRange>& ranges) {
     const auto acknowledged = expect<message::AcknowledgeOutcomes>();
     EXPECT_EQ(acknowledged.job, job);
     EXPECT_EQ(acknowledged.ranges, ranges);

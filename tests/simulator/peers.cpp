@@ -80,7 +80,7 @@ void World::pump_worker(Worker& worker) {
       worker.waiting.erase(found);
       back.push_back(lease);
     }
-    if (!back.empty()) worker.agent.handed_back(std::move(back), now_);
+    if (!back.empty()) worker.agent.handed_back(back, now_);
     for (const Lease& lease : actions.stops) end_task(worker, lease, true);
     run_next(worker);
   }

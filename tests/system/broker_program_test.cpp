@@ -40,7 +40,7 @@ class BrokerProgram : public ::testing::Test {
     EXPECT_EQ(ended.output, "");
   }
   std::string write_config(const std::string& text) {
-    const std::string path = folder_.path("broker.toml");
+    std::string path = folder_.path("broker.toml");
     std::ofstream(path) << text;
     return path;
   }

@@ -151,7 +151,7 @@ TEST_F(MusterRunTest, TheJoblogIsTheOneThatGnuParallelWrites) {
   parallel.argv[3] = "theirs";
   parallel.directory = directory_;
   parallel.environment = {{"PARALLEL_HOME", directory_}};
-  std::ofstream(path("will-cite"));
+  const std::ofstream consent(path("will-cite"));
   EXPECT_EQ(run_process(parallel).status, 2);
   EXPECT_EQ(without_times(text("ours")), without_times(text("theirs")));
 }

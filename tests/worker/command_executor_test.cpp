@@ -18,14 +18,15 @@ class Commands : public testing::Test {
     return std::make_unique<CommandExecutor>(
         CommandExecutorOptions{2, "node", 1 << 20, std::chrono::milliseconds(100)});
   }
-  void run(std::uint64_t sequence, CommandTask task, std::chrono::milliseconds timeout = {}) {
+  void run(std::uint64_t sequence, const CommandTask& task,
+           std::chrono::milliseconds timeout = {}) {
     env.start(sequence, {FunctionKind::command, ""}, encode_command_task(task), timeout);
   }
   void shell(std::uint64_t sequence, const std::string& script,
              std::chrono::milliseconds timeout = {}) {
     CommandTask task;
     task.argv = {"sh", "-c", script};
-    run(sequence, std::move(task), timeout);
+    run(sequence, task, timeout);
   }
   CommandResult result(std::uint64_t sequence) {
     const TaskFinish& task = env.of(sequence);
@@ -53,7 +54,7 @@ TEST_F(Commands, GetInputEnvironmentAndDirectory) {
   task.input = Bytes::copy(std::string(200'000, 'x'));
   task.environment = {{"COLOUR", "blue"}};
   task.directory = "/usr";
-  run(0, std::move(task));
+  run(0, task);
   shell(1, "cat");  // without input: nothing, at once
   env.wait_for(2);
   EXPECT_EQ(result(0).output.text(), std::string(200'000, 'x') + "blue/usr\n");
@@ -96,7 +97,7 @@ TEST_F(Commands, DropOutputBeyondTheLimit) {
   CommandTask task;
   task.argv = {"sh", "-c", "head -c 300000 /dev/zero"};
   task.output_limit_bytes = 1000;
-  run(0, std::move(task));
+  run(0, task);
   env.wait_for(1);
   EXPECT_EQ(result(0).output.size(), 1000U);
   EXPECT_TRUE(result(0).truncated);

@@ -70,8 +70,8 @@ class ExecutorEnv {
       if (task.lease == lease(sequence)) return task;
     }
     ADD_FAILURE() << "no outcome of task " << sequence;
-    static const TaskFinish none;
-    return none;
+    static const TaskFinish kNone;
+    return kNone;
   }
   Failure failure(std::uint64_t sequence) {
     const TaskFinish& task = of(sequence);

@@ -113,9 +113,9 @@ class Registry {
   // Offers a typed function: arguments and result travel as msgpack. A first parameter of type
   // `const TaskContext&` is filled in and does not count as an argument.
   template <typename Function>
-  void add(std::string name, Function function) {
+  void add(const std::string& name, Function function) {
     using Arguments = typename task_detail::Signature<Function>::Arguments;
-    add_raw(std::move(name), task_detail::adapt(std::move(function), Arguments{}));
+    add_raw(name, task_detail::adapt(std::move(function), Arguments{}));
   }
 };
 
@@ -126,4 +126,4 @@ class Registry {
 #define MUSTER_PLUGIN_SYMBOL "muster_plugin_v1"
 #define MUSTER_PLUGIN(registry)                                            \
   extern "C" __attribute__((visibility("default"))) void muster_plugin_v1( \
-      ::muster::Registry& registry)
+      ::muster::Registry& registry)  // NOLINT(bugprone-macro-parentheses): a parameter's name
