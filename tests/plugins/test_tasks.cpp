@@ -61,5 +61,6 @@ MUSTER_PLUGIN(registry) {
     }
     return number;
   });
+  registry.add("start_forever", [] { std::this_thread::sleep_for(std::chrono::hours(1)); });
   registry.add("big_result", [](std::uint64_t size_bytes) { return std::string(size_bytes, 'x'); });
 }
