@@ -91,6 +91,11 @@ JobRecord& Scheduler::make_job(SessionRecord& session, JobId id) {
 void Scheduler::declare(SessionRecord& session, message::Job&& message) {
   JobRecord* job = find_job(session, message.job);
   if (job == nullptr) {
+    if (session.jobs.size() >= limits::kMaxJobs) {
+      refuse(session.peer, RefuseCode::over_limit,
+             "more than " + std::to_string(limits::kMaxJobs) + " jobs at once; end some first");
+      return;
+    }
     job = &make_job(session, message.job);
     ++counters_["jobs"];
   }

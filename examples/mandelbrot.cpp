@@ -4,6 +4,7 @@
 //
 // --verify renders the picture again here, in this one thread, and compares byte by byte.
 #include <png.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
@@ -100,12 +101,13 @@ std::string render_over_pool(const Arguments& arguments) {
   std::string picture(
       3 * static_cast<std::size_t>(arguments.width) * static_cast<std::size_t>(arguments.height),
       '\0');
+  const bool show_progress = ::isatty(STDERR_FILENO) != 0;
   std::size_t done = 0;
   for (const auto& pixels : producer.map<muster::Bytes>("mandelbrot_tile", tiles)) {
     paste(picture, tiles[done++], pixels);
-    std::fprintf(stderr, "\r%zu of %zu tiles", done, tiles.size());
+    if (show_progress) std::fprintf(stderr, "\r%zu of %zu tiles", done, tiles.size());
   }
-  std::fputc('\n', stderr);
+  if (show_progress) std::fputc('\n', stderr);
   return picture;
 }
 

@@ -18,18 +18,18 @@ struct View {
 
 using Colour = std::array<double, 3>;  // 0 to 255
 
-// A closed gradient: night blue, sky, white, amber, brown and back.
+// A closed gradient: night blue, blue, white, amber, wine and back.
 inline Colour gradient(double position) {
   struct Stop {
     double at;
     Colour colour;
   };
-  constexpr std::array<Stop, 6> kStops = {{{0.0, {0, 7, 100}},
-                                           {0.16, {32, 107, 203}},
-                                           {0.42, {237, 255, 255}},
-                                           {0.6425, {255, 170, 0}},
-                                           {0.8575, {60, 16, 24}},
-                                           {1.0, {0, 7, 100}}}};
+  constexpr std::array<Stop, 6> kStops = {{{0.0, {6, 10, 38}},
+                                           {0.2, {20, 72, 140}},
+                                           {0.42, {226, 240, 236}},
+                                           {0.62, {244, 170, 52}},
+                                           {0.84, {96, 22, 38}},
+                                           {1.0, {6, 10, 38}}}};
   position -= std::floor(position);
   std::size_t i = 1;
   while (i + 1 < kStops.size() && position > kStops[i].at) ++i;
@@ -44,23 +44,37 @@ inline Colour gradient(double position) {
   return mixed;
 }
 
-// The colour of one point: by its smooth iteration count, black inside the set.
-inline Colour colour_at(double real, double imaginary, int iterations) {
+// The colour of one point: by its smooth iteration count, golden within about a pixel of the set,
+// whose finest threads would be noise otherwise, and nearly black inside. The derivative dx, dy by
+// the point gives the distance to the set: |z| log |z| / |dz|, up to a factor.
+inline Colour colour_at(double real, double imaginary, int iterations, double pixel) {
+  constexpr Colour kInside = {4, 6, 20};
+  constexpr Colour kThread = {255, 226, 160};
+  constexpr double kEscape = 1 << 16;  // squared; a large radius makes the count smooth
   double x = 0;
   double y = 0;
   double x2 = 0;
   double y2 = 0;
-  constexpr double kEscape = 1 << 16;  // squared; a large radius makes the count smooth
+  double dx = 0;
+  double dy = 0;
   int n = 0;
   for (; n < iterations && x2 + y2 < kEscape; ++n) {
+    const double next_dx = 2 * (x * dx - y * dy) + 1;
+    dy = 2 * (x * dy + y * dx);
+    dx = next_dx;
     y = 2 * x * y + imaginary;
     x = x2 - y2 + real;
     x2 = x * x;
     y2 = y * y;
   }
-  if (n == iterations) return {0, 0, 0};
-  const double smooth = n + 1 - std::log2(0.5 * std::log(x2 + y2));
-  return gradient(0.75 * std::log(std::max(1.0, smooth)) + 0.43);
+  if (n == iterations) return kInside;
+  const double log_radius = 0.5 * std::log(x2 + y2);
+  const double smooth = n + 1 - std::log2(log_radius);
+  const double pixels_away = 2 * log_radius * std::sqrt((x2 + y2) / (dx * dx + dy * dy)) / pixel;
+  Colour colour = gradient(0.75 * std::log(std::max(1.0, smooth)) + 0.43);
+  const double gold = std::exp(-1.3 * pixels_away);
+  for (std::size_t c = 0; c < 3; ++c) colour[c] += (kThread[c] - colour[c]) * gold;
+  return colour;
 }
 
 // Pixels [left, left + columns) x [top, top + rows) of a picture of `width` x `height` pixels, as
@@ -77,7 +91,7 @@ inline std::string render(const View& view, int width, int height, int left, int
         const double real = view.center_real + (2 * column + point % 2 - width + 0.5) * step;
         const double imaginary =
             view.center_imaginary - (2 * row + point / 2 - height + 0.5) * step;
-        const Colour colour = colour_at(real, imaginary, view.iterations);
+        const Colour colour = colour_at(real, imaginary, view.iterations, 2 * step);
         for (std::size_t c = 0; c < 3; ++c) sum[c] += colour[c];
       }
       for (const double channel : sum) pixels += static_cast<char>(std::lround(channel / 4));

@@ -119,7 +119,7 @@ void await_worker(ProducerState& state, Clock::time_point deadline) {
 }  // namespace
 }  // namespace detail
 
-Producer::Producer(Options options) : state_(std::make_unique<detail::ProducerState>()) {
+Producer::Producer(const Options& options) : state_(std::make_unique<detail::ProducerState>()) {
   const auto deadline = detail::deadline_after(options.connect_timeout);
   state_->endpoint = detail::endpoint_of(options);
   try {

@@ -84,7 +84,7 @@ JobOutcome read_outcome(const StreamItem& item, double now_seconds,
 }
 
 std::string advice(const Error& error, const std::string& endpoint) {
-  const std::string what = error.what();
+  std::string what = error.what();
   const std::string broker = endpoint.empty() ? "the embedded broker" : "the broker at " + endpoint;
   switch (error.code()) {
     case ErrorCode::no_worker:
