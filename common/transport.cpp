@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <string_view>
 #include <zmq.hpp>
@@ -179,9 +180,15 @@ Dealer::Dealer(TransportContext& context, const std::string& endpoint)
   set_common_options(socket);
   socket.set(zmq::sockopt::reconnect_ivl, 50);
   socket.set(zmq::sockopt::reconnect_ivl_max, 2'000);
-  const std::string monitor_name =
-      fmt::format("inproc://muster-monitor-{:x}", reinterpret_cast<std::uintptr_t>(this));
-  zmq_socket_monitor(socket.handle(), monitor_name.c_str(), ZMQ_EVENT_HANDSHAKE_SUCCEEDED);
+  // Never a name again: libzmq lets go of one some time after its socket was closed.
+  static std::atomic<std::uint64_t> last_monitor{0};
+  const std::string monitor_name = fmt::format("inproc://muster-monitor-{}", ++last_monitor);
+  const int watched =
+      zmq_socket_monitor(socket.handle(), monitor_name.c_str(), ZMQ_EVENT_HANDSHAKE_SUCCEEDED);
+  if (watched != 0) {
+    throw TransportError(fmt::format("cannot watch the connection to '{}': {}", endpoint,
+                                     zmq_strerror(zmq_errno())));
+  }
   socket_->monitor.connect(monitor_name);
   try {
     socket.connect(endpoint);

@@ -65,11 +65,13 @@ void declare(CLI::App& app, Options& options) {
       ->type_name("ENDPOINT");
   app.add_option("--slots", options.slots, "Tasks to run at once (default: the number of cores)")
       ->check(CLI::Range(1U, limits::kMaxSlots))
+      ->take_last()
       ->type_name("N");
   app.add_option("--executor", options.executor,
                  "How native functions run: 'process' (a crash costs one task) or 'thread' (no "
                  "isolation)")
       ->check(CLI::IsMember({"thread", "process"}))
+      ->take_last()
       ->capture_default_str()
       ->type_name("KIND");
   app.add_option("--plugin", options.plugins,

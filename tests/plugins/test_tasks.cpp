@@ -5,6 +5,8 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <muster/task.hpp>
 #include <stdexcept>
 #include <string>
@@ -56,5 +58,15 @@ MUSTER_PLUGIN(registry) {
   });
   registry.add("spin_until_stop",
                [](const muster::TaskContext& context) { wait_for(60'000, context); });
+  // Appends `number` to the file `folder`/starts and waits until `folder`/go exists.
+  registry.add("start_and_wait", [](const muster::TaskContext& context, const std::string& folder,
+                                    std::int64_t number) {
+    std::ofstream(folder + "/starts", std::ios::app) << std::to_string(number) + "\n";
+    while (!std::filesystem::exists(folder + "/go") && !context.stop_requested()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return number;
+  });
+  registry.add("start_forever", [] { std::this_thread::sleep_for(std::chrono::hours(1)); });
   registry.add("big_result", [](std::uint64_t size_bytes) { return std::string(size_bytes, 'x'); });
 }
