@@ -63,7 +63,7 @@ void describe(CLI::App& app, CommandLine& line) {
       ->capture_default_str();
   app.add_option("--credit-bytes", line.credit_bytes,
                  "Payload bytes held for one producer, at most (and as many of outcomes)")
-      ->check(CLI::AsSizeValue(false))
+      ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
   app.add_option("--session-grace", line.session_grace_seconds,
                  "Seconds that a producer may be away before its tasks are dropped")
