@@ -5,22 +5,16 @@
 namespace muster {
 
 TaskRecord& JobRecord::append(std::uint64_t sequence, Payload&& payload) {
-  if (tasks_.empty()) {
-    base_ = sequence;
-    cursor_ = sequence;
-  }
-  TaskRecord& task = tasks_.emplace_back();
+  if (tasks_.empty()) cursor_ = sequence;
+  TaskRecord& task = tasks_.append(sequence);
   task.data = std::move(payload);
   ++queued;
   return task;
 }
 
 void JobRecord::drop_acknowledged() {
-  while (!tasks_.empty() && tasks_.front().state == TaskState::acknowledged) {
-    tasks_.pop_front();
-    ++base_;
-  }
-  if (cursor_ < base_) cursor_ = base_;
+  while (!tasks_.empty() && tasks_.front().state == TaskState::acknowledged) tasks_.pop_front();
+  if (cursor_ < base()) cursor_ = base();
 }
 
 void JobRecord::requeue(std::uint64_t sequence, TaskRecord& task) {

@@ -13,31 +13,11 @@
 #include <unordered_map>
 #include <vector>
 
+#include "broker/task_window.hpp"
 #include "common/message.hpp"
 #include "common/time.hpp"
 
 namespace muster {
-
-using WorkerIndex = std::uint32_t;  // a place in the worker table
-inline constexpr WorkerIndex kNoWorker = UINT32_MAX;
-
-enum class TaskState : std::uint8_t { queued, leased, ended, acknowledged };
-
-struct TaskRecord {
-  Payload data;  // arguments until the task ended, then the outcome's body
-  WorkerIndex worker = kNoWorker;
-  std::uint32_t attempts_made = 0;  // leases so far; the current lease is attempts_made - 1
-  std::uint16_t failures = 0;
-  std::uint16_t losses = 0;
-  TaskState state = TaskState::queued;
-  OutcomeStatus status = OutcomeStatus::result;
-  bool suspect = false;       // its worker was lost: no prefetch from now on
-  bool stopping = false;      // STOP_TASKS was sent
-  bool is_short = false;      // counts among its worker's short leases
-  bool out_of_sight = false;  // queued again, but its last lease may still be running somewhere
-
-  Attempt current_attempt() const { return Attempt{attempts_made - 1}; }
-};
 
 // A lease that a worker reported for a task that its producer has not submitted again yet.
 struct AdoptedLease {
@@ -100,12 +80,10 @@ struct JobRecord {
   std::string waiting;           // the last reason told to the producer
 
   // --- The window ---
-  std::uint64_t base() const { return base_; }
-  std::uint64_t end() const { return base_ + tasks_.size(); }
+  std::uint64_t base() const { return tasks_.base(); }
+  std::uint64_t end() const { return tasks_.end(); }
   // The task of that sequence; null when it is not in the window.
-  TaskRecord* find(std::uint64_t sequence) {
-    return sequence - base_ < tasks_.size() ? &tasks_[sequence - base_] : nullptr;
-  }
+  TaskRecord* find(std::uint64_t sequence) { return tasks_.find(sequence); }
   // Appends the task of sequence end(). The first task of an empty window may start anywhere.
   TaskRecord& append(std::uint64_t sequence, Payload&& payload);
   void drop_acknowledged();  // from the front
@@ -125,8 +103,7 @@ struct JobRecord {
   bool is_last_chance(const TaskRecord& task) const {
     return task.losses > 0 && task.losses + 1U >= spec.crash_budget;
   }
-  std::deque<TaskRecord> tasks_;
-  std::uint64_t base_ = 0;
+  TaskWindow tasks_;
   std::uint64_t cursor_ = 0;  // every queued task at or after it was never leased
   std::set<std::uint64_t> returned_;
   std::set<std::uint64_t> last_chance_;

@@ -1,12 +1,16 @@
 #include "broker/loop.hpp"
 
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <filesystem>
 #include <map>
+#include <string_view>
 #include <variant>
 
 #include "broker/endpoint_lock.hpp"
@@ -69,10 +73,36 @@ class CounterLog {
   std::map<std::string, std::uint64_t> seen_;
 };
 
+// The folder that a parent made for this broker alone; the parent may be killed before it can
+// remove it.
+class PrivateFolder {
+ public:
+  explicit PrivateFolder(const std::string& endpoint) {
+    if (endpoint.empty()) return;
+    check_endpoint(endpoint);
+    path_ = std::filesystem::path(endpoint.substr(std::string_view("ipc://").size())).parent_path();
+  }
+  ~PrivateFolder() {
+    if (!path_.empty()) rmdir(path_.c_str());  // only an empty one
+  }
+  PrivateFolder(const PrivateFolder&) = delete;
+  PrivateFolder& operator=(const PrivateFolder&) = delete;
+
+ private:
+  std::filesystem::path path_;
+};
+
 }  // namespace
 
 void run_broker(const BrokerOptions& options) {
+  if (options.lifeline >= 0 && fcntl(options.lifeline, F_SETFD, FD_CLOEXEC) != 0) {
+    throw TransportError(
+        fmt::format("--lifeline {} is not an open descriptor: pass the reading end of a pipe",
+                    options.lifeline));
+  }
   const int signals = open_signals();
+  // Before the sockets, so that it goes after them.
+  const PrivateFolder folder(options.private_folder ? options.listen.front() : "");
   TransportContext context;
   Router router(context);
   std::vector<EndpointLock> locks;

@@ -12,6 +12,7 @@ namespace muster {
 
 struct BrokerOptions {
   std::vector<std::string> listen;  // endpoints
+  bool private_folder = false;      // remove the folder of the first endpoint at the end
   int lifeline = -1;                // descriptor; its end of file ends the broker
   SchedulerOptions scheduler;
 };

@@ -37,6 +37,7 @@ muster::Incarnation new_incarnation() {
 struct CommandLine {
   std::vector<std::string> listen;
   int lifeline = -1;
+  bool private_folder = false;
   std::string log_level = "info";
   double heartbeat_seconds = 2;
   std::uint32_t heartbeat_misses = muster::limits::kHeartbeatMisses;
@@ -84,6 +85,8 @@ void describe(CLI::App& app, CommandLine& line) {
       ->capture_default_str();
   app.add_option("--lifeline", line.lifeline,
                  "File descriptor whose end of file ends the broker (for parents)");
+  app.add_flag("--private", line.private_folder,
+               "Remove the folder of the first endpoint at the end, if it is empty (for parents)");
   app.add_option("--log-level", line.log_level, "trace, debug, info, warn, error or off")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
       ->capture_default_str();
@@ -97,6 +100,7 @@ muster::BrokerOptions to_options(const CommandLine& line) {
   muster::BrokerOptions options;
   options.listen = line.listen;
   options.lifeline = line.lifeline;
+  options.private_folder = line.private_folder;
   muster::SchedulerOptions& scheduler = options.scheduler;
   scheduler.incarnation = new_incarnation();
   scheduler.software_version = MUSTER_VERSION;

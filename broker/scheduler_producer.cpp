@@ -91,6 +91,11 @@ JobRecord& Scheduler::make_job(SessionRecord& session, JobId id) {
 void Scheduler::declare(SessionRecord& session, message::Job&& message) {
   JobRecord* job = find_job(session, message.job);
   if (job == nullptr) {
+    if (session.jobs.size() >= limits::kMaxJobs) {
+      refuse(session.peer, RefuseCode::over_limit,
+             "more than " + std::to_string(limits::kMaxJobs) + " jobs at once; end some first");
+      return;
+    }
     job = &make_job(session, message.job);
     ++counters_["jobs"];
   }
@@ -114,7 +119,7 @@ void Scheduler::submit(SessionRecord& session, message::Submit&& message) {
   const std::uint64_t first = value(message.first);
   const std::uint64_t gap = job->end() > job->base() && first > job->end() ? first - job->end() : 0;
   const std::uint64_t window = job->end() - job->base() + gap + message.payloads.size();
-  if (window > kMaxWindowPerCredit * options_.credit_tasks + kMaxWindow) {
+  if (window > kMaxWindow && (window - kMaxWindow) / kMaxWindowPerCredit > options_.credit_tasks) {
     refuse(session.peer, RefuseCode::over_limit, "too many skipped sequences behind an open task");
     return;
   }

@@ -28,7 +28,7 @@ message::Status Scheduler::status(Time now) const {
   status.sessions = static_cast<std::uint32_t>(sessions_.size());
   auto& workers = const_cast<WorkerTable&>(workers_);
   workers.each([&](WorkerIndex, const WorkerRecord& worker) {
-    if (status.workers.size() >= limits::kMaxReportedLeases) return;
+    if (status.workers.size() >= limits::kMaxStatusRows) return;
     status.workers.push_back({to_hex(worker.hello.worker), worker.hello.node, worker.hello.executor,
                               worker.hello.process_id, worker.hello.slots, worker.leases,
                               worker.stuck_slots, worker.draining, worker.tasks_done,
@@ -36,7 +36,7 @@ message::Status Scheduler::status(Time now) const {
                               milliseconds(now - worker.last_heard)});
   });
   for (const auto& [key, job] : jobs_) {
-    if (status.jobs.size() >= limits::kMaxReportedLeases) break;
+    if (status.jobs.size() >= limits::kMaxStatusRows) break;
     std::string waiting = job->waiting.substr(0, limits::kMaxNameBytes);
     status.jobs.push_back({to_hex(job->session->id), job->session->label, value(job->id),
                            job->spec.function.name, job->spec.priority, job->queued, job->leased,

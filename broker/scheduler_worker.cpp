@@ -76,6 +76,11 @@ void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeas
   WorkerRecord& worker = workers_.at(index);
   // Leases that the worker does not mention never reached it, or their outcome is lost with it.
   const std::deque<LeaseRun> before = std::exchange(worker.order, {});
+  for (auto& [key, job] : jobs_) {  // what it reported before counts only if it says so again
+    worker.leases -= static_cast<std::uint32_t>(std::erase_if(job->adopted, [&](const auto& entry) {
+      return entry.second.worker == index && !entry.second.outcome;
+    }));
+  }
   for (const message::HeldLeases& entry : held) {
     auto& session = sessions_[entry.session];
     if (!session) {  // we have restarted and its producer is not back yet
@@ -113,7 +118,7 @@ void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
   std::uint64_t listed = 0;
   for (const LeaseRange& range : held) {
     for (std::uint64_t i = 0; i < range.count; ++i) {
-      if (++listed > limits::kMaxReportedLeases) break;
+      if (++listed > limits::kMaxHeldLeases) break;
       const std::uint64_t sequence = value(range.first) + i;
       TaskRecord* task = job.find(sequence);
       const bool same =

@@ -3,16 +3,8 @@ include(CMakePackageConfigHelpers)
 
 set(muster_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/muster)
 
-foreach(program muster_cli muster-broker muster-worker muster-runner)
-  if(TARGET ${program})
-    install(TARGETS ${program} RUNTIME)
-  endif()
-endforeach()
-
-install(TARGETS muster_headers muster_task EXPORT muster-targets)
-if(TARGET muster_producer)
-  install(TARGETS muster_producer EXPORT muster-targets LIBRARY)
-endif()
+install(TARGETS muster_cli muster-broker muster-worker muster-runner RUNTIME)
+install(TARGETS muster_headers muster_task muster_producer EXPORT muster-targets LIBRARY)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/common/include/ ${PROJECT_SOURCE_DIR}/worker/include/
                   ${PROJECT_SOURCE_DIR}/producer/include/
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp")

@@ -41,7 +41,7 @@ std::optional<Bytes> unpack_payload(const Payload& payload);
 // A Failure as an outcome's body, and back; `decode_failure` makes a Failure of any bytes.
 Bytes encode_failure(const Failure& failure);
 Failure decode_failure(const Bytes& body);
-Outcome failed(OutcomeStatus status, Failure failure);
+Outcome failed(OutcomeStatus status, const Failure& failure);
 
 // A command task's payload and its outcome.
 struct CommandTask {

@@ -25,9 +25,9 @@ struct Fault {
 };
 
 const msgpack::unpack_limit& unpack_limits() {
-  static const msgpack::unpack_limit instance(
+  static const msgpack::unpack_limit kLimits(
       limits::kMaxReportedLeases, 0, limits::kMaxFrameZeroBytes, limits::kMaxFrameZeroBytes, 0, 8);
-  return instance;
+  return kLimits;
 }
 
 // Reads the fields of one msgpack array one after another and checks each.

@@ -86,7 +86,7 @@ Failure decode_failure(const Bytes& body) {
   return {std::move(kind), std::move(message), std::move(traceback), std::move(extra)};
 }
 
-Outcome failed(OutcomeStatus status, Failure failure) {
+Outcome failed(OutcomeStatus status, const Failure& failure) {
   return {status, {encode_failure(failure), 0}};
 }
 

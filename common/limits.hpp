@@ -48,6 +48,13 @@ inline constexpr std::size_t kMaxReportedLeases = 65536;
 // the largest worker, with room for as many that are finished and not acknowledged.
 inline constexpr std::size_t kMaxHeldLeases = 4 * kMaxReportedLeases;
 
+// Jobs of one session that have not ended: WELCOME lists them all.
+inline constexpr std::size_t kMaxJobs = 16'384;
+
+// Rows in STATUS, of workers and of jobs: what a person or a dashboard can use, and at most a few
+// MiB whatever the names.
+inline constexpr std::size_t kMaxStatusRows = 2'000;
+
 // lz4 cannot expand more than this; a frame that declares more is refused before any allocation.
 inline constexpr std::size_t kMaxExpansion = 255;
 

@@ -61,9 +61,9 @@ Embedded::Embedded(const Options& options)
   }
   try {
     supervisor_ = std::make_unique<Supervisor>();
-    supervisor_->start({broker, "--listen", endpoint_, "--lifeline", lifeline, "--log-level",
-                        "warn", "--heartbeat-interval", kHeartbeatSeconds, "--heartbeat-misses",
-                        kHeartbeatMisses});
+    supervisor_->start({broker, "--listen", endpoint_, "--lifeline", lifeline, "--private",
+                        "--log-level", "warn", "--heartbeat-interval", kHeartbeatSeconds,
+                        "--heartbeat-misses", kHeartbeatMisses});
     supervisor_->start(std::move(argv));
     supervisor_->run();
   } catch (...) {

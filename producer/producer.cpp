@@ -62,11 +62,26 @@ JobSpec spec_of(FunctionName&& function, const JobOptions& options) {
           options.crash_budget};
 }
 
+bool socket_exists(const std::string& endpoint) {
+  constexpr std::string_view kPrefix = "ipc://";
+  std::error_code ignored;
+  return std::filesystem::exists(endpoint.substr(kPrefix.size()), ignored);
+}
+
 // Waits for WELCOME in steps, so that an embedded pool that does not start is noticed at once.
 void connect(ProducerState& state, const Options& options, Clock::time_point deadline) {
   constexpr std::chrono::milliseconds kStep{20};
+  constexpr std::chrono::milliseconds kStarting{500};  // a broker that was started just before us
+  const auto no_socket = std::min(deadline, Clock::now() + kStarting);
   while (!state.client->wait_connected(kStep)) {
     if (state.embedded) state.embedded->check_alive();
+    if (!state.embedded && Clock::now() >= no_socket && !socket_exists(state.endpoint)) {
+      throw Error(ErrorCode::disconnected, "disconnected",
+                  fmt::format("no broker listens at {0}: there is no such socket; start one with "
+                              "`muster-broker --listen {0}`, correct the path, or unset "
+                              "MUSTER_BROKER to use a pool on this machine",
+                              state.endpoint));
+    }
     if (Clock::now() < deadline) continue;
     throw Error(ErrorCode::disconnected, "disconnected",
                 fmt::format("no broker answered at {0} within {1:.1f} s; is muster-broker running? "
@@ -104,7 +119,7 @@ void await_worker(ProducerState& state, Clock::time_point deadline) {
 }  // namespace
 }  // namespace detail
 
-Producer::Producer(Options options) : state_(std::make_unique<detail::ProducerState>()) {
+Producer::Producer(const Options& options) : state_(std::make_unique<detail::ProducerState>()) {
   const auto deadline = detail::deadline_after(options.connect_timeout);
   state_->endpoint = detail::endpoint_of(options);
   try {

@@ -146,7 +146,8 @@ void Session::receive(Message&& message, Time now) {
   now_ = now;
   if (!link_lives() || !greeted_ || closed_) return;
   heard_ = now;
-  std::visit([this](auto&& alternative) { on(std::move(alternative)); }, std::move(message));
+  std::visit([this]<typename Kind>(Kind&& kind) { on(std::forward<Kind>(kind)); },
+             std::move(message));
 }
 
 void Session::on(message::Welcome&& welcome) {

@@ -257,14 +257,6 @@ void CommandExecutor::finish(Child& child, Time now) {
 
 Outcome CommandExecutor::outcome_of(Child& child, ExitStatus status, Duration busy) const {
   const std::string tail = last_lines(child.error_output.text);
-  if (child.ending == OutcomeStatus::timed_out) {
-    return failed(OutcomeStatus::timed_out,
-                  {"timed_out",
-                   fmt::format("the command ran longer than its timeout of {} ms and was ended",
-                               child.task.spec->timeout.count()),
-                   tail,
-                   {}});
-  }
   if (child.ending == OutcomeStatus::cancelled) {
     return failed(OutcomeStatus::cancelled, {"cancelled", "cancelled while it ran", tail, {}});
   }
@@ -279,6 +271,13 @@ Outcome CommandExecutor::outcome_of(Child& child, ExitStatus status, Duration bu
       std::chrono::duration_cast<std::chrono::microseconds>(busy).count());
   result.node = options_.node;
   Bytes body = encode_command_result(result);
+  if (child.ending == OutcomeStatus::timed_out) {
+    return failed(OutcomeStatus::timed_out,
+                  {"timed_out",
+                   fmt::format("the command ran longer than its timeout of {} ms and was ended",
+                               child.task.spec->timeout.count()),
+                   tail, std::move(body)});
+  }
   if (status.status == 0) return {OutcomeStatus::result, {std::move(body), 0}};
   const std::string text =
       status.signal == 0 ? fmt::format("exit status {}", status.status) : describe(status);

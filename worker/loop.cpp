@@ -13,7 +13,8 @@ namespace muster {
 namespace {
 
 constexpr int kMessagesPerTurn = 64;  // then executor and clock get their turn
-constexpr Duration kGoodbyePatience = std::chrono::milliseconds(100);
+constexpr std::chrono::milliseconds kGoodbyePatience{100};
+constexpr Duration kWarnAfter = std::chrono::seconds(5);  // a broker may start after its workers
 constexpr int kRefusedExitCode = 2;
 
 }  // namespace
@@ -23,12 +24,14 @@ WorkerLoop::WorkerLoop(LoopOptions options, Agent& agent, Executor& executor)
 
 int WorkerLoop::run() {
   connect();
+  warn_at_ = steady_now() + kWarnAfter;
   while (true) {
     const Time now = steady_now();
     check_signals(now);
     receive(now);
     agent_.tick(now);
     carry_out();
+    notice_absence(now);
     if (agent_.link() == Agent::Link::refused) {
       spdlog::error("the broker refused this worker: {}", agent_.refusal());
       return kRefusedExitCode;
@@ -37,7 +40,7 @@ int WorkerLoop::run() {
       say_goodbye();
       return 0;
     }
-    if (agent_.link() == Agent::Link::silent || send_failed_) {
+    if ((agent_.link() == Agent::Link::silent || send_failed_) && !replaced_) {
       spdlog::warn("the broker does not answer; connecting again to {}", options_.endpoint);
       connect();
       continue;
@@ -48,8 +51,9 @@ int WorkerLoop::run() {
 
 void WorkerLoop::connect() {
   send_failed_ = false;
+  replaced_ = true;
   dealer_.reset();
-  dealer_ = std::make_unique<Dealer>(context_, options_.endpoint);
+  dealer_ = std::make_unique<Dealer>(*context_, options_.endpoint);
   poller_.clear();
   poller_.watch(options_.signals);
   if (options_.lifeline >= 0) poller_.watch(options_.lifeline);
@@ -61,6 +65,7 @@ void WorkerLoop::connect() {
 void WorkerLoop::receive(Time now) {
   if (dealer_->take_connected()) {
     spdlog::info("connected to {}", options_.endpoint);
+    replaced_ = false;
     agent_.connected(now);
   }
   for (int i = 0; i < kMessagesPerTurn; ++i) {
@@ -86,11 +91,11 @@ void WorkerLoop::carry_out() {
     agent_.finished(std::move(results.finished), now);
     agent_.handed_back(std::move(results.handed_back), now);
     Agent::Actions actions = agent_.take_actions();
+    if (actions.empty()) return;
     if (!actions.starts.empty()) executor_.start(std::move(actions.starts));
     if (!actions.stops.empty()) executor_.stop(actions.stops);
     if (!actions.recalls.empty()) executor_.recall(actions.recalls);
     for (const Message& message : actions.messages) send(message);
-    if (actions.empty()) return;
   }
 }
 
@@ -125,13 +130,24 @@ bool WorkerLoop::ended(Time now) {
 void WorkerLoop::say_goodbye() {
   if (agent_.link() != Agent::Link::up) return;
   send(message::Goodbye{});
-  // Closing a socket drops what it has not written yet.
-  Poller pause;
-  pause.wait(kGoodbyePatience);
+  dealer_->set_linger(kGoodbyePatience);
+  poller_.clear();
+  dealer_.reset();
+  context_.reset();  // waits until it is written
+}
+
+void WorkerLoop::notice_absence(Time now) {
+  if (agent_.link() == Agent::Link::up) warn_at_ = kNever;
+  if (now < warn_at_) return;
+  warn_at_ = kNever;
+  spdlog::warn(
+      "no broker answers at {}; is muster-broker running there? Start it with `muster-broker "
+      "--listen {}`; this worker keeps trying",
+      options_.endpoint, options_.endpoint);
 }
 
 void WorkerLoop::wait() {
-  const Time deadline = std::min({next_poll_, agent_.next_deadline(), drain_deadline_});
+  const Time deadline = std::min({next_poll_, agent_.next_deadline(), drain_deadline_, warn_at_});
   next_poll_ = kNever;
   poller_.wait(deadline == kNever ? kNever : std::max(deadline - steady_now(), Duration::zero()));
 }

@@ -35,16 +35,19 @@ class WorkerLoop {
   void check_signals(Time now);
   bool ended(Time now);
   void say_goodbye();
+  void notice_absence(Time now);
   void wait();
 
   LoopOptions options_;
   Agent& agent_;
   Executor& executor_;
-  TransportContext context_;
+  std::unique_ptr<TransportContext> context_ = std::make_unique<TransportContext>();
   std::unique_ptr<Dealer> dealer_;
   Poller poller_;
   Time next_poll_ = kNever;
   Time drain_deadline_ = kNever;
+  Time warn_at_ = kNever;  // when to say that no broker answers
+  bool replaced_ = false;  // the connection is new and not established yet
   bool send_failed_ = false;
   bool at_once_ = false;
 };

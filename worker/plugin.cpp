@@ -135,7 +135,7 @@ Outcome FunctionRegistry::unknown_function(const std::string& name) const {
 }
 
 Outcome call_function(const std::string& name, const RawFunction& function, const Payload& payload,
-                      const TaskContext& context) {
+                      const TaskContext& context, std::uint64_t max_result_bytes) {
   try {
     Bytes result;
     if (payload.unpacked_bytes == 0) {
@@ -145,12 +145,12 @@ Outcome call_function(const std::string& name, const RawFunction& function, cons
       if (!plain) return error_outcome("bad_arguments", name + ": the packed payload is damaged");
       result = function(*plain, context);
     }
-    if (result.size() > limits::kMaxPayloadBytes) {
+    if (result.size() > max_result_bytes) {
       return error_outcome(
           "result_too_large",
           fmt::format("{} returned {} bytes; the limit is {}: write large results to "
                       "a file and return its name",
-                      name, result.size(), limits::kMaxPayloadBytes));
+                      name, result.size(), max_result_bytes));
     }
     return {OutcomeStatus::result, {std::move(result), 0}};
   } catch (const PackError& error) {

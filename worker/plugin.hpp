@@ -9,6 +9,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "common/limits.hpp"
 #include "common/message.hpp"
 
 namespace muster {
@@ -21,6 +22,10 @@ class PluginError : public std::runtime_error {
 
 class FunctionRegistry final : public Registry {
  public:
+  // A result of more bytes is an error of its task.
+  explicit FunctionRegistry(std::uint64_t max_result_bytes = limits::kMaxPayloadBytes)
+      : max_result_bytes_(max_result_bytes) {}
+
   // Loads a shared library and its functions, for the life of the process. Throws PluginError.
   void load(const std::string& file);
 
@@ -30,16 +35,19 @@ class FunctionRegistry final : public Registry {
   // Null when nobody registered that name; valid as long as the registry.
   const RawFunction* find(const std::string& name) const;
   std::vector<std::string> names() const;  // sorted
+  std::uint64_t max_result_bytes() const { return max_result_bytes_; }
   // The outcome of a task that asks for a function that is not here.
   Outcome unknown_function(const std::string& name) const;
 
  private:
+  std::uint64_t max_result_bytes_;
   std::unordered_map<std::string, RawFunction> functions_;
   std::string loading_;  // the file whose functions are being added
 };
 
 // Calls `function`; whatever it throws becomes the outcome.
 Outcome call_function(const std::string& name, const RawFunction& function, const Payload& payload,
-                      const TaskContext& context);
+                      const TaskContext& context,
+                      std::uint64_t max_result_bytes = limits::kMaxPayloadBytes);
 
 }  // namespace muster

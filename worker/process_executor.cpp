@@ -18,7 +18,7 @@
 namespace muster {
 namespace {
 
-// A runner that dies before it is ready: first and longest pause, and when to give up on tasks.
+// A runner that dies of itself: first and longest pause, and when to give up on tasks.
 constexpr Duration kFirstPause = std::chrono::milliseconds(50);
 constexpr std::uint32_t kMostDoublings = 6;
 constexpr std::uint32_t kFailedStarts = 3;
@@ -63,6 +63,8 @@ void ProcessExecutor::launch(Runner& runner, std::size_t slot, Time now) {
   SpawnRequest request{
       {options_.runner},        {},           "", null_input_.get(), error_output.write.get(),
       error_output.write.get(), far_end.get()};
+  request.argv.insert(request.argv.end(),
+                      {"--max-result", std::to_string(options_.max_result_bytes)});
   for (const std::string& plugin : options_.plugins) {
     request.argv.insert(request.argv.end(), {"--plugin", plugin});
   }
@@ -72,8 +74,10 @@ void ProcessExecutor::launch(Runner& runner, std::size_t slot, Time now) {
     return;
   }
   const std::uint32_t failed_starts = runner.failed_starts;
+  const std::uint32_t idle_deaths = runner.idle_deaths;
   runner = Runner{};
   runner.failed_starts = failed_starts;
+  runner.idle_deaths = idle_deaths;
   runner.process = std::move(process);
   runner.link = std::move(link);
   runner.error_output = std::move(error_output.read);
@@ -82,8 +86,13 @@ void ProcessExecutor::launch(Runner& runner, std::size_t slot, Time now) {
   watch(runner.error_output.get(), slot, Source::error_output);
 }
 
+// Before it is started again, after so many ends that were its own fault.
+void ProcessExecutor::pause(Runner& runner, std::uint32_t ends, Time now) {
+  runner.start_after = now + kFirstPause * (1 << std::min(ends, kMostDoublings));
+}
+
 void ProcessExecutor::fail_start(Runner& runner, const std::string& reason, Time now) {
-  runner.start_after = now + kFirstPause * (1 << std::min(runner.failed_starts, kMostDoublings));
+  pause(runner, runner.failed_starts, now);
   ++runner.failed_starts;
   start_failure_ = fmt::format("a runner process cannot be started: {}", reason);
 }
@@ -134,11 +143,15 @@ void ProcessExecutor::finish_exit(Runner& runner, Time now) {
               {}},
              busy);
     }
+  } else if (runner.ending == OutcomeStatus::result) {
+    if (runner.idle_deaths > 0) pause(runner, runner.idle_deaths - 1, now);  // a first one is free
+    ++runner.idle_deaths;
   }
   requeue(runner.returned);
   requeue(runner.tasks);
   const Runner ended = std::exchange(runner, Runner{});
   runner.failed_starts = ended.failed_starts;
+  runner.idle_deaths = ended.idle_deaths;
   runner.start_after = ended.start_after;
 }
 

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/limits.hpp"
 #include "worker/executor.hpp"
 #include "worker/frame_link.hpp"
 #include "worker/spawn.hpp"
@@ -24,6 +25,7 @@ struct ProcessExecutorOptions {
   std::uint32_t slots = 1;
   std::vector<std::string> plugins;
   std::string runner;  // the path of muster-runner
+  std::uint64_t max_result_bytes = limits::kMaxPayloadBytes;
 };
 
 // muster-runner in the folder of this program.
@@ -59,6 +61,7 @@ class ProcessExecutor final : public Executor {
     Time task_started{};  // when the first of `tasks` started
     Time start_after{};   // back-off
     std::uint32_t failed_starts = 0;
+    std::uint32_t idle_deaths = 0;                 // ends between tasks since the last outcome
     bool ready = false;                            // it has said so
     bool wants_write = false;                      // the epoll set waits for room in the socket
     bool taking_back = false;                      // it was asked to return what it has not started
@@ -87,6 +90,7 @@ class ProcessExecutor final : public Executor {
   void requeue(std::deque<TaskStart>& tasks);
   void check_deadline(Runner& runner, std::size_t slot, Time now);
   void finish_exit(Runner& runner, Time now);
+  static void pause(Runner& runner, std::uint32_t ends, Time now);
   void fail_start(Runner& runner, const std::string& reason, Time now);
   void report(const Lease& lease, OutcomeStatus status, Failure failure, Duration busy);
 

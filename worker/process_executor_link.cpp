@@ -155,6 +155,7 @@ void ProcessExecutor::take_outcome(Runner& runner, message::WorkerOutcomes& repo
   }
   Outcome& outcome = report_of.runs[0].outcomes[0];
   runner.tasks.pop_front();
+  runner.idle_deaths = 0;
   runner.task_started = now;
   const Duration sample = std::max(report_of.busy, Duration{1});
   mean_ = mean_ == Duration::zero() ? sample : mean_ + (sample - mean_) / (1 << kMeanShift);

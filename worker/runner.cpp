@@ -28,7 +28,8 @@ void Runner::run() {
     Outcome outcome = function == nullptr
                           ? functions_.unknown_function(name)
                           : call_function(name, *function, task.payload,
-                                          TaskContext(value(task.lease.attempt), stop));
+                                          TaskContext(value(task.lease.attempt), stop),
+                                          functions_.max_result_bytes());
     message::WorkerOutcomes report{task.lease.session, task.lease.job, steady_now() - started, {}};
     report.runs.push_back({task.lease.sequence, task.lease.attempt, {}});
     report.runs.back().outcomes.push_back(std::move(outcome));

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "common/limits.hpp"
 #include "worker/runner.hpp"
 
 namespace {
@@ -23,6 +24,8 @@ int main(int argument_count, char** arguments) {
       "A part of muster-worker, which starts one for each slot. Not for people: start "
       "muster-worker instead.");
   app.add_option("--plugin", plugins, "A shared library of native functions")->type_name("FILE");
+  std::uint64_t max_result_bytes = muster::limits::kMaxPayloadBytes;
+  app.add_option("--max-result", max_result_bytes, "The largest result of a function, in bytes");
   CLI11_PARSE(app, argument_count, arguments);
   if (::fcntl(kLink, F_SETFD, FD_CLOEXEC) != 0) {
     std::fputs("muster-runner: not started by muster-worker; start muster-worker instead\n",
@@ -33,7 +36,7 @@ int main(int argument_count, char** arguments) {
   std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);
   ::signal(SIGPIPE, SIG_IGN);
   try {
-    muster::FunctionRegistry functions;
+    muster::FunctionRegistry functions(max_result_bytes);
     for (const std::string& plugin : plugins) functions.load(plugin);
     muster::Runner(kLink, functions).run();
   } catch (const std::exception& error) {

@@ -18,8 +18,8 @@ std::unique_ptr<Executor> make_native(TaskRouterOptions options,
   if (options.executor == "thread") {
     return std::make_unique<ThreadExecutor>(functions, options.slots);
   }
-  return std::make_unique<ProcessExecutor>(
-      ProcessExecutorOptions{options.slots, std::move(options.plugins), runner_beside_daemon()});
+  return std::make_unique<ProcessExecutor>(ProcessExecutorOptions{
+      options.slots, std::move(options.plugins), runner_beside_daemon(), options.max_result_bytes});
 }
 
 void append(Executor::Results& results, Executor::Results&& more) {

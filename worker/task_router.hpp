@@ -20,6 +20,7 @@ struct TaskRouterOptions {
   std::uint32_t slots = 1;
   std::vector<std::string> plugins;  // for the runners
   std::string node;
+  std::uint64_t max_result_bytes = limits::kMaxPayloadBytes;
 };
 
 class TaskRouter final : public Executor {

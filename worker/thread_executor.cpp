@@ -146,7 +146,8 @@ void ThreadExecutor::State::run_chunk(Slot& slot) {
     result.outcome = function == nullptr
                          ? functions.unknown_function(spec->function.name)
                          : call_function(spec->function.name, *function, task.payload,
-                                         TaskContext(value(task.lease.attempt), slot.stop));
+                                         TaskContext(value(task.lease.attempt), slot.stop),
+                                         functions.max_result_bytes());
     const Time now = steady_now();
     result.busy = now - started;
     started = now;

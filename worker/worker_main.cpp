@@ -35,6 +35,7 @@ struct Options {
   std::string node;
   int lifeline = -1;
   std::uint32_t drain_timeout_seconds = 10;
+  std::uint64_t max_result_bytes = limits::kMaxPayloadBytes;
   std::string log_level = "warn";
 };
 
@@ -85,6 +86,13 @@ void declare(CLI::App& app, Options& options) {
       ->check(CLI::Range(0U, 86'400U))
       ->capture_default_str()
       ->type_name("SECONDS");
+  app.add_option("--max-result", options.max_result_bytes,
+                 "The largest result of a native function, e.g. 100MiB; a larger one is an error "
+                 "of its task")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{limits::kMaxPayloadBytes}))
+      ->capture_default_str()
+      ->type_name("BYTES");
   app.add_option("--log-level", options.log_level, "What to write to standard error")
       ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
       ->capture_default_str()
@@ -126,7 +134,7 @@ int run(const Options& options, int signals) {
     throw TransportError("--lifeline " + std::to_string(options.lifeline) +
                          " is not an open descriptor: pass the reading end of a pipe");
   }
-  FunctionRegistry functions;
+  FunctionRegistry functions(options.max_result_bytes);
   for (const std::string& plugin : options.plugins) functions.load(plugin);
   AgentOptions agent_options;
   agent_options.worker = random_id();
@@ -136,7 +144,9 @@ int run(const Options& options, int signals) {
   agent_options.slots = options.slots;
   agent_options.functions = functions.names();
   Agent agent(std::move(agent_options));
-  TaskRouter executor({options.executor, options.slots, options.plugins, options.node}, functions);
+  TaskRouter executor(
+      {options.executor, options.slots, options.plugins, options.node, options.max_result_bytes},
+      functions);
   WorkerLoop loop({options.endpoint, signals, options.lifeline,
                    std::chrono::seconds(options.drain_timeout_seconds)},
                   agent, executor);

@@ -29,6 +29,7 @@ void take_failure(JobOutcome& outcome, const Error& error, std::chrono::millisec
     const auto result = decode_command_result(error.extra());
     if (result) {
       take(outcome, *result);
+      if (result->signal != 0) outcome.complaint = error.what();
       return;
     }
   }
@@ -83,17 +84,12 @@ JobOutcome read_outcome(const StreamItem& item, double now_seconds,
 }
 
 std::string advice(const Error& error, const std::string& endpoint) {
-  const std::string what = error.what();
+  std::string what = error.what();
   const std::string broker = endpoint.empty() ? "the embedded broker" : "the broker at " + endpoint;
   switch (error.code()) {
     case ErrorCode::no_worker:
       return fmt::format("{}: no worker can run this; start one: muster-worker --connect {} ({})",
                          broker, endpoint.empty() ? "ENDPOINT" : endpoint, what);
-    case ErrorCode::disconnected:
-      return fmt::format(
-          "{} does not answer: is muster-broker running there? Check --broker and "
-          "MUSTER_BROKER ({})",
-          broker, what);
     case ErrorCode::refused:
       return fmt::format(
           "{} refused this program: install the same version of Muster on both "
@@ -104,6 +100,7 @@ std::string advice(const Error& error, const std::string& endpoint) {
                          what);
     case ErrorCode::wait_timed_out:
       return fmt::format("{} did not answer in time: is it overloaded? ({})", broker, what);
+    case ErrorCode::disconnected:
     case ErrorCode::invalid:
     case ErrorCode::task_failed:
     case ErrorCode::task_timed_out:

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <iterator>
@@ -73,7 +74,7 @@ std::optional<std::chrono::milliseconds> parse_duration(std::string_view text) {
     return std::nullopt;
   }
   if (!(seconds >= 0) || seconds > kMostSeconds) return std::nullopt;
-  const auto milliseconds = static_cast<std::int64_t>(seconds * 1000 + 0.5);
+  const auto milliseconds = std::llround(seconds * 1000);
   if (milliseconds == 0 && seconds > 0) return std::chrono::milliseconds(1);
   return std::chrono::milliseconds(milliseconds);
 }

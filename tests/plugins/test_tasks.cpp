@@ -19,6 +19,12 @@ void wait_for(std::int64_t milliseconds, const muster::TaskContext& context) {
   }
 }
 
+// As a wild pointer would; a sanitizer that handles the signal must not make it another end.
+void crash() {
+  ::signal(SIGSEGV, SIG_DFL);
+  ::raise(SIGSEGV);
+}
+
 }  // namespace
 
 MUSTER_PLUGIN(registry) {
@@ -33,14 +39,14 @@ MUSTER_PLUGIN(registry) {
 
   registry.add("fail", [](const std::string& text) { throw std::runtime_error(text); });
   registry.add("fail_oddly", [] { throw 42; });
-  registry.add("crash", [] { ::raise(SIGSEGV); });
+  registry.add("crash", [] { crash(); });
   registry.add("abort", [] { std::abort(); });
   registry.add("exit_status", [](int status) { ::_exit(status); });
   registry.add("print_stderr",
                [](const std::string& text) { std::fprintf(stderr, "%s\n", text.c_str()); });
   registry.add("print_and_crash", [](const std::string& text) {
     std::fprintf(stderr, "%s\n", text.c_str());
-    ::raise(SIGSEGV);
+    crash();
   });
   registry.add("print_stdout", [](const std::string& text) { std::puts(text.c_str()); });
 

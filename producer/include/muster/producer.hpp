@@ -43,9 +43,9 @@ struct Options {
   std::string label = {};
 
   // --- Embedded pool only ---
-  unsigned slots = 0;                    // 0: the number of processors
-  Executor executor = Executor::thread;  // process: a crash of a task harms nothing else
-  std::vector<std::string> plugins = {};      // paths of plug-in libraries with native functions
+  unsigned slots = 0;                     // 0: the number of processors
+  Executor executor = Executor::thread;   // process: a crash of a task harms nothing else
+  std::vector<std::string> plugins = {};  // paths of plug-in libraries with native functions
 
   // --- Waiting ---
   // How long the constructor waits for the broker's WELCOME.
@@ -289,7 +289,7 @@ class MUSTER_API Producer {
  public:
   // Connects, or starts the embedded pool. Blocks up to Options::connect_timeout; throws Error
   // (unusable, disconnected, refused).
-  explicit Producer(Options options = {});
+  explicit Producer(const Options& options = {});
   // Ends the session: what has no outcome is cancelled; an embedded pool ends. Blocks at most
   // about two seconds.
   ~Producer();
@@ -337,7 +337,7 @@ class MUSTER_API Producer {
           stream({name, false}, options, order), &inputs);
     } else {
       return Results<Result, std::remove_reference_t<Inputs>>(stream({name, false}, options, order),
-                                                              std::move(inputs));
+                                                              std::forward<Inputs>(inputs));
     }
   }
   std::unique_ptr<detail::ProducerState> state_;
