@@ -23,7 +23,10 @@ constexpr const char* kDescription =
     "  seq 100 | muster run -- echo {}\n\n"
     "SIGTERM or Ctrl-C ends it. After a crash start it again with the same --listen: producers "
     "and\n"
-    "workers come back by themselves, nothing is lost and running tasks are not repeated.";
+    "workers come back by themselves, nothing is lost and running tasks are not repeated (finished "
+    "ones\n"
+    "whose outcome had not reached its producer are).\n"
+    "Exit codes: 0 told to stop, 2 cannot start (one line on standard error says why).";
 
 muster::Incarnation new_incarnation() {
   std::random_device random;
@@ -47,9 +50,11 @@ struct CommandLine {
 
 void describe(CLI::App& app, CommandLine& line) {
   app.set_version_flag("--version", MUSTER_VERSION);
-  app.set_config("--config", "", "TOML file with any of these options as KEY = VALUE, less the --");
+  app.set_config("--config", "", "TOML file with any of these options as KEY = VALUE, less the --")
+      ->type_name("FILE");
   app.allow_config_extras(CLI::config_extras_mode::error);
   app.add_option("--listen", line.listen, "Endpoint, ipc:///path/to/socket; may be repeated")
+      ->type_name("ENDPOINT")
       ->required()
       ->envname("MUSTER_BROKER");
   app.add_option("--heartbeat-interval", line.heartbeat_seconds, "Seconds between heartbeats")
@@ -64,7 +69,7 @@ void describe(CLI::App& app, CommandLine& line) {
       ->capture_default_str();
   app.add_option("--credit-bytes", line.credit_bytes,
                  "Payload bytes held for one producer, at most (and as many of outcomes)")
-      ->check(CLI::AsSizeValue(false))
+      ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
   app.add_option("--session-grace", line.session_grace_seconds,
                  "Seconds that a producer may be away before its tasks are dropped")

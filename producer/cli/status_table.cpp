@@ -169,10 +169,11 @@ std::string status_table(const std::string& json) {
     const Json workers = status.value("workers", Json::array());
     const Json jobs = status.value("jobs", Json::array());
     return fmt::format(
-        "Broker: Muster {}, up {}, {} slots on {} workers; sessions: {}\n\nWorkers\n{}\nJobs\n{}",
+        "Broker: Muster {}, up {}, {} slots on {} worker{}; sessions: {}\n\nWorkers\n{}\nJobs\n{}",
         clean(status.value("software_version", "?")),
         duration_text(number(status, "uptime_ms") * 1000), number(status, "total_slots"),
-        workers.size(), number(status, "sessions"), worker_table(workers), job_table(jobs));
+        workers.size(), workers.size() == 1 ? "" : "s", number(status, "sessions"),
+        worker_table(workers), job_table(jobs));
   } catch (const Json::exception& error) {
     throw std::runtime_error(std::string("the broker's status could not be read: ") + error.what());
   }

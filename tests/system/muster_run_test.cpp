@@ -315,7 +315,7 @@ TEST_F(MusterStatusTest, ShowsABrokerAndItsWorkers) {
       << json.error_output;
   const auto table = run_process(program({"muster", "status", "--broker", endpoint}));
   EXPECT_EQ(table.status, 0);
-  EXPECT_NE(table.output.find("3 slots on 1 workers"), std::string::npos) << table.output;
+  EXPECT_NE(table.output.find("3 slots on 1 worker;"), std::string::npos) << table.output;
   const auto ran = run({"--broker", endpoint, "echo", ":::", "a", "b"});
   EXPECT_EQ(ran.output, "a\nb\n") << ran.error_output;
 }
