@@ -79,7 +79,7 @@ class EchoWorker {
     tasks_ += count;
     send(std::move(answer));
   }
-  void send(Message message) {
+  void send(const Message& message) {
     if (dealer_->send(muster::encode(message, Packing::never)) != muster::SendResult::sent) {
       throw std::runtime_error("the broker does not read");
     }
