@@ -1,5 +1,6 @@
 // `muster run` from end to end: the built program, a pool of its own, real children.
 #include <gtest/gtest.h>
+#include <sys/mount.h>
 
 #include <csignal>
 #include <filesystem>
@@ -178,6 +179,22 @@ TEST_F(MusterRunTest, AFullDiskUnderTheJoblogIsNamed) {
   const auto ended = run({"--joblog", "/dev/full", "echo", ":::", "a"});
   EXPECT_EQ(ended.status, 255);
   EXPECT_NE(ended.error_output.find("cannot write the job log /dev/full"), std::string::npos);
+}
+
+TEST_F(MusterRunTest, ADiskThatFillsUnderTheJoblogStopsTheRunAndKeepsWhatFinished) {
+  std::filesystem::create_directory(path("disk"));
+  if (::mount("none", path("disk").c_str(), "tmpfs", 0, "size=4096") != 0) {
+    GTEST_SKIP() << "only root may mount a small disk";
+  }
+  std::string many;
+  for (int job = 0; job < 500; ++job) many += std::to_string(job) + "\n";
+  const auto ended = run({"--joblog", path("disk/log"), "echo"}, many);
+  const std::string log = text("disk/log");
+  ::umount2(path("disk").c_str(), MNT_DETACH);
+  EXPECT_EQ(ended.status, 255);
+  EXPECT_NE(ended.error_output.find("No space left"), std::string::npos) << ended.error_output;
+  EXPECT_EQ(ended.output.rfind("0\n1\n2\n", 0), 0U) << ended.output;
+  EXPECT_EQ(log.rfind("Seq\tHost\t", 0), 0U) << log;
 }
 
 TEST_F(MusterRunTest, FullStandardOutputIsAnError) {

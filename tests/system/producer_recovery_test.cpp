@@ -157,6 +157,8 @@ TEST(ProducerRecovery, AKilledProducerLeavesNoChildBehind) {
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
   EXPECT_TRUE(eventually([&] { return processes_naming(folder / "") == 0; }));
+  std::filesystem::remove(folder / "ready");
+  EXPECT_TRUE(eventually([&] { return std::filesystem::is_empty(folder / ""); }));
 }
 
 }  // namespace
