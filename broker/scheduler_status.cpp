@@ -24,10 +24,10 @@ message::Status Scheduler::status(Time now) const {
   status.software_version = options_.software_version;
   status.incarnation = to_hex(options_.incarnation);
   status.uptime_ms = milliseconds(now - started_);
-  status.total_slots = static_cast<std::uint32_t>(workers_.total_slots());
   status.sessions = static_cast<std::uint32_t>(sessions_.size());
   auto& workers = const_cast<WorkerTable&>(workers_);
   workers.each([&](WorkerIndex, const WorkerRecord& worker) {
+    if (worker.present && !worker.draining) status.total_slots += worker.hello.slots;
     if (status.workers.size() >= limits::kMaxStatusRows) return;
     status.workers.push_back({to_hex(worker.hello.worker), worker.hello.node, worker.hello.executor,
                               worker.hello.process_id, worker.hello.slots, worker.leases,

@@ -130,10 +130,4 @@ bool WorkerTable::has_idle_slot() const {
   });
 }
 
-std::uint64_t WorkerTable::total_slots() const {
-  std::uint64_t total = 0;
-  for (const WorkerClass& group : classes_) total += group.slots;
-  return total;
-}
-
 }  // namespace muster

@@ -106,7 +106,6 @@ class WorkerTable {
   bool has_idle_slot() const;
 
   std::uint32_t size() const { return size_; }
-  std::uint64_t total_slots() const;
   template <typename Visit>  // visit(WorkerIndex, WorkerRecord&), in index order
   void each(Visit&& visit) {
     for (WorkerIndex index = 0; index < workers_.size(); ++index) {

@@ -160,6 +160,7 @@ TEST_F(SchedulerTest, ADrainingWorkerGetsNoMore) {
   const PeerId producer = add_producer(1);
   submit(producer, declare(producer, 1), 0, 5);
   EXPECT_TRUE(workers_[worker].leases.empty());
+  EXPECT_EQ(scheduler_->status(now_).total_slots, 0U);
 }
 
 }  // namespace
