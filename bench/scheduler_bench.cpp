@@ -42,7 +42,7 @@ constexpr muster::JobId kJob{1};
 constexpr muster::SessionId kSession{1, 1};
 constexpr int kWindows = 9;
 // By the workers' claim: the prefetch that covers the broker's batching is then 100 tasks.
-constexpr std::chrono::nanoseconds kTaskDuration = 60us;
+constexpr std::chrono::nanoseconds kTaskDuration = 160us;
 constexpr std::uint64_t kOutcomesPerMessage = 50;
 
 std::chrono::nanoseconds cpu_now() {

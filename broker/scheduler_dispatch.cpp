@@ -11,10 +11,10 @@ namespace {
 
 // Time a worker's leases must cover beyond its slots: two round trips, so that new leases arrive
 // before the old ones are used up, and the time that both sides take to form batches: outcomes wait
-// up to a millisecond for each other at the worker, and a busy machine delays every loop.
-constexpr Duration kBatchingSlack = std::chrono::milliseconds(3);
+// up to 3 ms for each other at the worker, and a busy machine delays every loop by as much again.
+constexpr Duration kBatchingSlack = std::chrono::milliseconds(8);
 // Prefetch pays only when the round trip is more than this part of the task's duration.
-constexpr double kNegligibleGap = 0.005;
+constexpr double kNegligibleGap = 0.01;
 // Jobs that are looked at behind one that cannot be placed, while no slot is idle.
 constexpr std::size_t kBlockedJobs = 16;
 // Closed leases that may stay in a worker's order before it is compacted.

@@ -37,7 +37,7 @@ struct AgentOptions {
   Duration start_window = std::chrono::milliseconds(1);
   // Outcomes wait for others up to this long while every slot has work and more is queued here:
   // nobody is idle for want of them, and a message for several costs each a fraction.
-  Duration outcome_window = std::chrono::milliseconds(1);
+  Duration outcome_window = std::chrono::milliseconds(3);
 };
 
 class Agent {

@@ -184,7 +184,7 @@ TEST(Agent, SendsOutcomesAgainAfterEveryWelcomeAndListsWhatItHolds) {
   env.connect_and_declare();
   env.lease(0, 4);
   env.finish(1);
-  env.advance(std::chrono::milliseconds(1));
+  env.advance(std::chrono::milliseconds(3));
   env.expect<message::WorkerOutcomes>();
   env.connect();
   const auto hello = env.expect<message::HelloWorker>();
@@ -205,8 +205,8 @@ TEST(Agent, OutcomesWaitForEachOtherOnlyWhileEverySlotHasMoreToDo) {
   env.lease(0, 4);
   env.finish(0);
   env.expect_nothing();  // two run, one waits: nobody is idle for want of this outcome
-  EXPECT_EQ(env.agent.next_deadline(), env.now + std::chrono::milliseconds(1));
-  env.advance(std::chrono::milliseconds(1));
+  EXPECT_EQ(env.agent.next_deadline(), env.now + std::chrono::milliseconds(3));
+  env.advance(std::chrono::milliseconds(3));
   EXPECT_EQ(env.expect<message::WorkerOutcomes>().runs.size(), 1U);
   env.finish(1);  // the last one starts: the broker must hear at once
   EXPECT_EQ(env.expect<message::WorkerOutcomes>().runs.size(), 1U);
