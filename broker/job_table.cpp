@@ -49,6 +49,7 @@ std::optional<std::uint64_t> JobRecord::take_queued(bool fresh_only) {
     if (!returned_.empty() && returned_.count(cursor_) != 0) continue;
     if (!last_chance_.empty() && last_chance_.count(cursor_) != 0) continue;
     --queued;
+    tasks_.prefetch(cursor_ + kPrefetchRecords);
     return cursor_++;
   }
   return std::nullopt;

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <vector>
 
 #include "common/ids.hpp"
 #include "common/message.hpp"
@@ -54,21 +55,31 @@ class TaskWindow {
       first_ = sequence - sequence % kChunkRecords;
     }
     if (end_ - first_ >= chunks_.size() * kChunkRecords) {
-      chunks_.push_back(spare_ ? std::move(spare_) : std::make_unique<Chunk>());
+      if (spares_.empty()) spares_.push_back(std::make_unique<Chunk>());
+      chunks_.push_back(std::move(spares_.back()));
+      spares_.pop_back();
     }
     return record(end_++) = TaskRecord{};
+  }
+  // Starts to fetch a record that is needed soon: in a deep queue, or with many workers, it is far
+  // from the cache. Any sequence is fine.
+  void prefetch(std::uint64_t sequence) const {
+    const std::uint64_t offset = sequence - first_;
+    if (offset >= chunks_.size() * kChunkRecords) return;
+    __builtin_prefetch(&(*chunks_[offset / kChunkRecords])[offset % kChunkRecords], 1);
   }
   TaskRecord& front() { return record(base_); }
   // Precondition: not empty. The record must own nothing any more.
   void pop_front() {
     if (++base_ - first_ < kChunkRecords) return;
-    spare_ = std::move(chunks_.front());
+    if (spares_.size() < kSpares) spares_.push_back(std::move(chunks_.front()));
     chunks_.pop_front();
     first_ += kChunkRecords;
   }
 
  private:
   static constexpr std::uint64_t kChunkRecords = 128;  // 8 KiB: small jobs stay small
+  static constexpr std::size_t kSpares = 16;           // two full batches of tasks
   using Chunk = std::array<TaskRecord, kChunkRecords>;
 
   TaskRecord& record(std::uint64_t sequence) {
@@ -77,7 +88,7 @@ class TaskWindow {
   }
 
   std::deque<std::unique_ptr<Chunk>> chunks_;
-  std::unique_ptr<Chunk> spare_;
+  std::vector<std::unique_ptr<Chunk>> spares_;
   std::uint64_t first_ = 0;  // the sequence of the first chunk's first record
   std::uint64_t base_ = 0;
   std::uint64_t end_ = 0;
