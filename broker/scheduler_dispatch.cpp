@@ -89,7 +89,7 @@ WorkerIndex Scheduler::best_worker(JobRecord& job) {
   for (const std::uint32_t index : eligible_classes(job)) {
     const WorkerIndex candidate = workers_.least_loaded(index);
     if (candidate == kNoWorker) continue;
-    if (best == kNoWorker || workers_.at(candidate).level < workers_.at(best).level) {
+    if (best == kNoWorker || workers_.level(candidate) < workers_.level(best)) {
       best = candidate;
     }
   }
@@ -268,7 +268,8 @@ void Scheduler::recall_unstarted(Time now) {
     if (idle == kNoWorker || idle == loaded) continue;
     const WorkerRecord& taker = workers_.at(idle);
     const WorkerRecord& giver = workers_.at(loaded);
-    if (taker.level >= kFullLevel || giver.level <= kFullLevel || giver.recall_until > now)
+    if (workers_.level(idle) >= kFullLevel || workers_.level(loaded) <= kFullLevel ||
+        giver.recall_until > now)
       continue;
     const std::uint32_t waiting = giver.leases - giver.usable_slots();
     const std::uint32_t idle_slots = taker.usable_slots() - taker.leases;

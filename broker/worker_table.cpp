@@ -33,6 +33,7 @@ WorkerIndex WorkerTable::add(message::HelloWorker hello) {
   WorkerIndex index = static_cast<WorkerIndex>(workers_.size());
   if (free_.empty()) {
     workers_.emplace_back();
+    links_.emplace_back();
   } else {
     index = free_.back();
     free_.pop_back();
@@ -49,7 +50,7 @@ WorkerIndex WorkerTable::add(message::HelloWorker hello) {
 
 void WorkerTable::remove(WorkerIndex index) {
   WorkerRecord& worker = *workers_[index];
-  unlink(worker);
+  unlink(index);
   WorkerClass& group = classes_[worker.class_index];
   if (--group.workers == 0) ++generation_;
   group.slots -= worker.hello.slots;
@@ -80,33 +81,31 @@ std::uint32_t WorkerTable::class_of(const message::HelloWorker& hello) {
 }
 
 void WorkerTable::update_level(WorkerIndex index) {
-  WorkerRecord& worker = *workers_[index];
-  const std::int32_t level = level_of(worker);
-  if (level == worker.level) return;
-  unlink(worker);
-  if (level >= 0) link(index, worker, level);
+  const std::int32_t level = level_of(*workers_[index]);
+  if (level == links_[index].level) return;
+  unlink(index);
+  if (level >= 0) link(index, level);
 }
 
-void WorkerTable::unlink(WorkerRecord& worker) {
-  if (worker.level < 0) return;
-  WorkerClass& group = classes_[worker.class_index];
-  if (worker.previous == kNoWorker) {
-    group.heads[static_cast<std::size_t>(worker.level)] = worker.next;
-    if (worker.next == kNoWorker) group.occupied_levels &= ~(std::uint64_t{1} << worker.level);
+void WorkerTable::unlink(WorkerIndex index) {
+  Link& own = links_[index];
+  if (own.level < 0) return;
+  if (own.previous == kNoWorker) {
+    WorkerClass& group = classes_[workers_[index]->class_index];
+    group.heads[static_cast<std::size_t>(own.level)] = own.next;
+    if (own.next == kNoWorker) group.occupied_levels &= ~(std::uint64_t{1} << own.level);
   } else {
-    workers_[worker.previous]->next = worker.next;
+    links_[own.previous].next = own.next;
   }
-  if (worker.next != kNoWorker) workers_[worker.next]->previous = worker.previous;
-  worker.level = -1;
-  worker.previous = worker.next = kNoWorker;
+  if (own.next != kNoWorker) links_[own.next].previous = own.previous;
+  own = Link{};
 }
 
-void WorkerTable::link(WorkerIndex index, WorkerRecord& worker, std::int32_t level) {
-  WorkerClass& group = classes_[worker.class_index];
+void WorkerTable::link(WorkerIndex index, std::int32_t level) {
+  WorkerClass& group = classes_[workers_[index]->class_index];
   WorkerIndex& head = group.heads[static_cast<std::size_t>(level)];
-  worker.level = level;
-  worker.next = head;
-  if (head != kNoWorker) workers_[head]->previous = index;
+  links_[index] = {level, kNoWorker, head};
+  if (head != kNoWorker) links_[head].previous = index;
   head = index;
   group.occupied_levels |= std::uint64_t{1} << level;
 }

@@ -59,9 +59,6 @@ struct WorkerRecord {
 
   // --- Owned by WorkerTable ---
   std::uint32_t class_index = 0;
-  std::int32_t level = -1;  // -1: in no level
-  WorkerIndex previous = kNoWorker;
-  WorkerIndex next = kNoWorker;
 
   message::HelloWorker hello;  // as announced; `held` is emptied. Last: rarely read
 };
@@ -100,6 +97,8 @@ class WorkerTable {
   // Changes whenever a class appears or empties: cached class lists are then stale.
   std::uint64_t generation() const { return generation_; }
   const std::vector<WorkerClass>& classes() const { return classes_; }
+  // The worker's level of relative load; -1: it takes no leases.
+  std::int32_t level(WorkerIndex index) const { return links_[index].level; }
   // The least loaded worker of the class that takes leases; kNoWorker: none does.
   WorkerIndex least_loaded(std::uint32_t class_index) const;
   WorkerIndex most_loaded(std::uint32_t class_index) const;
@@ -115,10 +114,18 @@ class WorkerTable {
 
  private:
   std::uint32_t class_of(const message::HelloWorker& hello);
-  void unlink(WorkerRecord& worker);
-  void link(WorkerIndex index, WorkerRecord& worker, std::int32_t level);
+  // A worker's place in its level. Apart from the records, so that the neighbours whose links
+  // change are in the cache.
+  struct Link {
+    std::int32_t level = -1;
+    WorkerIndex previous = kNoWorker;
+    WorkerIndex next = kNoWorker;
+  };
+  void unlink(WorkerIndex index);
+  void link(WorkerIndex index, std::int32_t level);
 
   std::vector<std::unique_ptr<WorkerRecord>> workers_;
+  std::vector<Link> links_;  // one per place in workers_
   std::vector<WorkerIndex> free_;
   std::unordered_map<WorkerId, WorkerIndex> by_id_;
   std::vector<WorkerClass> classes_;
