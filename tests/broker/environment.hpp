@@ -57,7 +57,6 @@ class SchedulerTest : public testing::Test {
     options_.incarnation = {++incarnation_, 1};
     options_.software_version = "1.2.3";
     scheduler_ = std::make_unique<Scheduler>(options_, now_);
-    peers_.clear();
   }
 
   // --- Peers
@@ -217,7 +216,6 @@ class SchedulerTest : public testing::Test {
 
   std::uint64_t incarnation_ = 0;
   std::uint64_t last_peer_ = 0;
-  std::map<PeerId, int> peers_;
 };
 
 }  // namespace muster
