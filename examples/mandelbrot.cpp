@@ -82,7 +82,7 @@ std::vector<Tile> tiles_of(int width, int height) {
 
 void paste(std::string& picture, const Tile& tile, const muster::Bytes& pixels) {
   const auto [width, height, left, top, columns, rows] = tile;
-  const auto row_bytes = static_cast<std::size_t>(3 * columns);
+  const std::size_t row_bytes = std::size_t{3} * static_cast<unsigned>(columns);
   for (int row = 0; row < rows; ++row) {
     const std::size_t to =
         3 * (static_cast<std::size_t>(top + row) * static_cast<std::size_t>(width) +

@@ -82,15 +82,16 @@ inline Colour colour_at(double real, double imaginary, int iterations, double pi
 inline std::string render(const View& view, int width, int height, int left, int top, int columns,
                           int rows) {
   std::string pixels;
-  pixels.reserve(static_cast<std::size_t>(3 * columns * rows));
+  pixels.reserve(std::size_t{3} * static_cast<unsigned>(columns) * static_cast<unsigned>(rows));
   const double step = view.width / (2 * width);
   for (int row = top; row < top + rows; ++row) {
     for (int column = left; column < left + columns; ++column) {
       Colour sum{};
       for (int point = 0; point < 4; ++point) {
-        const double real = view.center_real + (2 * column + point % 2 - width + 0.5) * step;
-        const double imaginary =
-            view.center_imaginary - (2 * row + point / 2 - height + 0.5) * step;
+        const int right = point % 2;
+        const int down = point / 2;
+        const double real = view.center_real + (2 * column + right - width + 0.5) * step;
+        const double imaginary = view.center_imaginary - (2 * row + down - height + 0.5) * step;
         const Colour colour = colour_at(real, imaginary, view.iterations, 2 * step);
         for (std::size_t c = 0; c < 3; ++c) sum[c] += colour[c];
       }

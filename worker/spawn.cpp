@@ -17,7 +17,7 @@
 
 // clone() by the name under which no sanitizer wraps it: the wrapper of the thread sanitizer would
 // keep the books of a fork in the child, on our memory.
-extern "C" int __clone(int (*)(void*), void*, int, void*, ...);
+extern "C" int __clone(int (*)(void*), void*, int, void*, ...);  // NOLINT: its name
 
 namespace muster {
 namespace {
