@@ -30,9 +30,9 @@ message::Status Scheduler::status(Time now) const {
     if (worker.present && !worker.draining) status.total_slots += worker.hello.slots;
     if (status.workers.size() >= limits::kMaxStatusRows) return;
     status.workers.push_back({to_hex(worker.hello.worker), worker.hello.node, worker.hello.executor,
-                              worker.hello.process_id, worker.hello.slots, worker.leases,
-                              worker.stuck_slots, worker.draining, worker.tasks_done,
-                              microseconds(worker.round_trip),
+                              worker.hello.python, worker.hello.process_id, worker.hello.cores,
+                              worker.hello.slots, worker.leases, worker.stuck_slots,
+                              worker.draining, worker.tasks_done, microseconds(worker.round_trip),
                               milliseconds(now - worker.last_heard)});
   });
   for (const auto& [key, job] : jobs_) {

@@ -118,6 +118,8 @@ class Reader {
   void get(Function& function) {
     get(function.kind, FunctionKind::python);
     get(function.name);
+    get(function.python);
+    get(function.body);
   }
   void get(JobSpec& spec) {
     Reader r = inner(next());
@@ -127,6 +129,8 @@ class Reader {
     r.get(spec.priority);
     r.get(spec.crash_budget);
     if (spec.crash_budget == 0) throw Fault{"a crash budget of zero"};
+    r.get(spec.max_running);
+    r.get(spec.forward_output);
     r.finish();
   }
   void get(SequenceRange& range) {
@@ -178,8 +182,8 @@ class Reader {
   }
   void get(message::WorkerStatus& s) {
     Reader r = inner(next());
-    r.each(s.worker, s.node, s.executor, s.process_id, s.slots, s.leases, s.stuck_slots, s.draining,
-           s.tasks_done, s.round_trip_us, s.silent_ms);
+    r.each(s.worker, s.node, s.executor, s.python, s.process_id, s.cores, s.slots, s.leases,
+           s.stuck_slots, s.draining, s.tasks_done, s.round_trip_us, s.silent_ms);
   }
   void get(message::JobStatus& s) {
     Reader r = inner(next());
@@ -189,6 +193,16 @@ class Reader {
   void get(std::pair<std::string, std::uint64_t>& entry) {
     Reader r = inner(next());
     r.each(entry.first, entry.second);
+  }
+  void get(OutputLine& line) {
+    Reader r = inner(next());
+    r.get(line.sequence);
+    r.get(line.kind, OutputKind::warning);
+    r.get(line.level);
+    r.get(line.name);
+    r.get(line.text, limits::kMaxTextBytes);
+    r.finish();
+    check_run(line.sequence, 1);
   }
   template <typename Item>
   void get(std::vector<Item>& items, std::size_t limit) {
@@ -285,7 +299,9 @@ void read(Reader& r, message::HelloWorker& m) {
   r.get(m.process_id);
   r.get(m.slots);
   if (m.slots == 0 || m.slots > limits::kMaxSlots) throw Fault{"a number of slots out of range"};
+  r.get(m.cores);
   r.get(m.runs_commands);
+  r.get(m.python);
   r.get(m.functions, limits::kMaxFunctions);
   r.get(m.held);
   r.finish();
@@ -342,6 +358,21 @@ void read(Reader& r, message::StatusRequest&) { r.finish(); }
 void read(Reader& r, message::Status& m) {
   r.each(m.software_version, m.incarnation, m.uptime_ms, m.total_slots, m.sessions, m.workers,
          m.jobs, m.counters);
+}
+void read(Reader& r, message::Output& m) {
+  r.get(m.job);
+  r.get(m.node);
+  r.get(m.lines, limits::kMaxOutputLines);
+  r.get(m.dropped);
+  r.finish();
+}
+void read(Reader& r, message::Pool& m) { r.each(m.total_slots, m.workers); }
+void read(Reader& r, message::WorkerOutput& m) {
+  r.get(m.session);
+  r.get(m.job);
+  r.get(m.lines, limits::kMaxOutputLines);
+  r.get(m.dropped);
+  r.finish();
 }
 
 template <std::size_t Index = 0>

@@ -65,8 +65,9 @@ class Writer {
     put(outcome.body);
   }
   void put(const JobSpec& spec) {
-    fields(spec.function.kind, spec.function.name, spec.timeout, spec.retries, spec.priority,
-           spec.crash_budget);
+    fields(spec.function.kind, spec.function.name, spec.function.python, spec.function.body,
+           spec.timeout, spec.retries, spec.priority, spec.crash_budget, spec.max_running,
+           spec.forward_output);
   }
   void put(const SequenceRange& range) { fields(range.first, range.count); }
   void put(const LeaseRange& range) { fields(range.first, range.count, range.attempt); }
@@ -75,8 +76,8 @@ class Writer {
   void put(const message::HeldLeases& held) { fields(held.session, held.job, held.leases); }
   void put(const message::JobProgress& progress) { fields(progress.job, progress.next_sequence); }
   void put(const message::WorkerStatus& s) {
-    fields(s.worker, s.node, s.executor, s.process_id, s.slots, s.leases, s.stuck_slots, s.draining,
-           s.tasks_done, s.round_trip_us, s.silent_ms);
+    fields(s.worker, s.node, s.executor, s.python, s.process_id, s.cores, s.slots, s.leases,
+           s.stuck_slots, s.draining, s.tasks_done, s.round_trip_us, s.silent_ms);
   }
   void put(const message::JobStatus& s) {
     fields(s.session, s.label, s.job, s.function, s.priority, s.queued, s.leased, s.done, s.failed,
@@ -84,6 +85,9 @@ class Writer {
   }
   void put(const std::pair<std::string, std::uint64_t>& entry) {
     fields(entry.first, entry.second);
+  }
+  void put(const OutputLine& line) {
+    fields(line.sequence, line.kind, line.level, line.name, line.text);
   }
   template <typename Item>
   void put(const std::vector<Item>& items) {
@@ -113,7 +117,7 @@ class Encoder {
   }
   void operator()(const message::HelloWorker& m) {
     all(m.protocol_version, m.software_version, m.worker, m.node, m.executor, m.process_id, m.slots,
-        m.runs_commands, m.functions, m.held);
+        m.cores, m.runs_commands, m.python, m.functions, m.held);
   }
   void operator()(const message::Welcome& m) {
     all(m.protocol_version, m.software_version, m.incarnation, m.heartbeat_interval,
@@ -145,6 +149,9 @@ class Encoder {
     all(m.software_version, m.incarnation, m.uptime_ms, m.total_slots, m.sessions, m.workers,
         m.jobs, m.counters);
   }
+  void operator()(const message::Output& m) { all(m.job, m.node, m.lines, m.dropped); }
+  void operator()(const message::Pool& m) { all(m.total_slots, m.workers); }
+  void operator()(const message::WorkerOutput& m) { all(m.session, m.job, m.lines, m.dropped); }
 
  private:
   template <typename... Fields>

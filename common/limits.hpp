@@ -8,7 +8,7 @@
 namespace muster::limits {
 
 // docs/protocol.md describes exactly this version; peers with another one are refused.
-inline constexpr std::uint32_t kProtocolVersion = 1;
+inline constexpr std::uint32_t kProtocolVersion = 2;
 
 // A payload of this size or more travels as a ZeroMQ frame of its own: below it a copy into frame 0
 // is cheaper than one more frame (a frame costs about as much as copying 4 KiB).
@@ -54,6 +54,11 @@ inline constexpr std::size_t kMaxJobs = 16'384;
 // Rows in STATUS, of workers and of jobs: what a person or a dashboard can use, and at most a few
 // MiB whatever the names.
 inline constexpr std::size_t kMaxStatusRows = 2'000;
+
+// Lines in one message of what tasks said: with names and texts at their limits still far below
+// the limit of frame 0 (senders cut a line at kMaxLineBytes).
+inline constexpr std::size_t kMaxOutputLines = 1024;
+inline constexpr std::size_t kMaxLineBytes = 4096;
 
 // lz4 cannot expand more than this; a frame that declares more is refused before any allocation.
 inline constexpr std::size_t kMaxExpansion = 255;

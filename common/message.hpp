@@ -19,13 +19,16 @@ namespace muster {
 struct Payload {
   Bytes bytes;
   std::uint32_t unpacked_bytes = 0;  // size after lz4 unpacking; 0: `bytes` is not packed
+  bool operator==(const Payload&) const = default;
 };
 
 enum class FunctionKind : std::uint8_t { native = 0, command = 1, python = 2 };
 
 struct Function {
   FunctionKind kind = FunctionKind::native;
-  std::string name;  // native: its registered name; command: a label, may be empty
+  std::string name;         // native: its registered name; else a label for people, may be empty
+  std::string python = {};  // python: the interpreter that it needs, "3.11"; else empty
+  Payload body = {};        // python: the pickled callable, which runs every payload; else empty
   bool operator==(const Function&) const = default;
 };
 
@@ -36,6 +39,8 @@ struct JobSpec {
   std::uint32_t retries = 0;                          // more runs after an error or a timeout
   std::int32_t priority = 0;                          // higher runs first
   std::uint32_t crash_budget = limits::kCrashBudget;  // losses while running; at least 1
+  std::uint32_t max_running = 0;  // leases at once, at most; 0: as many as the pool has slots
+  bool forward_output = false;    // what tasks print and log goes to the producer
   bool operator==(const JobSpec&) const = default;
 };
 
@@ -88,6 +93,17 @@ struct OutcomeRun {
   std::vector<Outcome> outcomes;
 };
 
+enum class OutputKind : std::uint8_t { output = 0, error = 1, log = 2, warning = 3 };
+
+// One line that a task said.
+struct OutputLine {
+  TaskSequence sequence{};
+  OutputKind kind = OutputKind::output;
+  std::uint32_t level = 0;  // log: Python's level numbers (20 is INFO); else 0
+  std::string name;         // log: the logger's; warning: its category; else empty
+  std::string text;         // without the line break
+};
+
 namespace message {
 
 // --- Greeting -----------------------------------------------------------------------------------
@@ -115,7 +131,9 @@ struct HelloWorker {
   std::string executor;  // "thread" or "process"
   std::uint32_t process_id = 0;
   std::uint32_t slots = 0;
+  std::uint32_t cores = 0;  // that this process may use
   bool runs_commands = false;
+  std::string python;                  // "3.11": runs python functions on it; empty: none
   std::vector<std::string> functions;  // native functions offered
   std::vector<HeldLeases> held;        // unstarted, running, or finished and not acknowledged
 };
@@ -195,6 +213,16 @@ struct Notice {  // why a job waits; for people
   JobId job{};
   std::string text;
 };
+struct Output {  // what tasks said; may be lost, never repeated
+  JobId job{};
+  std::string node;
+  std::vector<OutputLine> lines;
+  std::uint64_t dropped = 0;  // lines left out before these: too many of them
+};
+struct Pool {  // after WELCOME, and when it changes
+  std::uint32_t total_slots = 0;
+  std::uint32_t workers = 0;
+};
 
 // --- Broker and worker --------------------------------------------------------------------------
 
@@ -242,6 +270,12 @@ struct WorkerState {
   std::uint32_t stuck_slots = 0;  // slots held by tasks that timed out or were stopped
   bool draining = false;          // no more leases, please
 };
+struct WorkerOutput {  // what tasks said, in order; not acknowledged
+  SessionId session;
+  JobId job{};
+  std::vector<OutputLine> lines;
+  std::uint64_t dropped = 0;
+};
 
 // --- Status -------------------------------------------------------------------------------------
 
@@ -251,7 +285,9 @@ struct WorkerStatus {
   std::string worker;
   std::string node;
   std::string executor;
+  std::string python;
   std::uint32_t process_id = 0;
+  std::uint32_t cores = 0;
   std::uint32_t slots = 0;
   std::uint32_t leases = 0;  // held, started or not
   std::uint32_t stuck_slots = 0;
@@ -293,7 +329,8 @@ using Message =
                  message::AcknowledgeOutcomes, message::Credit, message::Notice, message::WorkerJob,
                  message::Tasks, message::WorkerOutcomes, message::AcknowledgeLeases,
                  message::Recall, message::Returned, message::StopTasks, message::ForgetJob,
-                 message::WorkerState, message::StatusRequest, message::Status>;
+                 message::WorkerState, message::StatusRequest, message::Status, message::Output,
+                 message::Pool, message::WorkerOutput>;
 
 // The protocol's name of a message ("SUBMIT"), for logs and errors.
 const char* name_of(const Message& message);

@@ -147,6 +147,9 @@ class Session {
   void on(message::ForgetJob&&) {}
   void on(message::WorkerState&&) {}
   void on(message::StatusRequest&&) {}
+  void on(message::WorkerOutput&&) {}
+  void on(message::Output&&) {}
+  void on(message::Pool&&) {}
 
   void say_hello();
   void take_settings(const message::Welcome& welcome);

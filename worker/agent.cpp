@@ -24,7 +24,8 @@ constexpr bool kNotForWorkers =
     kOneOf<Kind, message::HelloProducer, message::HelloWorker, message::Goodbye, message::Job,
            message::Submit, message::EndJob, message::Cancel, message::Outcomes,
            message::AcknowledgeOutcomes, message::Credit, message::Notice, message::WorkerOutcomes,
-           message::Returned, message::WorkerState, message::StatusRequest, message::Status>;
+           message::Returned, message::WorkerState, message::StatusRequest, message::Status,
+           message::Output, message::Pool, message::WorkerOutput>;
 
 Outcome cancelled_unstarted() {
   return failed(OutcomeStatus::cancelled, {"cancelled", "cancelled before it started", "", {}});

@@ -50,28 +50,38 @@ inline std::vector<OutcomeRun> outcome_runs() {
 
 inline std::vector<Message> sample_messages() {
   using namespace message;  // NOLINT: the table below is nothing but these names
-  const JobSpec spec{{FunctionKind::command, "resize"}, std::chrono::milliseconds(1500), 2, -7, 4};
+  const JobSpec spec{{FunctionKind::python, "resize", "3.11", packed_payload(9000)},
+                     std::chrono::milliseconds(1500),
+                     2,
+                     -7,
+                     4,
+                     3,
+                     true};
+  const std::vector<OutputLine> lines = {{TaskSequence{3}, OutputKind::output, 0, "", "hello"},
+                                         {kLastSequence, OutputKind::log, 20, "root", "said"}};
   const std::vector<LeaseRange> leases = {{TaskSequence{5}, 2, Attempt{0}},
                                           {kLastSequence, 1, kLastAttempt}};
   const std::vector<SequenceRange> ranges = {{TaskSequence{0}, 3}, {kLastSequence, 1}};
   const JobId job{77};
-  HelloWorker hello{1,
+  HelloWorker hello{2,
                     "0.1.0",
                     kWorker,
                     "node7",
                     "process",
                     4711,
                     16,
+                    8,
                     true,
+                    "3.11",
                     {"square", "word_count"},
                     {{kSession, job, leases}}};
   Status status{"0.1.0", to_hex(kIncarnation), 123456, 16, 2, {}, {}, {{"jobs", 3}, {"lost", 0}}};
-  status.workers.push_back({"w", "node7", "thread", 4711, 16, 3, 1, true, 99, 250, 12});
+  status.workers.push_back({"w", "node7", "thread", "3.11", 4711, 8, 16, 3, 1, true, 99, 250, 12});
   status.jobs.push_back({"s", "label", 77, "square", -7, 1, 2, 3, 4, 5, "no worker"});
   return {
-      HelloProducer{1, "0.1.0", kSession, "demo 4711", true},
+      HelloProducer{2, "0.1.0", kSession, "demo 4711", true},
       std::move(hello),
-      Welcome{1,
+      Welcome{2,
               "0.1.0",
               kIncarnation,
               std::chrono::milliseconds(2000),
@@ -103,6 +113,9 @@ inline std::vector<Message> sample_messages() {
       WorkerState{3, true},
       StatusRequest{},
       std::move(status),
+      Output{job, "node7", lines, 5},
+      Pool{16, 2},
+      WorkerOutput{kSession, job, lines, 5},
   };
 }
 
