@@ -43,9 +43,17 @@ struct Options {
   std::string label = {};
 
   // --- Embedded pool only ---
-  unsigned slots = 0;                     // 0: the number of processors
+  unsigned workers = 1;                   // the pool's nodes, all on this machine
+  unsigned slots = 0;                     // of each worker; 0: the number of processors
   Executor executor = Executor::thread;   // process: a crash of a task harms nothing else
   std::vector<std::string> plugins = {};  // paths of plug-in libraries with native functions
+  // Runs python functions with this interpreter, of this version ("3.11"); empty: it does not.
+  std::string python = {};
+  std::string python_version = {};
+  // Added to the environment of the broker and the workers.
+  std::vector<std::pair<std::string, std::string>> environment = {};
+  // The folder of muster-broker and muster-worker. Empty: they are looked for (docs/producer.md).
+  std::string programs = {};
 
   // --- Waiting ---
   // How long the constructor waits for the broker's WELCOME.
@@ -60,6 +68,9 @@ struct JobOptions {
   std::uint32_t retries = 0;             // runs again after an error or time-out, this many times
   std::int32_t priority = 0;             // higher runs first
   std::uint32_t crash_budget = 3;        // losses while running before the task ends as lost
+  // At most this many tasks of the job run (or wait on a worker) at once; 0: as the pool has slots.
+  std::uint32_t max_running = 0;
+  bool forward_output = false;  // what the tasks print and log comes to Producer::next_output()
   // map and Stream: at most this many tasks between the oldest missing and the newest submitted.
   std::size_t window = 16'384;
   std::size_t window_bytes = std::size_t{256} << 20;  // ... and at most this many payload bytes
@@ -71,6 +82,7 @@ namespace detail {
 struct ProducerState;  // the connection, its thread and the embedded pool
 struct Call;           // one future's shared state
 struct StreamState;
+struct ChannelState;
 struct JobState;
 }  // namespace detail
 
@@ -116,10 +128,12 @@ class Future {
   RawFuture raw_;
 };
 
-// What a task runs: a native function of a plug-in, or a command.
+// What a task runs: a native function of a plug-in, a command, or a Python callable.
 struct FunctionName {
   std::string name;
   bool command = false;
+  std::string python = {};  // not empty: a callable for this interpreter ("3.11"); `name` labels it
+  Bytes body = {};          // the pickled callable, which gets each payload
 };
 
 // One entry of a stream. `error` is set when there is no result; `result` is then empty.
@@ -163,6 +177,46 @@ class MUSTER_API Stream {
 
  private:
   std::shared_ptr<detail::StreamState> state_;
+};
+
+// One outcome out of a Channel. `error` is set when there is no result; `result` is then empty.
+struct ChannelItem {
+  std::uint32_t job = 0;
+  std::uint64_t sequence = 0;
+  Bytes result;
+  std::optional<Error> error;
+};
+
+// Many jobs whose outcomes all come out of one place, in completion order: for event loops and
+// other languages. No window: whoever pushes bounds what is under way.
+// Threads: any, all functions. Destroying it cancels what has no outcome yet.
+class MUSTER_API Channel {
+ public:
+  explicit Channel(std::shared_ptr<detail::ChannelState> state);
+  Channel(Channel&&) noexcept;
+  Channel& operator=(Channel&&) noexcept;
+  ~Channel();
+
+  // Opens a job; its number names it in the other calls.
+  std::uint32_t open(FunctionName function, const JobOptions& options = {});
+  // Adds a task; returns its sequence, counted from 0. Never blocks.
+  std::uint64_t push(std::uint32_t job, Bytes payload);
+  // Ends a task, or all of the job; their outcomes still arrive, as cancelled.
+  void cancel(std::uint32_t job, std::optional<std::uint64_t> sequence = {});
+  // No more pushes; the job is forgotten after its last outcome.
+  void close(std::uint32_t job);
+  // Cancels what is left of the job; no outcome of it arrives from now on.
+  void drop(std::uint32_t job);
+  // What came out: blocks until there is something, `timeout` passed or wake() was called (then it
+  // is empty). At most `most` items. Throws Error disconnected or refused when nothing will come
+  // any more.
+  std::vector<ChannelItem> next(std::chrono::nanoseconds timeout, std::size_t most = 1024);
+  void wake();
+  // As Stream::waiting_reason().
+  std::string waiting_reason(std::uint32_t job) const;
+
+ private:
+  std::shared_ptr<detail::ChannelState> state_;
 };
 
 // A lazy range of results over a lazy range of inputs: iterating pulls inputs, keeps the window
@@ -285,6 +339,19 @@ struct PoolStatus {
   std::uint32_t workers = 0;
 };
 
+// One line that a task said on a worker (JobOptions::forward_output).
+struct OutputLine {
+  enum class Kind : std::uint8_t { output = 0, error = 1, log = 2, warning = 3 };
+  std::uint32_t job = 0;
+  std::uint64_t sequence = 0;
+  std::string node;
+  Kind kind = Kind::output;
+  std::uint32_t level = 0;    // log: 10 debug, 20 info, 30 warning, 40 error, 50 critical
+  std::string name;           // log: the logger's; warning: its category
+  std::string text;           // without the line break
+  std::uint64_t dropped = 0;  // lines left out before this one because there were too many
+};
+
 class MUSTER_API Producer {
  public:
   // Connects, or starts the embedded pool. Blocks up to Options::connect_timeout; throws Error
@@ -308,6 +375,7 @@ class MUSTER_API Producer {
   Job job(FunctionName function, const JobOptions& options = {});
   Stream stream(FunctionName function, const JobOptions& options = {},
                 Order order = Order::submission);
+  Channel channel();
 
   // Applies the native function `name` to every item of `inputs` (any input range; an item that is
   // a std::tuple becomes several arguments). Results come in submission order. An lvalue range must
@@ -326,6 +394,11 @@ class MUSTER_API Producer {
   PoolStatus status(std::chrono::milliseconds timeout = std::chrono::seconds(5));
   // Blocks until `slots` slots are connected, at most `timeout`; false: fewer are.
   bool wait_for_slots(std::uint32_t slots, std::chrono::milliseconds timeout);
+  // Slots of the pool as the broker said last; follows workers that come and go. Never blocks.
+  std::uint32_t total_slots() const;
+  // What tasks said: blocks until there is something, `timeout` passed or the producer ends (then
+  // it is empty). At most 10,000 lines wait; beyond that the oldest are dropped and counted.
+  std::vector<OutputLine> next_output(std::chrono::nanoseconds timeout);
   // The endpoint in use, to hand to other programs.
   const std::string& endpoint() const;
 

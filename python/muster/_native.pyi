@@ -1,0 +1,116 @@
+"""The C++ core of Muster as Python sees it. Private: `muster`'s own modules are the public face.
+
+Every call that can block releases the GIL. Threads: any, for everything.
+"""
+
+from typing import final
+
+VERSION: str
+"""Of the software, "0.1.0"."""
+
+class Error(Exception):
+    """What `muster::Error` says; `muster.errors` turns it into the public types.
+
+    `args` is `(code, kind, message, traceback, extra)`; `code` is the name of an `ErrorCode`
+    ("invalid", "task_failed", "task_timed_out", "task_cancelled", "task_lost", "no_worker",
+    "disconnected", "refused", "wait_timed_out", "unusable"), `extra` is bytes.
+    """
+
+@final
+class Buffer:
+    """Read-only bytes of the core, without a copy; supports the buffer protocol and `len`."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+Failure = tuple[str, str, str, str, bytes]
+"""As `Error.args`."""
+Item = tuple[int, int, bytes | Buffer | None, Failure | None]
+"""(job, sequence, result or None, failure or None); large results are Buffers."""
+Line = tuple[int, int, str, int, int, str, str, int]
+"""(job, sequence, node, kind, level, name, text, dropped): `muster::OutputLine`."""
+
+@final
+class Producer:
+    """`muster::Producer` and one `muster::Channel` of it.
+
+    `endpoint` "" starts an embedded pool of `workers` workers with `slots` slots each (0: the
+    number of cores), whose python tasks run on `python`. Times are in seconds. Raises Error.
+    """
+
+    def __init__(
+        self,
+        *,
+        endpoint: str = "",
+        label: str = "",
+        workers: int = 1,
+        slots: int = 0,
+        executor: str = "process",
+        python: str = "",
+        python_version: str = "",
+        environment: dict[str, str] = ...,
+        programs: str = "",
+        connect_timeout: float = 10.0,
+        broker_timeout: float = 30.0,
+    ) -> None: ...
+    @property
+    def endpoint(self) -> str: ...
+    def total_slots(self) -> int: ...
+    def status(self, timeout: float = 5.0) -> str:
+        """JSON, as `muster status --json`."""
+    def wait_for_slots(self, slots: int, timeout: float) -> bool: ...
+    def next_output(self, timeout: float) -> list[Line]: ...
+    def close(self) -> None:
+        """Ends the session and the embedded pool; every wait ends. Again: no effect."""
+    # --- The channel ---
+    def open_job(
+        self,
+        *,
+        label: str,
+        python: str,
+        body: bytes,
+        timeout: float = 0.0,
+        retries: int = 0,
+        priority: int = 0,
+        crash_budget: int = 3,
+        max_running: int = 0,
+        forward_output: bool = False,
+    ) -> int: ...
+    def push(self, job: int, payload: bytes | bytearray | memoryview) -> int:
+        """Returns the task's sequence; does not block (the payload is copied)."""
+    def cancel(self, job: int, sequence: int | None = None) -> None: ...
+    def close_job(self, job: int) -> None: ...
+    def drop_job(self, job: int) -> None: ...
+    def next(self, timeout: float | None, most: int = 1024) -> list[Item]:
+        """Blocks; [] when `timeout` passed or `wake` was called; Error when nothing will come."""
+    def wake(self) -> None: ...
+    def waiting_reason(self, job: int) -> str: ...
+
+@final
+class RunnerTask:
+    id: int
+    job_key: int
+    label: str
+    body: bytes | Buffer
+    sequence: int
+    attempt: int
+    payload: bytes | Buffer
+
+@final
+class RunnerLink:
+    """`muster::RunnerLink`. When a task is to stop (cancelled or timed out on a thread slot), the
+    thread that took it from `next` gets `stop_exception` raised in it, once, if it still runs it.
+    """
+
+    def __init__(
+        self, descriptor: int = 3, *, stop_exception: type[BaseException], max_result_bytes: int = ...
+    ) -> None: ...
+    def ready(self) -> None: ...
+    def next(self) -> RunnerTask: ...
+    def finish(self, task_id: int, result: bytes | bytearray | memoryview) -> None: ...
+    def fail(
+        self, task_id: int, kind: str, message: str, traceback: str, extra: bytes
+    ) -> None: ...
+    def say(self, task_id: int, kind: int, level: int, name: str, text: str) -> None: ...
+    def forgotten(self) -> list[int]: ...
+    def abandon(self) -> None: ...

@@ -1,0 +1,80 @@
+// The runner's end of the link to its worker daemon, for runners in any language: takes tasks over
+// a descriptor and gives their outcomes and what they say back. `muster-runner` and the Python
+// runner are built on it.
+//
+//   muster::RunnerLink link(3, {});
+//   link.ready();
+//   while (true) {
+//     muster::RunnerTask task = link.next();
+//     link.finish(task.id, run(task));
+//   }
+//
+// Owner: main() of the runner; lives as long as the process. Threads: any, at once; a second thread
+// of its own reads the link. Blocking: only next(). When the daemon is gone the process ends at
+// once, from whatever it does, with status 0.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <muster/bytes.hpp>
+#include <string>
+#include <vector>
+
+namespace muster {
+
+// What the tasks of a job share.
+struct RunnerJob {
+  std::uint64_t key = 0;  // unique in this process; never used again after forgotten()
+  std::string name;       // native: the function's name; python: a label
+  Bytes body;             // python: the pickled callable
+};
+
+struct RunnerTask {
+  std::uint64_t id = 0;  // unique in this process
+  std::shared_ptr<const RunnerJob> job;
+  std::uint64_t sequence = 0;
+  std::uint32_t attempt = 0;
+  Bytes payload;
+};
+
+class RunnerLink {
+ public:
+  struct Options {
+    // Called on the link's thread when a task that runs was cancelled or timed out. The daemon has
+    // already reported it; finish() for it frees its slot and is otherwise ignored.
+    std::function<void(std::uint64_t task_id)> on_stop;
+    // Results beyond it end as an error of kind "result_too_large".
+    std::uint64_t max_result_bytes = std::uint64_t{1} << 30;
+  };
+
+  // Takes the descriptor, a connected stream socket. Throws std::runtime_error when it is none.
+  RunnerLink(int descriptor, Options options);
+  ~RunnerLink();
+  RunnerLink(const RunnerLink&) = delete;
+  RunnerLink& operator=(const RunnerLink&) = delete;
+
+  // Tells the daemon that tasks may come.
+  void ready();
+  // The next task. Blocks until there is one. It counts as started from here on.
+  RunnerTask next();
+  // Each task that next() returned ends with exactly one of these.
+  void finish(std::uint64_t task_id, Bytes result);
+  void fail(std::uint64_t task_id, const std::string& kind, const std::string& message,
+            const std::string& traceback, Bytes extra);
+  // One line that a task said (message.hpp, OutputLine: 0 output, 1 error, 2 log, 3 warning). Lines
+  // of a job that forwards no output, and lines beyond the rate limit, are left out. Cheap: lines
+  // are gathered and sent with the task's outcome or within about 100 ms.
+  void say(std::uint64_t task_id, int kind, std::uint32_t level, std::string name,
+           std::string text);
+  // Keys of jobs that no task of will come any more, since the last call.
+  std::vector<std::uint64_t> forgotten();
+  // For the child of a fork: closes the link, so that only the parent speaks.
+  void abandon();
+
+ private:
+  class State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace muster
