@@ -80,7 +80,7 @@ class _Core:
     def __init__(self, producer: _native.Producer, printer: Printer | None) -> None:
         self.producer = producer
         self.printer = printer
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a collected session may be closed by whoever holds it
         self.print_lock = threading.Lock()
         self.routes: dict[int, _Route] = {}
         self.failure: _native.Failure | None = None  # set: nothing will come any more
