@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+ROOT = Path(__file__).resolve().parent.parent
+
 # No program that is run here takes minutes; one that does hangs.
 PROGRAM_LIMIT_SECONDS = 600.0
 # A program that was told to end may clean up for this long.
@@ -99,10 +101,24 @@ class Rig:
             **os.environ,
             "TMPDIR": str(scratch),
             "PARALLEL_HOME": str(scratch / "parallel"),
+            "PYTHONPATH": str(binaries.resolve().parent / "python"),
         }
 
     def program(self, name: str) -> str:
         return str(self._binaries / name)
+
+    def python(self) -> str:
+        """An interpreter with Muster and what it is measured against, made when there is none."""
+        made = subprocess.run(
+            [ROOT / "scripts" / "environment", "bench"],
+            check=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if made.returncode != 0:
+            raise MeasurementError(f"scripts/environment bench: {made.stderr.strip()}")
+        return str(ROOT / "build" / "venv" / "bench" / "bin" / "python")
 
     def missing(self, bench: Bench) -> list[str]:
         """The programs and tools of `bench` that are not there."""

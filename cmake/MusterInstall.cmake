@@ -9,6 +9,15 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/common/include/ ${PROJECT_SOURCE_DIR}/wo
                   ${PROJECT_SOURCE_DIR}/producer/include/
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp")
 
+if(MUSTER_PYTHON)
+  set(MUSTER_PYTHON_INSTALL_DIR lib/python3/dist-packages
+      CACHE STRING "Where the Python package is installed, below the prefix or absolute")
+  install(TARGETS muster_native LIBRARY DESTINATION ${MUSTER_PYTHON_INSTALL_DIR}/muster)
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/python/muster DESTINATION ${MUSTER_PYTHON_INSTALL_DIR}
+          FILES_MATCHING PATTERN "*.py" PATTERN "*.pyi" PATTERN "py.typed"
+          PATTERN "__pycache__" EXCLUDE)
+endif()
+
 install(EXPORT muster-targets NAMESPACE muster:: DESTINATION ${muster_package_dir})
 configure_package_config_file(
   ${PROJECT_SOURCE_DIR}/cmake/muster-config.cmake.in ${PROJECT_BINARY_DIR}/muster-config.cmake

@@ -31,10 +31,13 @@ std::vector<fs::path> folders() {
   }
   Dl_info info{};
   if (dladdr(reinterpret_cast<void*>(&find_program), &info) != 0 && info.dli_fname != nullptr) {
-    const fs::path library = fs::weakly_canonical(info.dli_fname, ignored).parent_path();
-    result.push_back(library);
-    result.push_back(library.parent_path() / "bin");
-    result.push_back(library.parent_path().parent_path() / "bin");  // lib/<architecture>
+    fs::path folder = fs::weakly_canonical(info.dli_fname, ignored).parent_path();
+    result.push_back(folder);
+    // From lib, lib/<architecture> or lib/python3/dist-packages/muster up to where bin is.
+    for (int level = 0; level < 4; ++level) {
+      folder = folder.parent_path();
+      result.push_back(folder / "bin");
+    }
   }
   const std::string path = variable("PATH");
   for (std::size_t begin = 0; begin < path.size();) {

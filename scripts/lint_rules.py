@@ -18,7 +18,11 @@ WARN_LINES = 400
 
 PEERS = ("broker", "worker", "producer")
 PRODUCT = ("common", *PEERS)
-FOLDERS = (*PRODUCT, "tests", "bench", "examples")
+FOLDERS = (*PRODUCT, "python", "tests", "bench", "examples")
+
+# What the Python binding sees: public headers, pybind11, the standard library (no slash, no dot).
+BINDING = "python/native/"
+BINDING_HEADER = re.compile(r"muster/.*|pybind11/.*|[a-z_0-9]+")
 
 PURE_STEM = re.compile(r"(scheduler|session|collector|agent|message|codec).*|.*_table.*")
 IMPURE_HEADER = re.compile(
@@ -50,7 +54,7 @@ def is_cpp(path):
 def is_checked(path):
     return (
         is_cpp(path)
-        or path.endswith((".py", ".cmake", "CMakeLists.txt"))
+        or path.endswith((".py", ".pyi", ".cmake", "CMakeLists.txt"))
         or path.startswith(("scripts/", ".ci/"))
     )
 
@@ -115,13 +119,27 @@ class Tree:
                 self.error(path, number, "include-root", f'write "{header}" from the root')
             elif bracket == '"' and is_public(path):
                 self.error(
-                    path, number, "public-header",
+                    path,
+                    number,
+                    "public-header",
                     f'"{header}" is not installed: a public header may include <muster/...> only',
+                )
+            if path.startswith(BINDING) and not (
+                BINDING_HEADER.fullmatch(header) if bracket == "<" else header.startswith(BINDING)
+            ):
+                self.error(
+                    path,
+                    number,
+                    "binding",
+                    f"the binding may not include {header}: public headers <muster/...>, pybind11, "
+                    "the standard library and its own files only",
                 )
             target = self.folder_of(bracket, header)
             if folder in PRODUCT and target in FOLDERS and target not in ("common", folder):
                 self.error(
-                    path, number, "arrow",
+                    path,
+                    number,
+                    "arrow",
                     f"{folder} may include common and itself, not {target}: move what both need to "
                     "common",
                 )
@@ -147,7 +165,9 @@ class Tree:
             chain = self.chain_to_impure(bracket, header)
             if chain:
                 self.error(
-                    path, number, "pure",
+                    path,
+                    number,
+                    "pure",
                     f"{' -> '.join(chain)} brings I/O, threads or clocks in: pass the value as an "
                     "argument, act at the edge",
                 )
@@ -185,7 +205,9 @@ class Tree:
 def read_tree(root):
     listed = subprocess.run(
         ["git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        check=True, capture_output=True, text=True,
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.split("\0")
     files = {}
     for path in listed:
@@ -195,6 +217,7 @@ def read_tree(root):
     return Tree(files)
 
 
+# fmt: off
 CASES = (
     # (what, files, expected complaint or None)
     ("a folder may include common and itself",
@@ -217,6 +240,24 @@ CASES = (
      {"tests/system/a_test.cpp": '#include "broker/a.hpp"\n#include "worker/b.hpp"\n'}, None),
     ("product code does not include tests",
      {"broker/a.cpp": '#include "tests/b.hpp"\n'}, "broker/a.cpp:1: arrow:"),
+    ("the binding includes public headers, pybind11, the standard library and its own files",
+     {"producer/include/muster/producer.hpp": "", "worker/include/muster/task.hpp": "",
+      "python/native/a.hpp": "#include <cstdint>\n#include <pybind11/pybind11.h>\n",
+      "python/native/a.cpp": '#include "python/native/a.hpp"\n'
+                             "#include <muster/producer.hpp>\n#include <muster/task.hpp>\n"},
+     None),
+    ("the binding does not look behind the public headers",
+     {"python/native/a.cpp": '#include <vector>\n#include "producer/session.hpp"\n'},
+     "python/native/a.cpp:2: binding:"),
+    ("nor at common",
+     {"common/ids.hpp": "", "python/native/a.hpp": '#include "common/ids.hpp"\n'},
+     "python/native/a.hpp:1: binding:"),
+    ("the binding uses no other library",
+     {"python/native/a.cpp": "#include <zmq.hpp>\n"}, "python/native/a.cpp:1: binding:"),
+    ("nor the system itself",
+     {"python/native/a.cpp": "#include <sys/socket.h>\n"}, "python/native/a.cpp:1: binding:"),
+    ("product code does not include the binding",
+     {"worker/a.cpp": '#include "python/native/b.hpp"\n'}, "worker/a.cpp:1: arrow:"),
     ("includes start at the root",
      {"broker/a.cpp": '#include "b.hpp"\n'}, "broker/a.cpp:1: include-root:"),
     ("a pure file has no thread",
@@ -249,8 +290,10 @@ CASES = (
     ("101 do not", {"scripts/a": "\n" + "é" * 101 + "\n"}, "scripts/a:2: columns:"),
     ("500 lines fit", {"broker/a.cpp": "\n" * 500}, None),
     ("501 do not", {"broker/a.cpp": "\n" * 501}, "broker/a.cpp:501: size:"),
+    ("nor do 501 of Python", {"python/muster/a.py": "\n" * 501}, "python/muster/a.py:501: size:"),
     ("prose has no limit", {"docs/a.md": "x" * 101}, None),
 )
+# fmt: on
 
 
 def self_test():

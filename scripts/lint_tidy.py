@@ -26,7 +26,9 @@ CACHE = ROOT / "build/tidy-cache"
 
 
 def git(*arguments):
-    done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "-C", ROOT, *arguments], check=False, capture_output=True, text=True
+    )
     return done.stdout if done.returncode == 0 else ""
 
 
@@ -71,7 +73,11 @@ def cache_key(tree, path, command):
 def tidy(path):
     return subprocess.run(
         [TIDY, "--quiet", "-p", DATABASE.parent, ROOT / path],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
 
 
@@ -96,8 +102,10 @@ def main():
             else:
                 failed += 1
                 print(f"clang-tidy: {path}\n{result.stdout}", file=sys.stderr)
-    print(f"clang-tidy: {len(stale)} files, {failed} failed, {len(chosen) - len(stale)} cached"
-          + (f", {left_out} left for --all" if left_out else ""))
+    print(
+        f"clang-tidy: {len(stale)} files, {failed} failed, {len(chosen) - len(stale)} cached"
+        + (f", {left_out} left for --all" if left_out else "")
+    )
     return 1 if failed else 0
 
 
