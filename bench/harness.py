@@ -83,6 +83,7 @@ class Bench:
     measure: Callable[[Rig], Iterator[Figure]]
     programs: Sequence[str]
     tools: Sequence[str] = field(default=())
+    python: bool = False  # needs the Python package and the libraries that it is compared with
 
 
 class Rig:
@@ -96,6 +97,7 @@ class Rig:
         self.quick = quick
         self.pairs = 3 if quick else 5
         self._binaries = binaries
+        self._python = ""
         # GNU parallel keeps files in its home; people's own is not ours to write to.
         self._environment = {
             **os.environ,
@@ -161,16 +163,27 @@ class Rig:
 
     def readings(self, name: str, *arguments: str) -> list[Reading]:
         """Runs one of Muster's benchmark programs with --json."""
-        output = self.run([self.program(name), *arguments, "--json"])
-        try:
-            return [_reading(line) for line in output.splitlines() if line.strip()]
-        except (ValueError, KeyError, TypeError) as error:
-            raise MeasurementError(f"{name}: not a figure in its output: {error!r}") from error
+        return _readings(name, self.run([self.program(name), *arguments, "--json"]))
 
     def values(self, name: str, *arguments: str) -> Values:
         """As readings(), for a program that prints each figure once."""
         found = {reading.figure: reading.value for reading in self.readings(name, *arguments)}
         return Values(name, found)
+
+    def prepare_python(self, interpreter: str) -> None:
+        """`interpreter` has what Muster is compared with; the package is in the build directory."""
+        self._python = interpreter
+        self._environment["PYTHONPATH"] = str(self._binaries.parent / "python")
+
+    def python_output(self, script: str, *arguments: str) -> str:
+        """Runs a Python program of this repository."""
+        return self.run([self._python, str(ROOT / script), *arguments])
+
+    def python_values(self, script: str, *arguments: str) -> Values:
+        """As values(), for a Python program."""
+        name = " ".join((script, *arguments))
+        readings = _readings(name, self.python_output(script, *arguments))
+        return Values(name, {reading.figure: reading.value for reading in readings})
 
     def take_turns(self, *sides: Callable[[], Sample]) -> list[list[Sample]]:
         """Runs A B ... A B ...: `pairs` samples of each side, those of one turn at one index."""
@@ -208,6 +221,13 @@ def ratio_figure(
     spread = f"{min(ratios):.3g} to {max(ratios):.3g}"
     notes = f"{spread}; {note}" if note else spread
     return Figure(name, statistics.median(ratios), goal=goal, note=notes)
+
+
+def _readings(name: str, output: str) -> list[Reading]:
+    try:
+        return [_reading(line) for line in output.splitlines() if line.strip()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise MeasurementError(f"{name}: not a figure in its output: {error!r}") from error
 
 
 def _reading(line: str) -> Reading:

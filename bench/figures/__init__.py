@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from bench.figures.echo import ECHO
 from bench.figures.noop import NOOP
+from bench.figures.python import JOBLIB_NOOP, PYTHON_MAP, PYTHON_ROUND_TRIP, SLOTS, START
 from bench.figures.round_trip import ROUND_TRIP
 from bench.figures.run import RUN
 from bench.figures.scheduler import QUEUE_DEPTH, WORKERS
 
-BENCHES = {bench.name: bench for bench in (NOOP, ROUND_TRIP, QUEUE_DEPTH, WORKERS, RUN, ECHO)}
+BENCHES = {
+    bench.name: bench
+    for bench in (
+        *(NOOP, ROUND_TRIP, QUEUE_DEPTH, WORKERS, RUN, ECHO),
+        *(JOBLIB_NOOP, PYTHON_MAP, PYTHON_ROUND_TRIP, SLOTS, START),
+    )
+}
