@@ -107,8 +107,8 @@ std::chrono::nanoseconds to_duration(double seconds) {
 unsigned fork_generation() { return generation; }
 
 void bind_common(py::module_& module) {
-  py::module_::import("os").attr("register_at_fork")(
-      py::arg("after_in_child") = py::cpp_function([] { ++generation; }));
+  py::module_::import("os").attr("register_at_fork")(py::arg("after_in_child") =
+                                                         py::cpp_function([] { ++generation; }));
 
   py::class_<Buffer>(module, "Buffer", py::buffer_protocol(), py::is_final())
       .def("__len__", [](const Buffer& buffer) { return buffer.bytes().size(); })

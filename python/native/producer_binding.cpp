@@ -85,11 +85,10 @@ std::unique_ptr<Native> connect(Options options) {
   }
 }
 
-Owned make(const py::str& endpoint, const py::str& label, unsigned workers,
-                              unsigned slots, const std::string& executor, const py::str& python,
-                              const py::str& python_version, const py::dict& environment,
-                              const py::str& programs, double connect_timeout,
-                              double broker_timeout) {
+Owned make(const py::str& endpoint, const py::str& label, unsigned workers, unsigned slots,
+           const std::string& executor, const py::str& python, const py::str& python_version,
+           const py::dict& environment, const py::str& programs, double connect_timeout,
+           double broker_timeout) {
   Options options;
   options.endpoint = to_text(endpoint);
   options.label = to_text(label);
@@ -142,7 +141,7 @@ py::list next_items(Session& session, std::optional<double> timeout, std::size_t
 }
 
 py::list next_output(Session& session, double timeout) {
-  if (session.closed()) return {};
+  if (session.closed()) return py::list();
   return to_list(
       wait(session, timeout, kSlice, [&](Native& native, std::chrono::nanoseconds slice) {
         std::optional<std::vector<OutputLine>> lines = native.producer.next_output(slice);
@@ -152,8 +151,8 @@ py::list next_output(Session& session, double timeout) {
 }
 
 py::str status(Session& session, double timeout) {
-  const auto found = wait(
-      session, timeout, kStatusSlice, [](Native& native, std::chrono::nanoseconds slice) {
+  const auto found =
+      wait(session, timeout, kStatusSlice, [](Native& native, std::chrono::nanoseconds slice) {
         try {
           return std::optional(
               native.producer.status(std::chrono::ceil<std::chrono::milliseconds>(slice)).json);
@@ -180,8 +179,8 @@ bool wait_for_slots(Session& session, std::uint32_t slots, double timeout) {
 
 std::uint32_t open_job(Session& session, const py::str& label, const py::str& python,
                        const py::object& body, double timeout, std::uint32_t retries,
-                       std::int32_t priority, std::uint32_t crash_budget,
-                       std::uint32_t max_running, bool forward_output) {
+                       std::int32_t priority, std::uint32_t crash_budget, std::uint32_t max_running,
+                       bool forward_output) {
   FunctionName function{to_text(label), false, to_text(python), to_bytes(body)};
   JobOptions options;
   options.timeout = milliseconds(timeout);
@@ -245,8 +244,8 @@ void bind_channel(py::class_<Session, Owned>& producer) {
       .def(
           "waiting_reason",
           [](Session& session, std::uint32_t job) {
-            return to_python(on_channel(
-                session, [&](Channel& channel) { return channel.waiting_reason(job); }));
+            return to_python(
+                on_channel(session, [&](Channel& channel) { return channel.waiting_reason(job); }));
           },
           py::arg("job"));
 }

@@ -8,8 +8,8 @@
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <muster/producer.hpp>
+#include <mutex>
 #include <string>
 #include <utility>
 
