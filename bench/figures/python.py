@@ -10,7 +10,6 @@ from functools import partial
 from bench.harness import Bench, Figure, Rig, Values, at_least, at_most, median, ratio_figure
 
 
-
 def _side(rig: Rig, bench: str, side: str) -> Values:
     return rig.python_values("bench/python/sides.py", bench, side)
 
@@ -57,7 +56,9 @@ def _python_round_trip(rig: Rig) -> Iterator[Figure]:
 def _slots(rig: Rig) -> Iterator[Figure]:
     (samples,) = rig.take_turns(partial(_side, rig, "slots", "muster"))
     for name, goal in (("100ms", 0.97), ("10ms", 0.85)):
-        yield Figure(f"efficiency_{name}", median(samples, f"efficiency_{name}"), "", at_least(goal))
+        yield Figure(
+            f"efficiency_{name}", median(samples, f"efficiency_{name}"), "", at_least(goal)
+        )
         figure = f"joblib_efficiency_{name}"
         yield Figure(figure, median(samples, figure))
 

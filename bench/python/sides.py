@@ -130,6 +130,7 @@ def python_map(_: str) -> None:
 
 def slots(_: str) -> None:
     from joblib import Parallel, delayed
+
     from muster import ComputePool, Worker
     from muster.joblib import sklearn_backend
 

@@ -78,13 +78,13 @@ def _all_children(obj: Any, path: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(obj, dict):
         for key, value in obj.items():
             yield f"{path}[{_short(key)}]", value
-            yield f"the key {_short(key)} of {path}", key
+            yield f"{path}.<key {_short(key)}>", key
     elif isinstance(obj, (list, tuple)):
         for index, item in enumerate(obj):
             yield f"{path}[{index}]", item
     elif isinstance(obj, (set, frozenset)):
         for item in obj:
-            yield f"the item {_short(item)} of {path}", item
+            yield f"{path}.<item {_short(item)}>", item
     elif isinstance(obj, functools.partial):
         yield f"{path}.func", obj.func
         yield from _all_children(obj.args, f"{path}.args")
@@ -103,12 +103,12 @@ def _all_children(obj: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 def _function_parts(function: types.FunctionType, path: str) -> Iterator[tuple[str, Any]]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-        yield f"the variable {name} of {path}", cell.cell_contents
+        yield f"{path}.<variable {name}>", cell.cell_contents
     yield from _all_children(function.__defaults__ or (), f"{path}.__defaults__")
     yield from _all_children(function.__kwdefaults__ or {}, f"{path}.__kwdefaults__")
     for name in _global_names(function.__code__):
         if name in function.__globals__:
-            yield f"the global {name} of {path}", function.__globals__[name]
+            yield f"{path}.<global {name}>", function.__globals__[name]
     for name, value in vars(function).items():
         yield f"{path}.{name}", value
 
@@ -131,9 +131,9 @@ def _reduced_parts(obj: Any, path: str) -> Iterator[tuple[str, Any]]:
                 for name, value in state.items():
                     yield f"{path}.{name}", value
             else:
-                yield f"the state of {path}", state
+                yield f"{path}.<state>", state
     for index, argument in enumerate(reduced[1]):
-        yield f"the pickled argument {index} of {path}", argument
+        yield f"{path}.<argument {index}>", argument
     for items in reduced[3:4]:
         for index, item in enumerate(items or ()):
             yield f"{path}[{index}]", item

@@ -13,4 +13,4 @@ def test_the_native_module_lies_in_the_package_and_has_a_version() -> None:
     native = importlib.import_module("muster._native")
 
     assert Path(native.__file__ or "").parent == Path(muster.__file__).parent
-    assert re.fullmatch(r"\d+\.\d+\.\d+", native.version)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", native.VERSION)
