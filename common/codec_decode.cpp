@@ -194,7 +194,7 @@ class Reader {
     Reader r = inner(next());
     r.each(entry.first, entry.second);
   }
-  void get(OutputLine& line) {
+  void get(message::OutputLine& line) {
     Reader r = inner(next());
     r.get(line.sequence);
     r.get(line.kind, OutputKind::warning);

@@ -86,7 +86,7 @@ class Writer {
   void put(const std::pair<std::string, std::uint64_t>& entry) {
     fields(entry.first, entry.second);
   }
-  void put(const OutputLine& line) {
+  void put(const message::OutputLine& line) {
     fields(line.sequence, line.kind, line.level, line.name, line.text);
   }
   template <typename Item>

@@ -95,15 +95,6 @@ struct OutcomeRun {
 
 enum class OutputKind : std::uint8_t { output = 0, error = 1, log = 2, warning = 3 };
 
-// One line that a task said.
-struct OutputLine {
-  TaskSequence sequence{};
-  OutputKind kind = OutputKind::output;
-  std::uint32_t level = 0;  // log: Python's level numbers (20 is INFO); else 0
-  std::string name;         // log: the logger's; warning: its category; else empty
-  std::string text;         // without the line break
-};
-
 namespace message {
 
 // --- Greeting -----------------------------------------------------------------------------------
@@ -212,6 +203,14 @@ struct Credit {
 struct Notice {  // why a job waits; for people
   JobId job{};
   std::string text;
+};
+// One line that a task said.
+struct OutputLine {
+  TaskSequence sequence{};
+  OutputKind kind = OutputKind::output;
+  std::uint32_t level = 0;  // log: Python's level numbers (20 is INFO); else 0
+  std::string name;         // log: the logger's; warning: its category; else empty
+  std::string text;         // without the line break
 };
 struct Output {  // what tasks said; may be lost, never repeated
   JobId job{};
