@@ -174,6 +174,8 @@ class MapResults(Iterator[Any]):
                     self._read_arrived()
             if not self._pending_items:
                 error, self._raise_at_end = self._raise_at_end, None
+                if isinstance(error, StopIteration):  # raised as it is it would look like the end
+                    raise RuntimeError("a task of map raised StopIteration") from error
                 raise error if error is not None else StopIteration
             if self._next_is_here():
                 return self._open(self._take())
@@ -240,7 +242,7 @@ class MapResults(Iterator[Any]):
         results, failure = _pickling.loads(value, "the results")
         if failure is not None:
             self.close()
-            self._raise_at_end = _failures.rebuild(failure)
+            self._raise_at_end = _failures.rebuild(("task_failed", *failure))
         return iter(results)
 
     # --- Inputs ---

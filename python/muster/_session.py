@@ -191,7 +191,11 @@ class Job:
                 raise rebuilt(error) from None
             route.missing.add(sequence)
         if core.failure is not None:  # it ended meanwhile, and may have missed this task
-            route.deliver(sequence, None, core.failure)
+            with route.lock:
+                missed = sequence in route.missing
+                route.missing.discard(sequence)
+            if missed:
+                core.check()
         return sequence
 
     def cancel(self, sequence: int | None = None) -> None:
