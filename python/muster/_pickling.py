@@ -6,6 +6,7 @@ sends by value what another interpreter cannot import: what `__main__` defines, 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pickle
@@ -87,9 +88,7 @@ def _dump(
     return file.getvalue()
 
 
-def loads(
-    buffer: bytes | bytearray | memoryview | Buffer, what: str = "the data of a task"
-) -> Any:
+def loads(buffer: bytes | bytearray | memoryview | Buffer, what: str = "the data of a task") -> Any:
     """What `buffer` is the pickle of. Raises SerializationError that names what is missing."""
     try:
         return pickle.loads(buffer)  # type: ignore[arg-type]
@@ -133,16 +132,14 @@ class _Recorder(pickle.Unpickler):
 
 
 def _describe_load_failure(buffer: Any, what: str, exc: Exception) -> str:
-    node = os.uname().nodename
+    node = f"node {os.environ['MUSTER_NODE']}" if "MUSTER_NODE" in os.environ else "this machine"
     detail = str(exc) or type(exc).__name__
     if not isinstance(exc, (ImportError, AttributeError)):
-        return f"cannot load {what} on node {node}: {type(exc).__name__}: {detail}"
+        return f"cannot load {what} on {node}: {type(exc).__name__}: {detail}"
     recorder = _Recorder(io.BytesIO(buffer))
-    try:
+    with contextlib.suppress(Exception):  # it fails as the real one did: the name is of interest
         recorder.load()
-    except Exception:
-        pass  # it fails as the real one did: only the name is of interest
-    text = f"cannot load {what} on node {node}: {detail}"
+    text = f"cannot load {what} on {node}: {detail}"
     if recorder.missing:
         module, name = recorder.missing
         text += f" (for {module}.{name})"
@@ -235,10 +232,8 @@ def _cells(obj: object) -> set[int]:
         for cell in getattr(waiting.pop(), "__closure__", None) or ():
             if id(cell) not in found:
                 found.add(id(cell))
-                try:
+                with contextlib.suppress(ValueError):  # not assigned yet
                     waiting.append(cell.cell_contents)
-                except ValueError:
-                    pass  # not assigned yet
     return found
 
 

@@ -8,7 +8,6 @@ Threads: any; one loaded job may run in many threads at once.
 
 from __future__ import annotations
 
-import itertools
 import os
 import pickle
 import struct
@@ -16,7 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from muster import _failures
 from muster._pickling import (
@@ -76,20 +75,20 @@ class MapChunk:
 
     def __call__(self, payload: Payload) -> bytes:
         items = loads(payload, "the arguments of this task")
-        calls = (
-            itertools.starmap(self._function, items) if self._starred else map(self._function, items)
-        )
+        function = self._function
         results: list[Any] = []
-        failure: Optional[_failures.Described] = None
         append = results.append
+        failure: _failures.Described | None = None
         start = perf_counter()
         try:
-            for result in calls:
-                append(result)
+            if self._starred:
+                for item in items:
+                    append(function(*item))
+            else:
+                for item in items:
+                    append(function(item))
         except TaskStopped:
             raise
-        except StopIteration as exc:
-            failure = _failures.describe(exc)
         except BaseException as exc:
             failure = _failures.describe(exc)
         seconds = perf_counter() - start
@@ -100,7 +99,7 @@ class MapChunk:
             return join_result(seconds, (results[:count], failure))
 
 
-def _first_failure(results: list[Any]) -> tuple[int, Optional[_failures.Described]]:
+def _first_failure(results: list[Any]) -> tuple[int, _failures.Described | None]:
     for count, result in enumerate(results):
         try:
             dumps(result, "the result")
@@ -115,13 +114,13 @@ class JobContext:
 
     sys_path: list[str]
     """The client's; what exists on the node and is missing there is appended."""
-    main_path: Optional[str]
+    main_path: str | None
     """The client's script; its folder counts as part of sys_path."""
     log_level: int
     """Of the root logger while tasks of the job run, when they are captured."""
     capture: bool
     """What tasks print, log and warn goes to the client."""
-    thread_limit: Optional[int]
+    thread_limit: int | None
     """How many threads BLAS and OpenMP may use inside a task; None: as many as they like."""
 
     def extend_path(self) -> None:
@@ -137,7 +136,7 @@ class JobContext:
 def make_body(
     callable_object: TaskFunction,
     context: JobContext,
-    functions: Optional[dict[bytes, bytes]] = None,
+    functions: dict[bytes, bytes] | None = None,
 ) -> bytes:
     """The body of a job; `functions` is what `SharedFunctions.take_body` returned.
 

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 // muster._native: what python/muster/_native.pyi says, over the core's public headers.
 #include <pybind11/pybind11.h>
 
@@ -10,8 +9,3 @@ PYBIND11_MODULE(_native, module) {
   muster::python::bind_producer(module);
   muster::python::bind_runner(module);
 }
-=======
-#include <pybind11/pybind11.h>
-
-PYBIND11_MODULE(_native, module) { module.attr("VERSION") = MUSTER_VERSION; }
->>>>>>> py-client
