@@ -19,14 +19,15 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 from muster import _failures, _native
+from muster._failures import Failure
 from muster._output import Printer, Sink
 from muster.errors import MusterError, PoolNotActive
 
-Result = Union[bytes, _native.Buffer, None]  # noqa: UP007 (evaluated on Python 3.9)
-Handler = Callable[[int, Result, Union[_native.Failure, None]], None]  # noqa: UP007
+Result = Union[bytes, _native.Buffer, None]
+Handler = Callable[[int, Result, Union[Failure, None]], None]
 
 _logger = logging.getLogger("muster")
-_CLOSED: _native.Failure = ("task_cancelled", "closed", "the pool was shut down", "", b"")
+_CLOSED: Failure = ("task_cancelled", "closed", "the pool was shut down", "", b"")
 _OUTPUT_SECONDS = 3600.0  # the thread that waits for lines is woken by the end of the producer
 _environment_lock = threading.Lock()
 
@@ -63,7 +64,7 @@ class _Route:
         self.missing: set[int] = set()
         self.ended = False  # closed to pushes; forgotten when nothing is missing
 
-    def deliver(self, sequence: int, result: Result, failure: _native.Failure | None) -> None:
+    def deliver(self, sequence: int, result: Result, failure: Failure | None) -> None:
         with self.lock:
             if sequence not in self.missing:
                 return
@@ -83,7 +84,7 @@ class _Core:
         self.lock = threading.RLock()  # a collected session may be closed by whoever holds it
         self.print_lock = threading.Lock()
         self.routes: dict[int, _Route] = {}
-        self.failure: _native.Failure | None = None  # set: nothing will come any more
+        self.failure: Failure | None = None  # set: nothing will come any more
         self.closing = False
         self.forked = False
         self.threads: list[threading.Thread] = []
@@ -114,7 +115,7 @@ class _Core:
                 failure = _failure_of(error)
         self.end(failure)
 
-    def end(self, failure: _native.Failure) -> None:
+    def end(self, failure: Failure) -> None:
         """Every task without outcome ends with `failure`; no push is accepted from now on."""
         with self.lock:
             if self.failure is None:
@@ -388,7 +389,7 @@ def rebuilt(error: _native.Error) -> BaseException:
     return _failures.rebuild(_failure_of(error))
 
 
-def _failure_of(error: _native.Error) -> _native.Failure:
+def _failure_of(error: _native.Error) -> Failure:
     if len(error.args) == 5:
         code, kind, message, traceback, extra = error.args
         return (code, kind, message, traceback, extra)
