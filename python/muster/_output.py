@@ -74,7 +74,8 @@ class Printer:
             return
         stream = sys.stdout if line.kind == "output" else sys.stderr
         if stream is not None:  # None: a program without a console
-            stream.write(f"{prefix}{line.text}\n")
+            category = f"{line.name}: " if line.kind == "warning" and line.name else ""
+            stream.write(f"{prefix}{category}{line.text}\n")
 
 
 def _flush(kind: str) -> None:

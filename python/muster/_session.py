@@ -149,7 +149,6 @@ class _Core:
                 while lines := self.producer.next_output(0.0):
                     self.print_now(lines)
         self.producer.close()
-        self.producer.wake()
         for thread in self.threads:
             if thread is not threading.current_thread():  # a handler may close its session
                 thread.join(5)
