@@ -21,8 +21,9 @@ from muster import _failures, _pickling, _tasks
 from muster.errors import SerializationError
 
 if TYPE_CHECKING:
+    from muster._dispatch import Handler, Result
     from muster._failures import Failure
-    from muster._session import Handler, Job, Result, Session
+    from muster._session import Job, Session
 
 CHUNK_SECONDS = 0.01
 MAX_CHUNK = 4096  # items: more would save nothing, and make the ends of a map uneven

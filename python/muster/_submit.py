@@ -26,8 +26,9 @@ from muster import _failures, _pickling, _tasks
 from muster.errors import TaskCancelled
 
 if TYPE_CHECKING:
+    from muster._dispatch import Handler, Result
     from muster._failures import Failure
-    from muster._session import Handler, Job, Result
+    from muster._session import Job
 
 MAX_JOBS = 64  # open jobs of a pool's submits; the one that was not used for longest is closed
 

@@ -52,7 +52,7 @@ def test_errors_come_through(pool: ComputePool) -> None:
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        fail() >> pool  # noqa: B018
+        fail() >> pool
 
 
 def test_a_forgotten_operator_explains_itself() -> None:

@@ -302,9 +302,7 @@ def test_wrong_values_are_refused(make: object) -> None:
 
 def test_what_this_machine_has_is_accepted() -> None:
     image = Image(pip=["pytest>=1", "cloudpickle"], env={"MUSTER_TEST": "ä b"})
-    pool = ComputePool(
-        Local(), vcpus=1, memory="1MB", allocation="spot-if-available", image=image
-    )
+    pool = ComputePool(Local(), vcpus=1, memory="1MB", allocation="spot-if-available", image=image)
     with pool:
         assert pool.total_slots == 1
         assert pool.submit(os.environ.get, "MUSTER_TEST").result(30) == "ä b"
