@@ -215,9 +215,19 @@ void Scheduler::check_liveness(Time now) {
   });
 }
 
+// Once per turn, however many workers came or went in it.
+void Scheduler::announce_pool() {
+  if (announced_ == workers_.pool()) return;
+  announced_ = workers_.pool();
+  for (const auto& [id, session] : sessions_) {
+    if (session->present) send(session->peer, message::Pool(announced_));
+  }
+}
+
 std::vector<Outgoing> Scheduler::take_outgoing(Time now) {
   dispatch(now);
   flush_outcomes();
+  announce_pool();
   return std::exchange(outgoing_, {});
 }
 

@@ -92,6 +92,7 @@ class Scheduler {
   void send_worker(WorkerIndex index, Message&& message);  // dropped while it is away
   bool check_version(PeerId peer, std::uint32_t protocol, const std::string& software);
   void check_liveness(Time now);
+  void announce_pool();
 
   // scheduler_producer.cpp
   void on_producer(SessionRecord& session, Message&& message, Time now);
@@ -170,6 +171,7 @@ class Scheduler {
   WorkerIndex reserved_worker_ = kNoWorker;
   std::vector<JobKey> ready_jobs_;
   std::vector<Outgoing> outgoing_;
+  message::Pool announced_;  // what every present session was told
   std::uint64_t last_key_ = 0;
   double virtual_now_ = 0;
   struct ClassCache {

@@ -46,6 +46,7 @@ void Scheduler::hello(PeerId peer, message::HelloProducer&& hello, Time now) {
   if (hello.resuming) session.hold_until = started_ + options_.resume_wait;
   peers_[peer] = {PeerKind::session, &session, kNoWorker, now};
   welcome(peer, &session, now);
+  send(peer, message::Pool(announced_));  // what changed in this turn follows
   for (auto& [id, job] : session.jobs) resend_outcomes(*job);
 }
 

@@ -25,9 +25,9 @@ message::Status Scheduler::status(Time now) const {
   status.incarnation = to_hex(options_.incarnation);
   status.uptime_ms = milliseconds(now - started_);
   status.sessions = static_cast<std::uint32_t>(sessions_.size());
+  status.total_slots = workers_.pool().total_slots;
   auto& workers = const_cast<WorkerTable&>(workers_);
   workers.each([&](WorkerIndex, const WorkerRecord& worker) {
-    if (worker.present && !worker.draining) status.total_slots += worker.hello.slots;
     if (status.workers.size() >= limits::kMaxStatusRows) return;
     status.workers.push_back({to_hex(worker.hello.worker), worker.hello.node, worker.hello.executor,
                               worker.hello.python, worker.hello.process_id, worker.hello.cores,

@@ -50,6 +50,7 @@ WorkerIndex WorkerTable::add(message::HelloWorker hello) {
 
 void WorkerTable::remove(WorkerIndex index) {
   WorkerRecord& worker = *workers_[index];
+  count(worker, false);
   unlink(index);
   WorkerClass& group = classes_[worker.class_index];
   if (--group.workers == 0) ++generation_;
@@ -81,10 +82,19 @@ std::uint32_t WorkerTable::class_of(const message::HelloWorker& hello) {
 }
 
 void WorkerTable::update_level(WorkerIndex index) {
-  const std::int32_t level = level_of(*workers_[index]);
+  WorkerRecord& worker = *workers_[index];
+  count(worker, worker.present && !worker.draining);
+  const std::int32_t level = level_of(worker);
   if (level == links_[index].level) return;
   unlink(index);
   if (level >= 0) link(index, level);
+}
+
+void WorkerTable::count(WorkerRecord& worker, bool offers_slots) {
+  if (worker.offers_slots == offers_slots) return;
+  worker.offers_slots = offers_slots;
+  pool_.total_slots += offers_slots ? worker.hello.slots : 0U - worker.hello.slots;
+  pool_.workers += offers_slots ? 1U : 0U - 1U;
 }
 
 void WorkerTable::unlink(WorkerIndex index) {

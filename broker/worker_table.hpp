@@ -59,6 +59,7 @@ struct WorkerRecord {
 
   // --- Owned by WorkerTable ---
   std::uint32_t class_index = 0;
+  bool offers_slots = false;  // counted in pool(): it is connected and takes leases
 
   message::HelloWorker hello;  // as announced; `held` is emptied. Last: rarely read
 };
@@ -91,7 +92,7 @@ class WorkerTable {
   // kNoWorker when no such worker is connected.
   WorkerIndex find(const WorkerId& id) const;
 
-  // Call after any change of leases, stuck_slots, draining or reserved.
+  // Call after any change of leases, stuck_slots, present, draining or reserved.
   void update_level(WorkerIndex index);
 
   // Changes whenever a class appears or empties: cached class lists are then stale.
@@ -105,6 +106,8 @@ class WorkerTable {
   bool has_idle_slot() const;
 
   std::uint32_t size() const { return size_; }
+  // The workers that are connected and not draining, and their slots.
+  const message::Pool& pool() const { return pool_; }
   template <typename Visit>  // visit(WorkerIndex, WorkerRecord&), in index order
   void each(Visit&& visit) {
     for (WorkerIndex index = 0; index < workers_.size(); ++index) {
@@ -121,6 +124,7 @@ class WorkerTable {
     WorkerIndex previous = kNoWorker;
     WorkerIndex next = kNoWorker;
   };
+  void count(WorkerRecord& worker, bool offers_slots);
   void unlink(WorkerIndex index);
   void link(WorkerIndex index, std::int32_t level);
 
@@ -131,6 +135,7 @@ class WorkerTable {
   std::vector<WorkerClass> classes_;
   std::uint64_t generation_ = 1;
   std::uint32_t size_ = 0;
+  message::Pool pool_;
 };
 
 }  // namespace muster

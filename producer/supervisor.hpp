@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace muster::detail {
@@ -32,7 +33,10 @@ class Supervisor {
   // The number under which each child finds the read end of the lifeline.
   static constexpr int kLifelineDescriptor = 3;
 
-  Supervisor();
+  using Environment = std::vector<std::pair<std::string, std::string>>;
+
+  // `environment` is added to this process's, for the children.
+  explicit Supervisor(const Environment& environment = {});
   ~Supervisor();  // ends every child, see Embedded
   Supervisor(const Supervisor&) = delete;
   Supervisor& operator=(const Supervisor&) = delete;
@@ -65,6 +69,7 @@ class Supervisor {
   void restart_ended();
   void end_children();
 
+  const std::vector<std::string> environment_;  // NAME=VALUE
   Descriptor lifeline_read_;
   Descriptor lifeline_write_;
   Descriptor wake_;
