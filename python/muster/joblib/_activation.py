@@ -14,7 +14,7 @@ from typing import Any
 import joblib.parallel
 from joblib.parallel import register_parallel_backend
 
-from muster.joblib import _connections
+from muster import _active
 from muster.joblib._batch import inside_backend
 from muster.joblib.backend import MusterBackend
 
@@ -36,7 +36,7 @@ class Activation:
     def begin(self) -> None:
         """joblib uses the pool from now on."""
         global _default_before
-        _connections.enter(self._pool)
+        _active.enter(self._pool)
         with _lock:
             if not _activations:
                 _default_before = joblib.parallel.DEFAULT_BACKEND
@@ -48,7 +48,7 @@ class Activation:
 
     def end(self) -> None:
         """joblib uses what it would without this block."""
-        _connections.leave(self._pool)
+        _active.leave(self._pool)
         with _lock:
             _activations.remove(self)
             inner = [other for other in _activations if _before(other._context)[0] is self.backend]

@@ -1,7 +1,6 @@
-"""Which pool a backend uses: one that it was given, the active one, or a broker by its address.
+"""Which pool a backend uses that was given none: the active one, or a broker by its address.
 
-Owner: the module; pools belong to their blocks, connections to brokers to this process, which
-closes them at its end. A forked child has neither.
+Owner: the module; connections to brokers last until the process ends. A forked child makes its own.
 Threads: any.
 """
 
@@ -12,35 +11,12 @@ import os
 import threading
 from typing import Any
 
+from muster import _active
 from muster.errors import PoolNotActive
 
 _lock = threading.Lock()
-_active: list[Any] = []
 _connections: dict[str, Any] = {}
-_process_id = os.getpid()
-
-
-def enter(pool: Any) -> None:
-    """Makes `pool` the innermost active one."""
-    with _lock:
-        _forget_if_forked()
-        _active.append(pool)
-
-
-def leave(pool: Any) -> None:
-    """Takes `pool` out, whether it is the innermost one or not."""
-    with _lock:
-        for index in range(len(_active) - 1, -1, -1):
-            if _active[index] is pool:
-                del _active[index]
-                return
-
-
-def active_pool() -> Any | None:
-    """The innermost pool of this process whose block has not ended."""
-    with _lock:
-        _forget_if_forked()
-        return _active[-1] if _active else None
+_of_the_parent: list[Any] = []  # never freed in a forked child, where their threads do not live
 
 
 def connected_pool(broker: str) -> Any:
@@ -51,18 +27,17 @@ def connected_pool(broker: str) -> Any:
     from muster.pool import ComputePool
 
     with _lock:
-        _forget_if_forked()
         pool = _connections.get(broker)
-        if pool is None or pool._session is None or pool._session.closed:
-            pool = ComputePool(broker=broker)
-            pool.__enter__()
-            _connections[broker] = pool
+        if pool is None or not pool.active:
+            pool = _connections[broker] = ComputePool(broker=broker)
+            pool.start()
+            _active.leave(pool)  # nobody's block
         return pool
 
 
 def default_pool() -> Any:
     """The active pool, else the one that MUSTER_BROKER names. Raises PoolNotActive without both."""
-    pool = active_pool()
+    pool = _active.innermost()
     if pool is not None:
         return pool
     broker = os.environ.get("MUSTER_BROKER")
@@ -77,17 +52,8 @@ def default_pool() -> Any:
     )
 
 
-def _forget_if_forked() -> None:
-    global _process_id
-    if _process_id != os.getpid():
-        _process_id = os.getpid()
-        _active.clear()
-        _connections.clear()
-
-
 def _close_all() -> None:
     with _lock:
-        _forget_if_forked()
         pools = list(_connections.values())
         _connections.clear()
     for pool in pools:
@@ -97,6 +63,8 @@ def _close_all() -> None:
 def _after_fork_in_child() -> None:
     global _lock
     _lock = threading.Lock()
+    _of_the_parent.extend(_connections.values())
+    _connections.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -10,9 +10,8 @@ Threads: as joblib uses it, from the caller's thread and the call's callback thr
 
 from __future__ import annotations
 
-import os
+import dataclasses
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -85,7 +84,9 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         self._given_pool = pool
         self._broker = broker
         self._scatter = scatter
-        self._initializer: Initializer | None = (initializer, tuple(initargs)) if initializer else None
+        self._initializer: Initializer | None = (
+            (initializer, tuple(initargs)) if initializer else None
+        )
         self._binding = threading.Lock()
         self._requested = -1
         self._announced = 0
@@ -235,12 +236,12 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         return _connections.default_pool()
 
     def _session(self) -> Any:
-        session = self.pool._session
-        if session is None or session.closed:
+        pool = self.pool
+        if not pool.active:
             raise PoolNotActive(
                 "the pool of the joblib backend is not active: run Parallel inside its `with` block"
             )
-        return session
+        return pool.session
 
     def _runs_inside_task(self) -> bool:
         """A pool or broker that was named is used even there."""
@@ -264,13 +265,19 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         pool = self.pool
         slots = self._slots()
         cap = self._requested if self._requested > 0 else max(1, slots + 1 + self._requested)
+        context = pool._context()
+        if self.inner_max_num_threads is not None:
+            context = dataclasses.replace(context, thread_limit=self.inner_max_num_threads)
+        batch_size = getattr(self.parallel, "batch_size", "auto")
+        tasks = batch_size if isinstance(batch_size, int) else 1
         return Call(
             self._session(),
-            pool._job_context(self.inner_max_num_threads),
+            context,
             initializer=self._call_initializer,
             watch=self._follow_pool,
             max_running=cap if cap < slots else 0,
-            **pool._job_options(),
+            timeout=pool._timeout * tasks,
+            retries=pool._retries,
         )
 
     def _copy(self) -> MusterBackend:
@@ -298,7 +305,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         parallel, call = self.parallel, self._workers
         if self._requested > 0 or call is None or parallel is None:
             return
-        now = max(call_slots(self._session()) + 1 + self._requested, 2)
+        now = max(int(self._session().total_slots()) + 1 + self._requested, 2)
         if now <= self._announced:
             return
         self._announced = now
@@ -315,10 +322,6 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
                 and not getattr(parallel, "_aborting", False)
             ):
                 parallel.dispatch_next()
-
-
-def call_slots(session: Any) -> int:
-    return int(session.total_slots())
 
 
 def _unpickled(nesting_level: int | None) -> MusterBackend:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from muster import plugins as pool_plugins
-from muster.errors import PoolNotActive
+from muster.errors import PoolNotActive, Unsupported
 from muster.joblib._activation import Activation
 from muster.pool import ComputePool
 from muster.provider import DEFAULT_ALLOCATION, Image, Worker
@@ -48,22 +48,23 @@ class JoblibPool(ComputePool):
         **options: Any,
     ) -> None:
         """Checks the arguments; starts nothing. Raises Unsupported, TypeError or ValueError."""
-        if broker is None:
-            options.update(
-                nodes=nodes,
-                worker=Worker(concurrency=concurrency, executor=executor),
-                machine=machine,
-                accelerator=accelerator,
-                vcpus=cpu,
-                memory=memory,
-                allocation=allocation,
-            )
+        worker: Worker | None = Worker(concurrency=concurrency, executor=executor)
+        if broker is not None:
+            _refuse_versions(joblib_version=joblib_version)
+            worker = None if worker == Worker(concurrency=1) else worker
         super().__init__(
             provider,
-            broker=broker,
+            nodes,
+            worker=worker,
             image=image,
             timeout=timeout,
             plugins=[*plugins, pool_plugins.joblib(joblib_version)],
+            broker=broker,
+            machine=machine,
+            accelerator=accelerator,
+            vcpus=cpu,
+            memory=memory,
+            allocation=None if allocation == DEFAULT_ALLOCATION else allocation,
             **options,
         )
 
@@ -75,6 +76,8 @@ class ScikitLearnPool(JoblibPool):
         self, *args: Any, sklearn_version: str | None = None, plugins: Any = (), **options: Any
     ) -> None:
         """As JoblibPool; `sklearn_version` as `joblib_version`."""
+        if options.get("broker") is not None:
+            _refuse_versions(sklearn_version=sklearn_version)
         super().__init__(
             *args, plugins=[*plugins, pool_plugins.sklearn(sklearn_version)], **options
         )
@@ -86,7 +89,7 @@ def sklearn_backend(pool: ComputePool) -> Iterator[ComputePool]:
 
     Raises PoolNotActive if it is not.
     """
-    if pool._session is None or pool._session.closed:
+    if not pool.active:
         raise PoolNotActive("sklearn_backend(pool) needs an active pool: enter `with pool:` first")
     activation = Activation(pool)
     activation.begin()
@@ -94,3 +97,10 @@ def sklearn_backend(pool: ComputePool) -> Iterator[ComputePool]:
         yield pool
     finally:
         activation.end()
+
+
+def _refuse_versions(**versions: str | None) -> None:
+    """A running pool has what it has; nobody here can see which versions."""
+    for name, version in versions.items():
+        if version is not None:
+            raise Unsupported(f"{name}={version!r}: a pool that runs already has its own packages")

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from exclusions import exclusion
 
-import muster.joblib  # registers the backend: before the test module looks at the registry
 from muster.joblib import MusterBackend
 
 NAME = "muster"
