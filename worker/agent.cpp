@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "common/check.hpp"
-#include "common/codec.hpp"
+#include "worker/waiting.hpp"
 
 namespace muster {
 namespace {
@@ -26,10 +26,6 @@ constexpr bool kNotForWorkers =
            message::AcknowledgeOutcomes, message::Credit, message::Notice, message::WorkerOutcomes,
            message::Returned, message::WorkerState, message::StatusRequest, message::Status,
            message::Output, message::Pool, message::WorkerOutput>;
-
-Outcome cancelled_unstarted() {
-  return failed(OutcomeStatus::cancelled, {"cancelled", "cancelled before it started", "", {}});
-}
 
 }  // namespace
 
@@ -303,6 +299,19 @@ void Agent::forget(HeldJob& job, TaskSequence sequence, HeldLease& lease) {
 }
 
 // --- The executor's reports ---------------------------------------------------------------------
+
+void Agent::said(std::vector<message::WorkerOutput>&& outputs, Time now) {
+  now_ = now;
+  for (message::WorkerOutput& output : outputs) {
+    const HeldJob* job = known_job({output.session, output.job});
+    if (link_ == Link::up && job != nullptr && job->spec->forward_output) {
+      outbox_.emplace_back(std::move(output));
+    } else {
+      dropped_lines_ += output.lines.size() + output.dropped;
+    }
+  }
+  outputs.clear();
+}
 
 void Agent::finished(std::vector<TaskFinish>&& tasks, Time now) {
   now_ = now;

@@ -30,6 +30,8 @@ struct AgentOptions {
   std::string executor;  // "thread" or "process"
   std::uint32_t process_id = 0;
   std::uint32_t slots = 1;
+  std::uint32_t cores = 1;  // that this process may use
+  std::string python;       // "3.11": runs python functions on it; empty: none
   bool runs_commands = true;
   std::vector<std::string> functions;  // native functions offered
   // The executor gets this much work per slot ahead of time: more than the loop's round trip, so
@@ -48,7 +50,8 @@ class Agent {
   void connected(Time now);
   // Any message in any state; what makes no sense is dropped and counted.
   void receive(Message&& message, Time now);
-  // The executor's reports.
+  // The executor's reports. What tasks said comes before their ends; without a broker it is lost.
+  void said(std::vector<message::WorkerOutput>&& outputs, Time now);
   void finished(std::vector<TaskFinish>&& tasks, Time now);
   void handed_back(const std::vector<Lease>& leases, Time now);
   void set_stuck(std::uint32_t slots, Time now);
@@ -72,14 +75,17 @@ class Agent {
   bool pack() const { return pack_; }  // WELCOME's `pack`
   std::uint64_t dropped_messages() const { return dropped_messages_; }
   std::uint64_t tasks_done() const { return tasks_done_; }
+  std::uint64_t dropped_lines() const { return dropped_lines_; }
 
   struct Actions {
     std::vector<Message> messages;  // in this order
+    std::vector<JobName> forgets;   // before the starts, which may be of a new job of that number
     std::vector<TaskStart> starts;
     std::vector<Lease> stops;    // end these, started or not; each still gets `finished`
     std::vector<Lease> recalls;  // hand these back unless they have started
     bool empty() const {
-      return messages.empty() && starts.empty() && stops.empty() && recalls.empty();
+      return messages.empty() && forgets.empty() && starts.empty() && stops.empty() &&
+             recalls.empty();
     }
   };
   // What is to be done now. Call it after any of the calls above, and as long as it is not empty.
@@ -89,16 +95,6 @@ class Agent {
   void check_invariants() const;
 
  private:
-  struct JobName {
-    SessionId session;
-    JobId job{};
-    bool operator==(const JobName&) const = default;
-  };
-  struct JobNameHash {
-    std::size_t operator()(const JobName& name) const {
-      return std::hash<SessionId>()(name.session) + value(name.job) * 0x9e3779b97f4a7c15ULL;
-    }
-  };
   struct HeldJob {
     JobName name;
     std::uint64_t serial = 0;  // orders jobs by arrival
@@ -176,7 +172,7 @@ class Agent {
   Time last_heard_{};
   Time last_sent_{};
 
-  std::unordered_map<JobName, std::unique_ptr<HeldJob>, JobNameHash> jobs_;
+  std::unordered_map<JobName, std::unique_ptr<HeldJob>> jobs_;
   HeldJob* last_job_ = nullptr;  // the last one looked up
   std::deque<QueueItem> queue_;
   std::uint64_t next_order_ = 0;
@@ -190,11 +186,13 @@ class Agent {
   std::vector<OutcomeItem> unsent_;  // finished, and due on this connection
   Time unsent_since_{};              // when the oldest of them was noted
   std::vector<Lease> returns_;
+  std::vector<JobName> forgets_;
   std::vector<TaskStart> starts_;
   std::vector<Lease> stops_;
   std::vector<Lease> recalls_;
   std::uint64_t dropped_messages_ = 0;
   std::uint64_t tasks_done_ = 0;
+  std::uint64_t dropped_lines_ = 0;
 };
 
 }  // namespace muster

@@ -27,6 +27,7 @@ Agent::Actions Agent::take_actions() {
   }
   Actions actions;
   actions.messages.swap(outbox_);
+  actions.forgets.swap(forgets_);
   actions.stops.swap(stops_);
   actions.recalls.swap(recalls_);
   actions.starts.swap(starts_);
@@ -48,6 +49,8 @@ void Agent::say_hello() {
   hello.executor = options_.executor;
   hello.process_id = options_.process_id;
   hello.slots = options_.slots;
+  hello.cores = options_.cores;
+  hello.python = options_.python;
   hello.runs_commands = options_.runs_commands;
   hello.functions = options_.functions;
   hello.held = list_held();
@@ -298,7 +301,9 @@ void Agent::purge_jobs(bool idle_ones) {
     return lease == nullptr || lease->state != LeaseState::finished;
   });
   std::erase_if(jobs_, [&](const auto& entry) {
-    return entry.second->leases.empty() && (idle_ones || entry.second->forgotten);
+    if (!entry.second->leases.empty() || (!idle_ones && !entry.second->forgotten)) return false;
+    forgets_.push_back(entry.first);
+    return true;
   });
   last_job_ = nullptr;
 }

@@ -14,8 +14,8 @@
 #include <unordered_set>
 #include <utility>
 
-#include "common/codec.hpp"
 #include "worker/clock.hpp"
+#include "worker/waiting.hpp"
 
 namespace muster {
 namespace {
@@ -57,8 +57,6 @@ CommandExecutor::CommandExecutor(CommandExecutorOptions options)
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       null_input_(::open("/dev/null", O_RDONLY | O_CLOEXEC)),
       children_(options_.slots) {}
-
-CommandExecutor::~CommandExecutor() { shutdown(); }
 
 void CommandExecutor::start(std::vector<TaskStart>&& tasks) {
   for (TaskStart& task : tasks) queue_.push_back(std::move(task));
@@ -130,11 +128,8 @@ void CommandExecutor::report(const Lease& lease, OutcomeStatus status, const Fai
 
 void CommandExecutor::stop(const std::vector<Lease>& leases) {
   const std::unordered_set<Lease> named(leases.begin(), leases.end());
-  std::erase_if(queue_, [&](const TaskStart& task) {
-    if (named.count(task.lease) == 0) return false;
-    report(task.lease, OutcomeStatus::cancelled,
-           {"cancelled", "cancelled before it started", "", {}});
-    return true;
+  take_named(queue_, leases, [&](const TaskStart& task) {
+    results_.finished.push_back({task.lease, cancelled_unstarted(), Duration::zero()});
   });
   for (Child& child : children_) {
     if (child.process.pid < 0 || named.count(child.task.lease) == 0) continue;
@@ -143,12 +138,8 @@ void CommandExecutor::stop(const std::vector<Lease>& leases) {
 }
 
 void CommandExecutor::recall(const std::vector<Lease>& leases) {
-  const std::unordered_set<Lease> named(leases.begin(), leases.end());
-  std::erase_if(queue_, [&](const TaskStart& task) {
-    if (named.count(task.lease) == 0) return false;
-    results_.handed_back.push_back(task.lease);
-    return true;
-  });
+  take_named(queue_, leases,
+             [&](const TaskStart& task) { results_.handed_back.push_back(task.lease); });
 }
 
 void CommandExecutor::end(Child& child, OutcomeStatus status, Time now) {
@@ -284,7 +275,7 @@ Outcome CommandExecutor::outcome_of(Child& child, ExitStatus status, Duration bu
   return failed(OutcomeStatus::error, {"exit", text, tail, std::move(body)});
 }
 
-void CommandExecutor::shutdown() {
+CommandExecutor::~CommandExecutor() {
   queue_.clear();
   for (const Child& child : children_) {
     if (child.process.pid < 0) continue;

@@ -36,9 +36,9 @@ class CommandExecutor final : public Executor {
   void start(std::vector<TaskStart>&& tasks) override;
   void stop(const std::vector<Lease>& leases) override;
   void recall(const std::vector<Lease>& leases) override;
+  void forget(const std::vector<JobName>&) override {}
   Results poll(Time now) override;
   int wake_descriptor() const override { return epoll_.get(); }
-  void shutdown() override;
 
  private:
   struct Capture {

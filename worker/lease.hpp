@@ -11,6 +11,13 @@
 
 namespace muster {
 
+// A job, among all sessions.
+struct JobName {
+  SessionId session;
+  JobId job{};
+  bool operator==(const JobName&) const = default;
+};
+
 // (task, attempt) given to this worker.
 struct Lease {
   SessionId session;
@@ -18,6 +25,7 @@ struct Lease {
   TaskSequence sequence{};
   Attempt attempt{};
   bool operator==(const Lease&) const = default;
+  JobName job_name() const { return {session, job}; }
 };
 
 struct TaskStart {
@@ -35,10 +43,17 @@ struct TaskFinish {
 }  // namespace muster
 
 template <>
+struct std::hash<muster::JobName> {
+  std::size_t operator()(const muster::JobName& key) const noexcept {
+    return std::hash<muster::SessionId>()(key.session) +
+           muster::value(key.job) * 0xbf58476d1ce4e5b9ULL;
+  }
+};
+
+template <>
 struct std::hash<muster::Lease> {
   std::size_t operator()(const muster::Lease& lease) const noexcept {
-    const std::size_t job = std::hash<muster::SessionId>()(lease.session) +
-                            muster::value(lease.job) * 0xbf58476d1ce4e5b9ULL;
+    const std::size_t job = std::hash<muster::JobName>()(lease.job_name());
     return (job ^ muster::value(lease.sequence)) * 0x9e3779b97f4a7c15ULL +
            muster::value(lease.attempt);
   }

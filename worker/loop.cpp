@@ -88,10 +88,12 @@ void WorkerLoop::carry_out() {
     Executor::Results results = executor_.poll(now);
     next_poll_ = std::min(next_poll_, results.next_poll);
     agent_.set_stuck(results.stuck_slots, now);
+    agent_.said(std::move(results.outputs), now);
     agent_.finished(std::move(results.finished), now);
     agent_.handed_back(results.handed_back, now);
     Agent::Actions actions = agent_.take_actions();
     if (actions.empty()) return;
+    if (!actions.forgets.empty()) executor_.forget(actions.forgets);
     if (!actions.starts.empty()) executor_.start(std::move(actions.starts));
     if (!actions.stops.empty()) executor_.stop(actions.stops);
     if (!actions.recalls.empty()) executor_.recall(actions.recalls);

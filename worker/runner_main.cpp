@@ -1,5 +1,4 @@
 // muster-runner: a child of muster-worker that runs tasks.
-#include <fcntl.h>
 #include <signal.h>
 
 #include <CLI/CLI.hpp>
@@ -27,18 +26,14 @@ int main(int argument_count, char** arguments) {
   std::uint64_t max_result_bytes = muster::limits::kMaxPayloadBytes;
   app.add_option("--max-result", max_result_bytes, "The largest result of a function, in bytes");
   CLI11_PARSE(app, argument_count, arguments);
-  if (::fcntl(kLink, F_SETFD, FD_CLOEXEC) != 0) {
-    std::fputs("muster-runner: not started by muster-worker; start muster-worker instead\n",
-               stderr);
-    return kUnusable;
-  }
-  // Standard output goes where standard error goes: nobody reads a task's output.
+  // Line by line: the worker reads what tasks print.
   std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);
   ::signal(SIGPIPE, SIG_IGN);
   try {
     muster::FunctionRegistry functions(max_result_bytes);
     for (const std::string& plugin : plugins) functions.load(plugin);
-    muster::Runner(kLink, functions).run();
+    muster::RunnerLink link(kLink, {});
+    muster::run_native_tasks(link, functions);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "muster-runner: %s\n", error.what());
     return kUnusable;

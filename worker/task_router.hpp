@@ -1,7 +1,8 @@
 // One executor out of several: routes each task to what runs its kind of function.
 //
-// Native tasks go to threads or runners, commands to children of their own; the agent sees to it
-// that the parts share the slots (agent_output.cpp, `allowance`). Threads: as Executor.
+// Native tasks go to threads or runners, python tasks to runners, commands to children of their
+// own; the agent sees to it that the parts share the slots (agent_output.cpp, `allowance`).
+// Threads: as Executor.
 #pragma once
 
 #include <memory>
@@ -12,6 +13,7 @@
 #include "worker/descriptor.hpp"
 #include "worker/executor.hpp"
 #include "worker/plugin.hpp"
+#include "worker/python.hpp"
 
 namespace muster {
 
@@ -21,7 +23,13 @@ struct TaskRouterOptions {
   std::vector<std::string> plugins;  // for the runners
   std::string node;
   std::uint64_t max_result_bytes = limits::kMaxPayloadBytes;
+  Python python = {};
+  std::uint32_t cores = 1;  // that the slots share
 };
+
+// Starts muster-runner, from the folder of this program, with these plug-ins.
+RunnerCommand native_runner(const std::vector<std::string>& plugins,
+                            std::uint64_t max_result_bytes);
 
 class TaskRouter final : public Executor {
  public:
@@ -31,16 +39,21 @@ class TaskRouter final : public Executor {
   void start(std::vector<TaskStart>&& tasks) override;
   void stop(const std::vector<Lease>& leases) override;
   void recall(const std::vector<Lease>& leases) override;
+  void forget(const std::vector<JobName>& jobs) override;
   Results poll(Time now) override;
   int wake_descriptor() const override { return epoll_.get(); }
-  void shutdown() override;
 
  private:
+  void refuse_python(const TaskStart& task);
+
   std::uint32_t slots_;
+  std::string python_version_;
   std::unique_ptr<Executor> native_;
+  std::unique_ptr<Executor> python_;  // null: none
   CommandExecutor commands_;
+  std::vector<Executor*> parts_;
   Descriptor epoll_;
-  std::vector<TaskFinish> unsupported_;
+  std::vector<TaskFinish> refused_;
 };
 
 }  // namespace muster

@@ -11,9 +11,9 @@
 #include <unordered_set>
 #include <utility>
 
-#include "common/codec.hpp"
 #include "worker/clock.hpp"
 #include "worker/descriptor.hpp"
+#include "worker/waiting.hpp"
 
 namespace muster {
 namespace {
@@ -259,12 +259,7 @@ void ThreadExecutor::State::wake_threads(std::size_t tasks) {
 template <typename Take>
 void ThreadExecutor::State::filter_queue(const std::vector<Lease>& leases, Take&& take) {
   for (Slot& slot : slots) reclaim(slot);
-  const std::unordered_set<Lease> named(leases.begin(), leases.end());
-  std::erase_if(queue, [&](TaskStart& task) {
-    if (named.count(task.lease) == 0) return false;
-    take(task);
-    return true;
-  });
+  take_named(queue, leases, take);
   wake_threads(queue.size());
 }
 
@@ -275,8 +270,6 @@ ThreadExecutor::ThreadExecutor(const FunctionRegistry& functions, std::uint32_t 
     std::thread([state = state_, &slot] { state->run(slot); }).detach();
   }
 }
-
-ThreadExecutor::~ThreadExecutor() { shutdown(); }
 
 void ThreadExecutor::start(std::vector<TaskStart>&& tasks) {
   const std::lock_guard lock(state_->mutex);
@@ -290,9 +283,7 @@ void ThreadExecutor::stop(const std::vector<Lease>& leases) {
   State& state = *state_;
   const std::lock_guard lock(state.mutex);
   state.filter_queue(leases, [&](const TaskStart& task) {
-    Outcome outcome =
-        failed(OutcomeStatus::cancelled, {"cancelled", "cancelled before it started", "", {}});
-    state.published.push_back({task.lease, std::move(outcome), Duration::zero()});
+    state.published.push_back({task.lease, cancelled_unstarted(), Duration::zero()});
     state.waker.signal();
   });
   const std::unordered_set<Lease> named(leases.begin(), leases.end());
@@ -346,7 +337,7 @@ Executor::Results ThreadExecutor::poll(Time now) {
 
 int ThreadExecutor::wake_descriptor() const { return state_->waker.descriptor(); }
 
-void ThreadExecutor::shutdown() {
+ThreadExecutor::~ThreadExecutor() {
   std::unique_lock lock(state_->mutex);
   state_->ending = true;
   state_->queue.clear();

@@ -16,6 +16,7 @@ class ThreadExecutor final : public Executor {
  public:
   // `functions` outlives every task, also one that never returns.
   ThreadExecutor(const FunctionRegistry& functions, std::uint32_t slots);
+  // Waits a moment for running tasks to notice `stop_requested`; leaves those that do not.
   ~ThreadExecutor() override;
   ThreadExecutor(const ThreadExecutor&) = delete;
   ThreadExecutor& operator=(const ThreadExecutor&) = delete;
@@ -23,10 +24,9 @@ class ThreadExecutor final : public Executor {
   void start(std::vector<TaskStart>&& tasks) override;
   void stop(const std::vector<Lease>& leases) override;
   void recall(const std::vector<Lease>& leases) override;
+  void forget(const std::vector<JobName>&) override {}
   Results poll(Time now) override;
   int wake_descriptor() const override;
-  // Waits a moment for running tasks to notice `stop_requested`; leaves those that do not.
-  void shutdown() override;
 
  private:
   struct Slot;

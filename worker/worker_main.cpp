@@ -9,9 +9,9 @@
 
 #include <CLI/CLI.hpp>
 #include <array>
+#include <optional>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "common/transport.hpp"
@@ -20,6 +20,7 @@
 #include "worker/descriptor.hpp"
 #include "worker/loop.hpp"
 #include "worker/plugin.hpp"
+#include "worker/python.hpp"
 #include "worker/task_router.hpp"
 
 namespace muster {
@@ -32,6 +33,8 @@ struct Options {
   std::uint32_t slots = 0;
   std::string executor = "process";
   std::vector<std::string> plugins;
+  std::string python;
+  std::string python_version;
   std::string node;
   int lifeline = -1;
   std::uint32_t drain_timeout_seconds = 10;
@@ -48,6 +51,8 @@ constexpr const char* kFooter =
     "      commands only, as many at once as this machine has cores\n"
     "  muster-worker --connect $MUSTER_BROKER --plugin ./libtasks.so --slots 4\n"
     "      also the native functions of a plug-in, each slot a process of its own\n"
+    "  muster-worker --connect $MUSTER_BROKER --python ~/venv/bin/python\n"
+    "      also Python functions, with the packages of that interpreter\n"
     "  muster-worker --connect $MUSTER_BROKER --plugin ./libtasks.so --executor thread\n"
     "      on threads of this process: fastest, but a crashing task ends the worker\n"
     "\n"
@@ -68,8 +73,8 @@ void declare(CLI::App& app, Options& options) {
       ->take_last()
       ->type_name("N");
   app.add_option("--executor", options.executor,
-                 "How native functions run: 'process' (a crash costs one task) or 'thread' (no "
-                 "isolation)")
+                 "How functions run: 'process' (a crash costs one task) or 'thread' (tasks share a "
+                 "process; native functions the worker's own)")
       ->check(CLI::IsMember({"thread", "process"}))
       ->take_last()
       ->capture_default_str()
@@ -78,6 +83,16 @@ void declare(CLI::App& app, Options& options) {
                  "A shared library of native functions, built with <muster/task.hpp>; may be "
                  "given again for more")
       ->type_name("FILE");
+  app.add_option("--python", options.python,
+                 "The interpreter for Python functions, or 'none' (default: python3 of PATH, if it "
+                 "has the package muster)")
+      ->take_last()
+      ->type_name("PATH");
+  app.add_option("--python-version", options.python_version,
+                 "Its version, like 3.11, and a promise that it works: saves asking it at the "
+                 "start")
+      ->take_last()
+      ->type_name("X.Y");
   app.add_option("--node", options.node, "This machine's name in reports (default: host name)")
       ->type_name("NAME");
   app.add_option("--lifeline", options.lifeline,
@@ -138,22 +153,27 @@ int run(const Options& options, int signals) {
   }
   FunctionRegistry functions(options.max_result_bytes);
   for (const std::string& plugin : options.plugins) functions.load(plugin);
+  const Python python = find_python(options.python, options.python_version);
+  const std::uint32_t cores = usable_cores();
   AgentOptions agent_options;
   agent_options.worker = random_id();
   agent_options.node = options.node;
   agent_options.executor = options.executor;
   agent_options.process_id = static_cast<std::uint32_t>(::getpid());
   agent_options.slots = options.slots;
+  agent_options.cores = cores;
+  agent_options.python = python.version;
   agent_options.functions = functions.names();
   Agent agent(std::move(agent_options));
-  TaskRouter executor(
-      {options.executor, options.slots, options.plugins, options.node, options.max_result_bytes},
-      functions);
+  std::optional<TaskRouter> executor;
+  executor.emplace(TaskRouterOptions{options.executor, options.slots, options.plugins, options.node,
+                                     options.max_result_bytes, python, cores},
+                   functions);
   WorkerLoop loop({options.endpoint, signals, options.lifeline,
                    std::chrono::seconds(options.drain_timeout_seconds)},
-                  agent, executor);
+                  agent, *executor);
   const int exit_code = loop.run();
-  executor.shutdown();
+  executor.reset();  // ends what runs
   // Not through static destructors: a thread task that never returned may still run.
   std::fflush(nullptr);
   ::_exit(exit_code);
@@ -171,7 +191,7 @@ int main(int argument_count, char** arguments) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : muster::kUnusable;
   }
-  if (options.slots == 0) options.slots = std::max(1U, std::thread::hardware_concurrency());
+  if (options.slots == 0) options.slots = muster::usable_cores();
   if (options.node.empty()) options.node = muster::host_name();
   muster::keep_large_buffers();
   const muster::Descriptor signals = muster::take_signals();

@@ -192,7 +192,8 @@ TEST(Agent, SendsOutcomesAgainAfterEveryWelcomeAndListsWhatItHolds) {
   EXPECT_EQ(hello.held[0].leases, Env::range(0, 4));
   env.finish(0);
   env.expect_nothing();  // not before WELCOME
-  env.say(message::Welcome{1, "broker", {9, 9}, std::chrono::seconds(2), 5, 0, 0, false, {}});
+  env.say(message::Welcome{
+      limits::kProtocolVersion, "broker", {9, 9}, std::chrono::seconds(2), 5, 0, 0, false, {}});
   const auto outcomes = env.expect<message::WorkerOutcomes>();
   ASSERT_EQ(outcomes.runs.size(), 1U);
   EXPECT_EQ(outcomes.runs[0].outcomes.size(), 2U);

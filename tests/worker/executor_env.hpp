@@ -40,6 +40,7 @@ class ExecutorEnv {
 
   void poll() {
     Executor::Results results = executor->poll(steady_now());
+    for (message::WorkerOutput& output : results.outputs) outputs.push_back(std::move(output));
     for (TaskFinish& task : results.finished) finished.push_back(std::move(task));
     for (const Lease& named : results.handed_back) handed_back.push_back(named);
     stuck = results.stuck_slots;
@@ -82,6 +83,7 @@ class ExecutorEnv {
   std::unique_ptr<Executor> executor;
   std::vector<TaskFinish> finished;
   std::vector<Lease> handed_back;
+  std::vector<message::WorkerOutput> outputs;
   std::uint32_t stuck = 0;
   Time next_poll = kNever;
 };

@@ -13,6 +13,7 @@
 namespace muster {
 namespace {
 
+const std::string kRunner = MUSTER_BIN_DIR "/muster-runner";
 const std::string kPlugin = MUSTER_PLUGIN_DIR "/test_tasks.so";
 
 const FunctionRegistry& test_functions() {
@@ -27,7 +28,7 @@ const FunctionRegistry& test_functions() {
 std::unique_ptr<Executor> make_executor(const std::string& kind, std::uint32_t slots) {
   if (kind == "thread") return std::make_unique<ThreadExecutor>(test_functions(), slots);
   return std::make_unique<ProcessExecutor>(
-      ProcessExecutorOptions{slots, {kPlugin}, MUSTER_BIN_DIR "/muster-runner"});
+      ProcessExecutorOptions{slots, {{kRunner, "--plugin", kPlugin}, {}}, true});
 }
 
 template <typename... Arguments>
@@ -161,7 +162,7 @@ TEST_F(ProcessOnly, SurvivesEveryWayToEndAProcess) {
 
 TEST_F(ProcessOnly, SaysWhyRunnersDoNotStart) {
   ExecutorEnv broken(std::make_unique<ProcessExecutor>(
-      ProcessExecutorOptions{1, {"/nowhere/tasks.so"}, MUSTER_BIN_DIR "/muster-runner"}));
+      ProcessExecutorOptions{1, {{kRunner, "--plugin", "/nowhere/tasks.so"}, {}}, false}));
   broken.start(0, native("square"), pack(1));
   broken.wait_for(1);
   EXPECT_EQ(broken.failure(0).kind, "start_failed");

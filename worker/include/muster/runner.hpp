@@ -9,9 +9,10 @@
 //     link.finish(task.id, run(task));
 //   }
 //
-// Owner: main() of the runner; lives as long as the process. Threads: any, at once; a second thread
-// of its own reads the link. Blocking: only next(). When the daemon is gone the process ends at
-// once, from whatever it does, with status 0.
+// Owner: main() of the runner; lives as long as the process (its end waits for the reading thread,
+// also for an on_stop that runs there). Threads: any, at once; a thread of its own, which takes no
+// signals, reads the link. Blocking: next(), and the others while the daemon does not read. When
+// the daemon is gone the process ends at once, from whatever it does, with status 0.
 #pragma once
 
 #include <cstdint>
@@ -56,7 +57,8 @@ class RunnerLink {
 
   // Tells the daemon that tasks may come.
   void ready();
-  // The next task. Blocks until there is one. It counts as started from here on.
+  // The next task. Blocks until there is one. It counts as started from here on. Payload and body
+  // are unpacked; a task whose bytes are damaged fails by itself.
   RunnerTask next();
   // Each task that next() returned ends with exactly one of these.
   void finish(std::uint64_t task_id, Bytes result);
@@ -67,9 +69,10 @@ class RunnerLink {
   // are gathered and sent with the task's outcome or within about 100 ms.
   void say(std::uint64_t task_id, int kind, std::uint32_t level, std::string name,
            std::string text);
-  // Keys of jobs that no task of will come any more, since the last call.
+  // Keys of jobs of which no task will come any more, since the last call.
   std::vector<std::uint64_t> forgotten();
-  // For the child of a fork: closes the link, so that only the parent speaks.
+  // For the child of a fork: closes the link, so that only the parent speaks. The other calls have
+  // no effect there from then on; next() must not be called.
   void abandon();
 
  private:
