@@ -35,7 +35,7 @@ class OutputLine(NamedTuple):
     dropped: int = 0
 
 
-Sink = Union[bool, Callable[[OutputLine], object]]
+Sink = Union[bool, Callable[[OutputLine], object]]  # noqa: UP007 (evaluated on Python 3.9)
 
 
 class Printer:

@@ -22,8 +22,8 @@ from muster import _failures, _native
 from muster._output import Printer, Sink
 from muster.errors import MusterError, PoolNotActive
 
-Result = Union[bytes, _native.Buffer, None]
-Handler = Callable[[int, Result, Union[_native.Failure, None]], None]
+Result = Union[bytes, _native.Buffer, None]  # noqa: UP007 (evaluated on Python 3.9)
+Handler = Callable[[int, Result, Union[_native.Failure, None]], None]  # noqa: UP007
 
 _logger = logging.getLogger("muster")
 _CLOSED: _native.Failure = ("task_cancelled", "closed", "the pool was shut down", "", b"")
