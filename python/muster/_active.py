@@ -1,6 +1,7 @@
 """The pools of this process that were started and not shut down, innermost last.
 
-Owner: the module, which keeps no pool alive. A forked child begins with none: a pool's threads do not live there.
+Owner: the module, which keeps no pool alive. A forked child begins with none: a pool's threads do
+not live there.
 Threads: any.
 """
 
@@ -11,7 +12,7 @@ import threading
 import weakref
 from typing import Any
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _pools: list[weakref.ref[Any]] = []
 
 
@@ -41,8 +42,8 @@ def innermost() -> Any | None:
 
 
 def _after_fork_in_child() -> None:
-    global _lock
-    _lock = threading.Lock()
+    global _lock  # noqa: PLW0603 (another thread may have held it)
+    _lock = threading.RLock()
     _pools.clear()
 
 

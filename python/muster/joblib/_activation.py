@@ -21,7 +21,7 @@ from muster.joblib.backend import MusterBackend
 _DEFAULT = "muster-active-pool"
 _lock = threading.Lock()
 _activations: list[Activation] = []
-_default_before = ""
+_before_all: list[str] = []  # joblib's default backend
 
 
 class Activation:
@@ -35,11 +35,10 @@ class Activation:
 
     def begin(self) -> None:
         """joblib uses the pool from now on."""
-        global _default_before
         _active.enter(self._pool)
         with _lock:
             if not _activations:
-                _default_before = joblib.parallel.DEFAULT_BACKEND
+                _before_all[:] = [joblib.parallel.DEFAULT_BACKEND]
                 register_parallel_backend(_DEFAULT, MusterBackend, make_default=True)
             _activations.append(self)
         self._thread = threading.get_ident()
@@ -51,10 +50,10 @@ class Activation:
         _active.leave(self._pool)
         with _lock:
             _activations.remove(self)
-            inner = [other for other in _activations if _before(other._context)[0] is self.backend]
+            inner = [other for other in _activations if _backend_before(other._context) is self.backend]
             if not _activations:
                 if joblib.parallel.DEFAULT_BACKEND == _DEFAULT:
-                    joblib.parallel.DEFAULT_BACKEND = _default_before
+                    joblib.parallel.DEFAULT_BACKEND = _before_all.pop()
                 joblib.parallel.BACKENDS.pop(_DEFAULT, None)
         if self._thread == threading.get_ident() and _current_backend() is self.backend:
             self._context.unregister()
@@ -73,8 +72,8 @@ def _backend_in(state: Any) -> Any:
     return state["backend"] if _HAS_CONFIG else state[0]
 
 
-def _before(context: Any) -> tuple[Any]:
-    return (_backend_in(getattr(context, _BEFORE, None)),)
+def _backend_before(context: Any) -> Any:
+    return _backend_in(getattr(context, _BEFORE, None))
 
 
 def _current_backend() -> Any:

@@ -1,10 +1,10 @@
-"""One `Parallel` call on its way: its job, its batches, and the thread that tells joblib of outcomes.
+"""One `Parallel` call: its job, its batches on their way, and the thread that runs callbacks.
 
 Owner: a MusterBackend, from `configure` to `terminate`. Nothing is opened before the first batch.
-Threads: joblib submits from its caller's thread and from callbacks; outcomes come from the session's
-dispatcher thread, which only queues them. A thread of the call's own runs joblib's callbacks,
-because these take joblib's locks, unpickle results and pull the user's generator, which may itself
-wait for outcomes of another call on the same session.
+Threads: joblib submits from its caller's thread and from callbacks; outcomes come from the
+session's dispatcher thread, which only queues them. A thread of the call's own runs joblib's
+callbacks, because these take joblib's locks, unpickle results and pull the user's generator, which
+may itself wait for outcomes of another call on the same session.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ def label_of(items: Sequence[Item]) -> str:
 
 
 def _raise_in_caller(callback: Any, error: BaseException) -> None:
-    """What joblib's callback raised (joblib 1.2: the user's generator did) becomes the call's error.
+    """Makes what joblib's callback raised (on 1.2 the user's generator did) the call's error.
 
     The main thread waits for the jobs that joblib registered; one that fails ends the call.
     """

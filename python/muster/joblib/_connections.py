@@ -61,7 +61,7 @@ def _close_all() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _lock
+    global _lock  # noqa: PLW0603 (another thread may have held it)
     _lock = threading.Lock()
     _of_the_parent.extend(_connections.values())
     _connections.clear()

@@ -44,7 +44,7 @@ _placeholders: dict[tuple[str, str], type[Warning]] = {}
 
 
 def load_memmap(*args: Any) -> Any:
-    """Maps the array again that `_reduce_memmap` named. Raises FileNotFoundError with what to do."""
+    """Maps an array again. Raises FileNotFoundError that says what to do."""
     from joblib._memmapping_reducer import _strided_from_memmap
 
     try:
