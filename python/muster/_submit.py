@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from muster import _failures, _pickling, _tasks
-from muster._session import Result
 from muster.errors import TaskCancelled
 
 if TYPE_CHECKING:
-    from muster import _native
-    from muster._session import Handler, Job
+    from muster._dispatch import Handler, Result
+    from muster._failures import Failure
+    from muster._session import Job
 
 MAX_JOBS = 64  # open jobs of a pool's submits; the one that was not used for longest is closed
 
@@ -80,7 +80,7 @@ class TaskFuture(concurrent.futures.Future):  # type: ignore[type-arg]
         if job is not None and job.session.forked:
             job.session.check()
 
-    def _finish(self, result: Result, failure: _native.Failure | None) -> None:
+    def _finish(self, result: Result, failure: Failure | None) -> None:
         self._job = None
         if failure is not None and failure[0] == "task_cancelled":
             self._why_cancelled = failure[2]
@@ -109,7 +109,7 @@ class _Futures:
         self.lock = threading.Lock()
         self.missing: dict[int, TaskFuture] = {}
 
-    def deliver(self, sequence: int, result: Result, failure: _native.Failure | None) -> None:
+    def deliver(self, sequence: int, result: Result, failure: Failure | None) -> None:
         with self.lock:
             future = self.missing.pop(sequence)
         future._finish(result, failure)

@@ -19,14 +19,14 @@ import platform
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from muster import _active, _pickling, _tasks
 from muster._compute import plain_function
+from muster._dispatch import Handler
 from muster._map import MapResults
 from muster._output import Sink
-from muster._session import Handler, Job, Node, Session
+from muster._session import Job, Node, Session
 from muster._submit import JobCache, TaskFuture
 from muster.errors import MusterError, PoolNotActive, Unsupported
 from muster.provider import (
@@ -38,6 +38,8 @@ from muster.provider import (
     check_count,
     check_seconds,
     cores,
+    programs_folder,
+    with_package,
 )
 
 T = TypeVar("T")
@@ -227,8 +229,8 @@ class ComputePool(concurrent.futures.Executor):
             slots=slots,
             executor=request.worker.executor,
             python=sys.executable,
-            environment=_with_package(self._provider.environment(request)),
-            programs=_programs(),
+            environment=with_package(self._provider.environment(request)),
+            programs=programs_folder(),
         )
         try:
             if not session.wait_for_slots(request.nodes * slots, START_SECONDS):
@@ -439,22 +441,3 @@ def _refuse_shape(broker: str | None, asked: dict[str, Any]) -> None:
             f"{', '.join(given)}: the pool at broker={broker!r} runs already and has its own "
             f"nodes; leave {'it' if len(given) == 1 else 'them'} out, or leave broker out"
         )
-
-
-def _with_package(environment: dict[str, str]) -> dict[str, str]:
-    """`environment`, in which Python finds this package first."""
-    package = str(Path(__file__).absolute().parent.parent)
-    others = environment.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-    environment["PYTHONPATH"] = os.pathsep.join(part for part in (package, others) if part)
-    return environment
-
-
-def _programs() -> str:
-    """The folder of muster-broker and muster-worker; "": the core looks for them."""
-    if os.environ.get("MUSTER_BIN_DIR"):
-        return ""  # who says where means there
-    package = Path(__file__).absolute().parent
-    for folder in (package / "bin", package.parent.parent / "bin"):
-        if os.access(folder / "muster-broker", os.X_OK):
-            return str(folder)
-    return ""

@@ -106,6 +106,8 @@ TEST_F(WorkerDaemon, WhatCannotWorkIsSaidInOneLine) {
       {{"--plugin", folder_.path("text.so")}, "built with <muster/task.hpp>"},
       {{"--plugin", "/lib/x86_64-linux-gnu/libm.so.6"}, "MUSTER_PLUGIN"},
       {{"--plugin", plugin, "--plugin", plugin}, "registered already"},
+      {{"--python", "/no/such/python"}, "--python none"},
+      {{"--python-version", "three"}, "must look like 3.11"},
       {{"--connect", "tcp://127.0.0.1:5555"}, "use ipc:///path/to/socket"},
       {{"--connect", "somewhere"}, "ipc:///path/to/socket"},
       {{"--lifeline", "77"}, "reading end of a pipe"},

@@ -35,6 +35,8 @@ class Env {
     made.node = "node";
     made.executor = "thread";
     made.slots = slots;
+    made.cores = 8;
+    made.python = "3.11";
     made.functions = {"square"};
     return made;
   }
@@ -58,7 +60,11 @@ class Env {
     declare();
     messages.clear();
   }
-  void declare() { say(message::WorkerJob{kSession, kJob, {}}); }
+  void declare(bool forward_output = false) {
+    JobSpec spec;
+    spec.forward_output = forward_output;
+    say(message::WorkerJob{kSession, kJob, spec});
+  }
   void lease(std::uint64_t first, std::uint64_t count, std::uint32_t attempt = 0) {
     message::Tasks tasks{kSession, kJob, {{TaskSequence{first}, Attempt{attempt}, {}}}};
     for (std::uint64_t i = 0; i < count; ++i) {
@@ -81,6 +87,12 @@ class Env {
     agent.finished(std::move(tasks), now);
     settle();
   }
+  void print(const std::string& text, JobId job = kJob) {
+    std::vector<message::WorkerOutput> outputs = {
+        {kSession, job, {{TaskSequence{0}, OutputKind::output, 0, "", text}}, 2}};
+    agent.said(std::move(outputs), now);
+    settle();
+  }
   void hand_back(std::uint64_t sequence, std::uint32_t attempt = 0) {
     agent.handed_back({{kSession, kJob, TaskSequence{sequence}, Attempt{attempt}}}, now);
     settle();
@@ -100,6 +112,7 @@ class Env {
       ASSERT_TRUE(std::holds_alternative<Message>(decoded)) << name_of(message);
       messages.push_back(std::get<Message>(std::move(decoded)));
     }
+    forgets.insert(forgets.end(), actions.forgets.begin(), actions.forgets.end());
     for (const TaskStart& start : actions.starts) started.push_back(value(start.lease.sequence));
     stops.insert(stops.end(), actions.stops.begin(), actions.stops.end());
     recalls.insert(recalls.end(), actions.recalls.begin(), actions.recalls.end());
@@ -127,6 +140,7 @@ class Env {
   std::vector<std::uint64_t> started;
   std::vector<Lease> stops;
   std::vector<Lease> recalls;
+  std::vector<JobName> forgets;
 };
 
 using Sequences = std::vector<std::uint64_t>;
@@ -135,7 +149,10 @@ TEST(Agent, GreetsRunsAndForgetsWhatIsAcknowledged) {
   Env env;
   EXPECT_EQ(env.agent.link(), Agent::Link::waiting);
   env.connect();
-  EXPECT_EQ(env.expect<message::HelloWorker>().slots, 2U);
+  const auto hello = env.expect<message::HelloWorker>();
+  EXPECT_EQ(hello.slots, 2U);
+  EXPECT_EQ(hello.cores, 8U);
+  EXPECT_EQ(hello.python, "3.11");
   env.connect_and_declare();
   EXPECT_EQ(env.agent.link(), Agent::Link::up);
   env.lease(0, 1);
@@ -165,6 +182,37 @@ TEST(Agent, GivesLongTasksExactlyTheSlotsAndShortOnesMore) {
   quick.lease(0, 100);
   quick.finish(0, 0, std::chrono::microseconds(100));  // ten more fit into a millisecond
   EXPECT_EQ(quick.started.size(), 1U + 2U * 11U);
+}
+
+TEST(Agent, PassesOnWhatTasksSayWhileItIsConnected) {
+  Env env;
+  env.connect_and_declare();
+  env.print("nobody asked");
+  env.print("of no job", JobId{9});
+  EXPECT_EQ(env.agent.dropped_lines(), 6U);
+  env.declare(true);
+  env.lease(0, 1);
+  env.print("hello");
+  EXPECT_EQ(env.expect<message::WorkerOutput>().lines.at(0).text, "hello");
+  env.connect();
+  env.expect<message::HelloWorker>();
+  env.print("between two connections");
+  env.expect_nothing();
+  EXPECT_EQ(env.agent.dropped_lines(), 9U);
+}
+
+TEST(Agent, TellsTheExecutorOfForgottenJobsOnceTheirTasksEnded) {
+  Env env;
+  env.connect_and_declare();
+  env.lease(0, 1);
+  env.say(message::ForgetJob{kSession, kJob});
+  EXPECT_TRUE(env.forgets.empty()) << "the executor still runs one";
+  env.finish(0);
+  EXPECT_EQ(env.forgets, (std::vector<JobName>{{kSession, kJob}}));
+  env.declare();
+  env.lease(1, 1);
+  EXPECT_EQ(env.started, (std::vector<std::uint64_t>{0, 1}));
+  EXPECT_EQ(env.forgets.size(), 1U);
 }
 
 TEST(Agent, CountsAStuckSlotAsTaken) {

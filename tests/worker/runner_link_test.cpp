@@ -15,8 +15,8 @@
 #include <utility>
 #include <vector>
 
-#include "tests/support/child.hpp"
 #include "common/time.hpp"
+#include "tests/support/child.hpp"
 #include "worker/descriptor.hpp"
 #include "worker/frame_link.hpp"
 
