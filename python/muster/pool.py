@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from muster import _pickling, _tasks
+from muster import _active, _pickling, _tasks
 from muster._compute import plain_function
 from muster._dispatch import Handler
 from muster._map import MapResults
@@ -156,12 +156,14 @@ class ComputePool(concurrent.futures.Executor):
             self._session = session
             self._jobs = JobCache(self._call_body, self._open_job)
             surroundings = contextlib.ExitStack()
+            _active.enter(self)
             try:
                 for plugin in self._plugins:
                     if hasattr(plugin, "around_client"):
                         surroundings.enter_context(plugin.around_client(self))
             except BaseException:
                 surroundings.close()
+                _active.leave(self)
                 self._end()
                 raise
             self._surroundings = surroundings
@@ -181,6 +183,7 @@ class ComputePool(concurrent.futures.Executor):
             self._over = True
             surroundings, self._surroundings = self._surroundings, None
             session, jobs = self._session, self._jobs
+        _active.leave(self)
         if surroundings is not None:
             surroundings.close()
         if session is None or jobs is None or session.forked:
