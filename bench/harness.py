@@ -103,10 +103,24 @@ class Rig:
             **os.environ,
             "TMPDIR": str(scratch),
             "PARALLEL_HOME": str(scratch / "parallel"),
+            "PYTHONPATH": str(binaries.resolve().parent / "python"),
         }
 
     def program(self, name: str) -> str:
         return str(self._binaries / name)
+
+    def python(self) -> str:
+        """An interpreter with Muster and what it is measured against, made when there is none."""
+        made = subprocess.run(
+            [ROOT / "scripts" / "environment", "bench"],
+            check=False,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if made.returncode != 0:
+            raise MeasurementError(f"scripts/environment bench: {made.stderr.strip()}")
+        return str(ROOT / "build" / "venv" / "bench" / "bin" / "python")
 
     def missing(self, bench: Bench) -> list[str]:
         """The programs and tools of `bench` that are not there."""

@@ -49,6 +49,7 @@ void Scheduler::dispatch_message(Peer& peer, PeerId id, Message&& message, Time 
   Time& last_heard =
       peer.session != nullptr ? peer.session->last_heard : workers_.at(peer.worker).last_heard;
   last_heard = now;
+  if (peer.session != nullptr) peer.session->output_messages = peer.session->output_bytes = 0;
   if (const auto* beat = std::get_if<message::Heartbeat>(&message)) {
     if (beat->reply_wanted) {
       send(id, message::Heartbeat{beat->token, false});
@@ -215,9 +216,19 @@ void Scheduler::check_liveness(Time now) {
   });
 }
 
+// Once per turn, however many workers came or went in it.
+void Scheduler::announce_pool() {
+  if (announced_ == workers_.pool()) return;
+  announced_ = workers_.pool();
+  for (const auto& [id, session] : sessions_) {
+    if (session->present) send(session->peer, message::Pool(announced_));
+  }
+}
+
 std::vector<Outgoing> Scheduler::take_outgoing(Time now) {
   dispatch(now);
   flush_outcomes();
+  announce_pool();
   return std::exchange(outgoing_, {});
 }
 

@@ -25,9 +25,9 @@ message::Status Scheduler::status(Time now) const {
   status.incarnation = to_hex(options_.incarnation);
   status.uptime_ms = milliseconds(now - started_);
   status.sessions = static_cast<std::uint32_t>(sessions_.size());
+  status.total_slots = workers_.pool().total_slots;
   auto& workers = const_cast<WorkerTable&>(workers_);
   workers.each([&](WorkerIndex, const WorkerRecord& worker) {
-    if (worker.present && !worker.draining) status.total_slots += worker.hello.slots;
     if (status.workers.size() >= limits::kMaxStatusRows) return;
     status.workers.push_back({to_hex(worker.hello.worker), worker.hello.node, worker.hello.executor,
                               worker.hello.python, worker.hello.process_id, worker.hello.cores,
@@ -90,7 +90,10 @@ void Scheduler::check_invariants() const {
     CHECK(leased == job->leased);
     CHECK(job->end() == job->base() || job->find(job->base())->state != TaskState::acknowledged);
     CHECK(!job->runnable || run_queue_.count(run_key(*job)) == 1);
-    CHECK(!job->has_last_chance() || last_chance_jobs_.count(key) == 1);
+    CHECK(!wants_leases(*job) || job->runnable);
+    CHECK(job->spec.max_running == 0 || job->leased <= job->spec.max_running ||
+          counter("leases_adopted") > 0);
+    CHECK(!job->has_last_chance() || job->at_cap() || last_chance_jobs_.count(key) == 1);
     for (const auto& [sequence, adopted] : job->adopted) {
       CHECK(sequence >= job->end());
       if (!adopted.outcome) ++leases[adopted.worker];

@@ -21,8 +21,15 @@ std::int32_t level_of(const WorkerRecord& worker) {
 
 bool WorkerClass::offers(const Function& function) const {
   if (workers == 0) return false;
-  if (function.kind == FunctionKind::command) return runs_commands;
-  return std::binary_search(functions.begin(), functions.end(), function.name);
+  switch (function.kind) {
+    case FunctionKind::native:
+      return std::binary_search(functions.begin(), functions.end(), function.name);
+    case FunctionKind::command:
+      return runs_commands;
+    case FunctionKind::python:
+      return python == function.python;
+  }
+  return false;
 }
 
 WorkerIndex WorkerTable::add(message::HelloWorker hello) {
@@ -50,6 +57,7 @@ WorkerIndex WorkerTable::add(message::HelloWorker hello) {
 
 void WorkerTable::remove(WorkerIndex index) {
   WorkerRecord& worker = *workers_[index];
+  count(worker, false);
   unlink(index);
   WorkerClass& group = classes_[worker.class_index];
   if (--group.workers == 0) ++generation_;
@@ -67,7 +75,7 @@ WorkerIndex WorkerTable::find(const WorkerId& id) const {
 
 std::uint32_t WorkerTable::class_of(const message::HelloWorker& hello) {
   for (std::uint32_t i = 0; i < classes_.size(); ++i) {
-    if (classes_[i].runs_commands == hello.runs_commands &&
+    if (classes_[i].runs_commands == hello.runs_commands && classes_[i].python == hello.python &&
         classes_[i].functions == hello.functions) {
       return i;
     }
@@ -76,15 +84,25 @@ std::uint32_t WorkerTable::class_of(const message::HelloWorker& hello) {
                            [](const WorkerClass& group) { return group.workers == 0; });
   if (free == classes_.end()) free = classes_.emplace(classes_.end());
   free->runs_commands = hello.runs_commands;
+  free->python = hello.python;
   free->functions = hello.functions;
   return static_cast<std::uint32_t>(free - classes_.begin());
 }
 
 void WorkerTable::update_level(WorkerIndex index) {
-  const std::int32_t level = level_of(*workers_[index]);
+  WorkerRecord& worker = *workers_[index];
+  count(worker, worker.present && !worker.draining);
+  const std::int32_t level = level_of(worker);
   if (level == links_[index].level) return;
   unlink(index);
   if (level >= 0) link(index, level);
+}
+
+void WorkerTable::count(WorkerRecord& worker, bool offers_slots) {
+  if (worker.offers_slots == offers_slots) return;
+  worker.offers_slots = offers_slots;
+  pool_.total_slots += offers_slots ? worker.hello.slots : 0U - worker.hello.slots;
+  pool_.workers += offers_slots ? 1U : 0U - 1U;
 }
 
 void WorkerTable::unlink(WorkerIndex index) {

@@ -1,8 +1,9 @@
 // What the broker knows of workers, and how it finds the least loaded one. Part of the scheduler,
 // pure.
 //
-// Workers that offer the same functions form a *class*; a class keeps its workers in levels of
-// relative load, so that finding, raising or lowering one is O(1) however many there are.
+// Workers that offer the same functions and interpreter form a *class*; a class keeps its workers
+// in levels of relative load, so that finding, raising or lowering one is O(1) however many there
+// are.
 #pragma once
 
 #include <array>
@@ -59,6 +60,7 @@ struct WorkerRecord {
 
   // --- Owned by WorkerTable ---
   std::uint32_t class_index = 0;
+  bool offers_slots = false;  // counted in pool(): it is connected and takes leases
 
   message::HelloWorker hello;  // as announced; `held` is emptied. Last: rarely read
 };
@@ -69,6 +71,7 @@ inline constexpr std::int32_t kLevels = 64;
 
 struct WorkerClass {
   bool runs_commands = false;
+  std::string python;                  // "3.11"; empty: none
   std::vector<std::string> functions;  // sorted
   std::uint32_t workers = 0;
   std::uint64_t slots = 0;            // of all its workers
@@ -91,7 +94,7 @@ class WorkerTable {
   // kNoWorker when no such worker is connected.
   WorkerIndex find(const WorkerId& id) const;
 
-  // Call after any change of leases, stuck_slots, draining or reserved.
+  // Call after any change of leases, stuck_slots, present, draining or reserved.
   void update_level(WorkerIndex index);
 
   // Changes whenever a class appears or empties: cached class lists are then stale.
@@ -105,6 +108,8 @@ class WorkerTable {
   bool has_idle_slot() const;
 
   std::uint32_t size() const { return size_; }
+  // The workers that are connected and not draining, and their slots.
+  const message::Pool& pool() const { return pool_; }
   template <typename Visit>  // visit(WorkerIndex, WorkerRecord&), in index order
   void each(Visit&& visit) {
     for (WorkerIndex index = 0; index < workers_.size(); ++index) {
@@ -121,6 +126,7 @@ class WorkerTable {
     WorkerIndex previous = kNoWorker;
     WorkerIndex next = kNoWorker;
   };
+  void count(WorkerRecord& worker, bool offers_slots);
   void unlink(WorkerIndex index);
   void link(WorkerIndex index, std::int32_t level);
 
@@ -131,6 +137,7 @@ class WorkerTable {
   std::vector<WorkerClass> classes_;
   std::uint64_t generation_ = 1;
   std::uint32_t size_ = 0;
+  message::Pool pool_;
 };
 
 }  // namespace muster

@@ -221,6 +221,7 @@ struct Output {  // what tasks said; may be lost, never repeated
 struct Pool {  // after WELCOME, and when it changes
   std::uint32_t total_slots = 0;
   std::uint32_t workers = 0;
+  bool operator==(const Pool&) const = default;
 };
 
 // --- Broker and worker --------------------------------------------------------------------------

@@ -49,9 +49,28 @@ Client::~Client() {
 
 bool Client::wait_connected(std::chrono::nanoseconds timeout) {
   std::unique_lock lock(mutex_);
-  link_changed_.wait_for(lock, timeout, [&] { return welcomed_ || refused_; });
+  link_changed_.wait_for(lock, timeout, [&] { return (welcomed_ && pool_known_) || refused_; });
   if (refused_) throw Error(ErrorCode::refused, "refused", "the broker refused: " + *refused_);
-  return welcomed_;
+  return welcomed_ && pool_known_;
+}
+
+bool Client::wait_for_slots(std::uint32_t slots, std::chrono::nanoseconds timeout) {
+  const auto deadline = deadline_after(timeout);
+  std::unique_lock lock(mutex_);
+  const std::uint64_t failures = failures_;
+  const auto enough = [&] { return pool_known_ && total_slots() >= slots; };
+  const auto ended = [&] { return failures_ != failures || (dead_ && failure_); };
+  const auto over = [&] { return enough() || ended(); };
+  if (!over()) {
+    ++slot_waiters_;
+    wake(lock);  // its thread now looks for a silence of the broker
+    lock.lock();
+    link_changed_.wait_until(lock, deadline, over);
+    --slot_waiters_;
+  }
+  if (enough()) return true;
+  if (ended()) throw Error(*failure_);
+  return false;
 }
 
 void Client::stop() {

@@ -3,7 +3,7 @@
 //
 // Owner: a Producer, and every Stream, Job and Future made from it: they may outlive the Producer,
 // which stops the client. Threads: any, except where a function says otherwise. Nothing here blocks
-// but wait_connected() and stop().
+// but wait_connected(), wait_for_slots(), next_output() and stop().
 #pragma once
 
 #include <atomic>
@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "common/transport.hpp"
+#include "producer/output_queue.hpp"
 #include "producer/session.hpp"
 
 namespace muster::detail {
@@ -49,7 +50,8 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  // True once the broker said WELCOME; false when `timeout` passed first. Throws Error refused.
+  // True once the broker said WELCOME and how large the pool is; false when `timeout` passed first.
+  // Throws Error refused.
   bool wait_connected(std::chrono::nanoseconds timeout);
   // Says GOODBYE, ends the thread and every wait. Idempotent.
   void stop();
@@ -64,6 +66,16 @@ class Client {
   // Cancels what is left and releases the sink.
   void drop_job(JobId job);
   std::future<message::Status> request_status();
+
+  // Slots of the pool as the broker said last.
+  std::uint32_t total_slots() const { return total_slots_.load(std::memory_order_relaxed); }
+  // True when so many are connected; false when `timeout` passed first. Throws what ended every
+  // wait meanwhile.
+  bool wait_for_slots(std::uint32_t slots, std::chrono::nanoseconds timeout);
+  // See OutputQueue::take().
+  std::vector<OutputLine> next_output(std::chrono::nanoseconds timeout) {
+    return output_.take(timeout);
+  }
 
   // The payload as it should travel. Throws Error invalid when it is too large.
   Payload pack(Bytes bytes) const;
@@ -120,6 +132,7 @@ class Client {
   void dispatch();
   void dispatch(Session::Delivered&& delivered);
   void report_link();
+  void report_pool(const message::Pool& pool);
   void fail_all(const Error& error);
   Error silence_error(Time now) const;
 
@@ -135,8 +148,14 @@ class Client {
   bool stopping_ = false;
   bool dead_ = false;  // the thread takes no more commands
   bool welcomed_ = false;
+  bool pool_known_ = false;
+  unsigned slot_waiters_ = 0;
+  std::uint64_t failures_ = 0;    // times that every wait was ended ...
+  std::optional<Error> failure_;  // ... and why, the last time
   std::optional<std::string> refused_;
   std::atomic<bool> pack_{false};
+  std::atomic<std::uint32_t> total_slots_{0};
+  OutputQueue output_;
 
   // The client's thread only.
   Session session_;

@@ -27,6 +27,7 @@ void Client::run() {
     error.emplace(ErrorCode::disconnected, "internal",
                   fmt::format("the connection's thread failed: {}", failure.what()));
   }
+  output_.close();
   {
     const std::lock_guard lock(mutex_);
     dead_ = true;
@@ -154,15 +155,17 @@ void Client::send() {
 }
 
 void Client::sleep_until(Time deadline) {
+  bool slots_wanted = false;
   {
     const std::lock_guard lock(mutex_);
+    slots_wanted = slot_waiters_ > 0;
     sleeping_ = inbox_.empty() && !stopping_;
     if (!sleeping_) deadline = Time{0};
   }
   const Time now = clock_now();
   if (!backlog_.empty()) deadline = now + kRetryFull;
   // A wait that broker_timeout ends: the session does not know about it.
-  if (!jobs_.empty() || !status_waiters_.empty()) {
+  if (!jobs_.empty() || !status_waiters_.empty() || slots_wanted) {
     const Time heard = session_.silent_since().value_or(now);
     const Time limit = heard + options_.broker_timeout;
     deadline = std::min(deadline, limit > now ? limit : now + std::chrono::milliseconds(100));
@@ -201,6 +204,13 @@ void Client::report_link() {
   link_changed_.notify_all();
 }
 
+void Client::report_pool(const message::Pool& pool) {
+  const std::lock_guard lock(mutex_);
+  total_slots_.store(pool.total_slots, std::memory_order_relaxed);
+  pool_known_ = true;
+  link_changed_.notify_all();
+}
+
 void Client::dispatch() {
   Session::Events events = session_.take_events();
   for (Session::Delivered& delivered : events.delivered) dispatch(std::move(delivered));
@@ -208,6 +218,8 @@ void Client::dispatch() {
     const auto found = jobs_.find(notice.job);
     if (found != jobs_.end()) found->second.sink->notice(notice.text);
   }
+  for (message::Output& output : events.outputs) output_.push(std::move(output));
+  if (events.pool) report_pool(*events.pool);
   if (events.status) {
     for (auto& waiter : std::exchange(status_waiters_, {})) waiter.set_value(*events.status);
   }
@@ -229,6 +241,12 @@ void Client::dispatch(Session::Delivered&& delivered) {
 
 // Ends every wait; outcomes that arrive later are dropped.
 void Client::fail_all(const Error& error) {
+  {
+    const std::lock_guard lock(mutex_);
+    ++failures_;
+    failure_.emplace(error);
+    link_changed_.notify_all();
+  }
   for (auto& [id, job] : std::exchange(jobs_, {})) {
     session_.cancel(id);
     session_.end_job(id);

@@ -1,13 +1,19 @@
 #include "producer/embedded.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <muster/outcome.hpp>
 #include <thread>
 
+#include "common/limits.hpp"
+#include "producer/outcome_error.hpp"
 #include "producer/programs.hpp"
 #include "producer/supervisor.hpp"
 
@@ -19,6 +25,7 @@ namespace fs = std::filesystem;
 // On one machine a worker that a task took down is missed after three seconds, not ten.
 constexpr const char* kHeartbeatSeconds = "0.5";
 constexpr const char* kHeartbeatMisses = "6";
+constexpr unsigned kMostWorkers = 256;  // processes on one machine
 
 // A folder of mode 0700 that nobody else has.
 std::string make_folder() {
@@ -33,44 +40,104 @@ std::string make_folder() {
       std::string("cannot make a folder in XDG_RUNTIME_DIR or /tmp: ") + std::strerror(errno));
 }
 
-}  // namespace
+std::string host_name() {
+  std::array<char, 256> name{};
+  return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "localhost";
+}
 
-Embedded::Embedded(const Options& options)
-    : slots_(options.slots != 0 ? options.slots
-                                : std::max(1U, std::thread::hardware_concurrency())) {
-  const std::string broker = find_program("muster-broker");
-  const std::string worker = find_program("muster-worker");
+unsigned slots_of(const Options& options) {
+  return options.slots != 0 ? options.slots : std::max(1U, std::thread::hardware_concurrency());
+}
+
+void check(const Options& options) {
+  if (options.workers == 0 || options.workers > kMostWorkers) {
+    throw invalid_call("Options::workers must be between 1 and " + std::to_string(kMostWorkers));
+  }
+  if (options.slots > limits::kMaxSlots) {
+    throw invalid_call("Options::slots must be at most " + std::to_string(limits::kMaxSlots));
+  }
+  if (options.python.empty() != options.python_version.empty()) {
+    throw invalid_call("Options::python and Options::python_version go together");
+  }
   for (const std::string& plugin : options.plugins) {
     if (fs::exists(plugin)) continue;
     throw Error(ErrorCode::unusable, "unusable", "the plug-in '" + plugin + "' does not exist");
   }
-  folder_ = make_folder();
-  endpoint_ = "ipc://" + folder_ + "/broker";
-  const std::string lifeline = std::to_string(Supervisor::kLifelineDescriptor);
-  std::vector<std::string> argv = {worker,
+}
+
+const std::string kLifeline = std::to_string(Supervisor::kLifelineDescriptor);
+
+std::vector<std::string> worker_command(const Options& options, const std::string& program,
+                                        const std::string& endpoint) {
+  std::vector<std::string> argv = {program,
                                    "--connect",
-                                   endpoint_,
+                                   endpoint,
                                    "--slots",
-                                   std::to_string(slots_),
+                                   std::to_string(slots_of(options)),
                                    "--executor",
                                    options.executor == Executor::thread ? "thread" : "process",
                                    "--lifeline",
-                                   lifeline};
+                                   kLifeline};
   for (const std::string& plugin : options.plugins) {
     argv.insert(argv.end(), {"--plugin", plugin});
   }
+  if (options.python.empty()) {
+    argv.insert(argv.end(), {"--python", "none"});
+  } else {
+    argv.insert(argv.end(),
+                {"--python", options.python, "--python-version", options.python_version});
+  }
+  return argv;
+}
+
+}  // namespace
+
+Embedded::Embedded(const Options& options) {
+  check(options);
+  total_slots_ = options.workers * slots_of(options);
+  const std::string broker = find_program("muster-broker", options.programs);
+  const std::string worker = find_program("muster-worker", options.programs);
+  folder_ = make_folder();
+  endpoint_ = "ipc://" + folder_ + "/broker";
   try {
-    supervisor_ = std::make_unique<Supervisor>();
-    supervisor_->start({broker, "--listen", endpoint_, "--lifeline", lifeline, "--private",
-                        "--log-level", "warn", "--heartbeat-interval", kHeartbeatSeconds,
-                        "--heartbeat-misses", kHeartbeatMisses});
-    supervisor_->start(std::move(argv));
-    supervisor_->run();
+    start(options, broker, worker);
   } catch (...) {
     supervisor_.reset();
     std::error_code ignored;
     fs::remove_all(folder_, ignored);
     throw;
+  }
+}
+
+void Embedded::start(const Options& options, const std::string& broker, const std::string& worker) {
+  supervisor_ = std::make_unique<Supervisor>(options.environment);
+  supervisor_->start({broker, "--listen", endpoint_, "--lifeline", kLifeline, "--private",
+                      "--log-level", "warn", "--heartbeat-interval", kHeartbeatSeconds,
+                      "--heartbeat-misses", kHeartbeatMisses});
+  supervisor_->run();
+  await_socket();
+  std::vector<std::string> argv = worker_command(options, worker, endpoint_);
+  if (options.workers == 1) {
+    supervisor_->start(std::move(argv));
+  } else {
+    const std::string host = host_name();
+    argv.insert(argv.end(), {"--node", ""});
+    for (unsigned number = 1; number <= options.workers; ++number) {
+      argv.back() = host + "-" + std::to_string(number);
+      supervisor_->start(argv);
+    }
+  }
+}
+
+// Who connects before there is a socket tries again only after a while.
+void Embedded::await_socket() const {
+  constexpr std::chrono::milliseconds kStep{1};
+  constexpr std::chrono::seconds kLimit{2};
+  const auto deadline = std::chrono::steady_clock::now() + kLimit;
+  const std::string path = folder_ + "/broker";
+  while (!fs::exists(path) && std::chrono::steady_clock::now() < deadline) {
+    check_alive();
+    std::this_thread::sleep_for(kStep);
   }
 }
 

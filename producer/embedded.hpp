@@ -1,4 +1,4 @@
-// The embedded default: a private broker and one worker, started as child processes in a folder of
+// The embedded default: a private broker and its workers, started as child processes in a folder of
 // their own. They end when this process ends, however it ends: each holds the read end of a
 // "lifeline" pipe whose write end only this process has.
 //
@@ -6,6 +6,7 @@
 // error and starts a child again that ended (a task may take the worker down).
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <muster/producer.hpp>
 #include <string>
@@ -16,7 +17,7 @@ class Supervisor;
 
 class Embedded {
  public:
-  // Starts both programs; throws Error unusable when they are not found or cannot be started.
+  // Starts the programs; throws Error unusable when they are not found or cannot be started.
   explicit Embedded(const Options& options);
   // Closes the lifeline; after two seconds kills what is left; removes the folder.
   ~Embedded();
@@ -24,7 +25,7 @@ class Embedded {
   Embedded& operator=(const Embedded&) = delete;
 
   const std::string& endpoint() const { return endpoint_; }
-  unsigned slots() const { return slots_; }
+  std::uint32_t total_slots() const { return total_slots_; }
   // Throws Error unusable, with its last words, when a child ended since the start.
   void check_alive() const;
   // From now on the children's standard error is this process's, and a child that ends is started
@@ -32,7 +33,11 @@ class Embedded {
   void started();
 
  private:
-  unsigned slots_;
+  void start(const Options& options, const std::string& broker, const std::string& worker);
+
+  void await_socket() const;
+
+  std::uint32_t total_slots_ = 0;
   std::string folder_;
   std::string endpoint_;
   std::unique_ptr<Supervisor> supervisor_;

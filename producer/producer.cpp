@@ -7,11 +7,12 @@
 #include <map>
 #include <muster/producer.hpp>
 #include <mutex>
-#include <thread>
 #include <utility>
 
+#include "producer/channel.hpp"
 #include "producer/embedded.hpp"
 #include "producer/future.hpp"
+#include "producer/job_spec.hpp"
 #include "producer/outcome_error.hpp"
 #include "producer/status_json.hpp"
 #include "producer/stream.hpp"
@@ -43,23 +44,6 @@ std::string label_of(const Options& options) {
   std::error_code ignored;
   const auto program = std::filesystem::read_symlink("/proc/self/exe", ignored).filename().string();
   return fmt::format("{} ({})", program.substr(0, 200), ::getpid());
-}
-
-JobSpec spec_of(FunctionName&& function, const JobOptions& options) {
-  if (function.name.size() > limits::kMaxNameBytes) {
-    throw invalid_call("a function's name is longer than 512 bytes");
-  }
-  if (function.name.empty() && !function.command) throw invalid_call("a function without a name");
-  if (options.crash_budget == 0) throw invalid_call("JobOptions::crash_budget must be at least 1");
-  if (options.timeout.count() < 0 || options.timeout > std::chrono::hours(24 * 365)) {
-    throw invalid_call("JobOptions::timeout must be between 0 and a year");
-  }
-  const FunctionKind kind = function.command ? FunctionKind::command : FunctionKind::native;
-  return {{kind, std::move(function.name)},
-          options.timeout,
-          options.retries,
-          options.priority,
-          options.crash_budget};
 }
 
 bool socket_exists(const std::string& endpoint) {
@@ -102,17 +86,16 @@ std::optional<message::Status> ask_status(Client& client, std::chrono::nanosecon
   }
 }
 
-void await_worker(ProducerState& state, Clock::time_point deadline) {
-  constexpr std::chrono::milliseconds kStep{100};
-  while (true) {
-    const auto status = ask_status(*state.client, kStep);
-    if (status && status->total_slots >= state.embedded->slots()) return;
+// Waits for every worker's slots, in steps as above.
+void await_workers(ProducerState& state, Clock::time_point deadline) {
+  constexpr std::chrono::milliseconds kStep{20};
+  while (!state.client->wait_for_slots(state.embedded->total_slots(), kStep)) {
     state.embedded->check_alive();
-    if (Clock::now() >= deadline) {
-      throw Error(ErrorCode::unusable, "unusable",
-                  "the embedded pool's worker did not connect within Options::connect_timeout");
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(3));
+    if (Clock::now() < deadline) continue;
+    throw Error(ErrorCode::unusable, "unusable",
+                fmt::format("{} of the embedded pool's {} slots connected within "
+                            "Options::connect_timeout",
+                            state.client->total_slots(), state.embedded->total_slots()));
   }
 }
 
@@ -131,7 +114,7 @@ Producer::Producer(const Options& options) : state_(std::make_unique<detail::Pro
         detail::ClientOptions{state_->endpoint, detail::label_of(options), options.broker_timeout});
     detail::connect(*state_, options, deadline);
     if (!state_->embedded) return;
-    detail::await_worker(*state_, deadline);
+    detail::await_workers(*state_, deadline);
     state_->embedded->started();
   } catch (const TransportError& error) {
     throw Error(ErrorCode::unusable, "unusable", error.what());
@@ -143,13 +126,14 @@ Producer::~Producer() {
 }
 
 RawFuture Producer::submit_raw(const FunctionName& function, Bytes payload) {
+  if (!function.python.empty()) return job(function).submit_raw(std::move(payload));
   std::shared_ptr<detail::JobState> job;
   {
     const std::lock_guard lock(state_->mutex);
     auto& entry = state_->default_jobs[{function.command, function.name}];
     if (!entry || entry->table->failure()) {  // a silence ended it: the broker may be back
-      entry = std::make_shared<detail::JobState>(state_->client,
-                                                 detail::spec_of(FunctionName(function), {}));
+      entry = std::make_shared<detail::JobState>(
+          state_->client, detail::spec_of(*state_->client, FunctionName(function), {}));
     }
     job = entry;
   }
@@ -157,14 +141,18 @@ RawFuture Producer::submit_raw(const FunctionName& function, Bytes payload) {
 }
 
 Job Producer::job(FunctionName function, const JobOptions& options) {
-  return Job(std::make_shared<detail::JobState>(state_->client,
-                                                detail::spec_of(std::move(function), options)));
+  return Job(std::make_shared<detail::JobState>(
+      state_->client, detail::spec_of(*state_->client, std::move(function), options)));
 }
 
 Stream Producer::stream(FunctionName function, const JobOptions& options, Order order) {
   auto state = std::make_shared<detail::StreamState>(state_->client, options, order);
-  state->open(detail::spec_of(std::move(function), options), state);
+  state->open(detail::spec_of(*state_->client, std::move(function), options), state);
   return Stream(std::move(state));
+}
+
+Channel Producer::channel() {
+  return Channel(std::make_shared<detail::ChannelState>(state_->client));
 }
 
 PoolStatus Producer::status(std::chrono::milliseconds timeout) {
@@ -178,15 +166,14 @@ PoolStatus Producer::status(std::chrono::milliseconds timeout) {
 }
 
 bool Producer::wait_for_slots(std::uint32_t slots, std::chrono::milliseconds timeout) {
-  const auto deadline = detail::deadline_after(timeout);
-  while (true) {
-    const auto left = std::max<std::chrono::nanoseconds>(deadline - detail::Clock::now(),
-                                                         std::chrono::milliseconds(1));
-    const auto status = detail::ask_status(*state_->client, left);
-    if (status && status->total_slots >= slots) return true;
-    if (detail::Clock::now() >= deadline) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  }
+  return state_->client->wait_for_slots(slots, timeout);
+}
+
+std::uint32_t Producer::total_slots() const { return state_->client->total_slots(); }
+
+std::vector<OutputLine> Producer::next_output(std::chrono::nanoseconds timeout) {
+  const std::shared_ptr<detail::Client> client = state_->client;  // the wait may outlive this
+  return client->next_output(timeout);
 }
 
 const std::string& Producer::endpoint() const { return state_->endpoint; }

@@ -19,12 +19,9 @@ std::string variable(const char* name) {
   return text == nullptr ? "" : text;
 }
 
-std::vector<fs::path> folders() {
+std::vector<fs::path> folders(const std::string& chosen) {
+  if (!chosen.empty()) return {chosen};  // who says where means there
   std::vector<fs::path> result;
-  if (const std::string chosen = variable("MUSTER_BIN_DIR"); !chosen.empty()) {
-    result.emplace_back(chosen);
-    return result;  // who says where means there
-  }
   std::error_code ignored;
   if (const fs::path self = fs::read_symlink("/proc/self/exe", ignored); !self.empty()) {
     result.push_back(self.parent_path());
@@ -50,9 +47,9 @@ std::vector<fs::path> folders() {
 
 }  // namespace
 
-std::string find_program(const std::string& name) {
+std::string find_program(const std::string& name, const std::string& chosen) {
   std::string searched;
-  for (const fs::path& folder : folders()) {
+  for (const fs::path& folder : folders(chosen.empty() ? variable("MUSTER_BIN_DIR") : chosen)) {
     const fs::path candidate = folder / name;
     std::error_code ignored;
     if (fs::is_regular_file(candidate, ignored) && access(candidate.c_str(), X_OK) == 0) {
@@ -60,9 +57,10 @@ std::string find_program(const std::string& name) {
     }
     searched += (searched.empty() ? "" : ", ") + folder.string();
   }
-  throw Error(ErrorCode::unusable, "unusable",
-              "the program '" + name + "' is in none of: " + searched +
-                  "; install Muster, or set MUSTER_BIN_DIR to the folder that has it");
+  throw Error(
+      ErrorCode::unusable, "unusable",
+      "the program '" + name + "' is in none of: " + searched +
+          "; install Muster, or set MUSTER_BIN_DIR or Options::programs to the folder that has it");
 }
 
 }  // namespace muster::detail

@@ -253,6 +253,12 @@ void Session::on(message::Status&& status) {
   events_.status = std::move(status);
 }
 
+// Of a job that ended meanwhile too: its last lines are often the ones that say why.
+void Session::on(message::Output&& output) {
+  if (value(output.job) == 0 || value(output.job) > last_job_) return;
+  events_.outputs.push_back(std::move(output));
+}
+
 void Session::on(message::Outcomes&& outcomes) {
   const auto found = jobs_.find(outcomes.job);
   if (found != jobs_.end()) {

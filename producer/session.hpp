@@ -43,6 +43,8 @@ class Session {
   struct Events {
     std::vector<Delivered> delivered;
     std::vector<message::Notice> notices;
+    std::vector<message::Output> outputs;
+    std::optional<message::Pool> pool;  // the latest
     std::optional<message::Status> status;
     std::optional<std::string> refused;  // the broker's text
   };
@@ -129,6 +131,8 @@ class Session {
   void on(message::Credit&& credit);
   void on(message::Notice&& notice);
   void on(message::Status&& status);
+  void on(message::Output&& output);
+  void on(message::Pool&& pool) { events_.pool = pool; }
   void on(message::Goodbye&&) {}  // the rest is never for a producer: dropped
   void on(message::HelloProducer&&) {}
   void on(message::HelloWorker&&) {}
@@ -148,8 +152,6 @@ class Session {
   void on(message::WorkerState&&) {}
   void on(message::StatusRequest&&) {}
   void on(message::WorkerOutput&&) {}
-  void on(message::Output&&) {}
-  void on(message::Pool&&) {}
 
   void say_hello();
   void take_settings(const message::Welcome& welcome);

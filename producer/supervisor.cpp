@@ -14,6 +14,7 @@
 #include <cerrno>
 #include <cstring>
 #include <muster/outcome.hpp>
+#include <string_view>
 #include <utility>
 
 namespace muster::detail {
@@ -38,6 +39,28 @@ std::pair<Descriptor, Descriptor> make_pipe() {
 std::string how_it_ended(int status) {
   if (WIFSIGNALED(status)) return fmt::format("was ended by signal {}", WTERMSIG(status));
   return fmt::format("ended with status {}", WEXITSTATUS(status));
+}
+
+// This process's environment with `added` in place of what has the same names, as NAME=VALUE.
+std::vector<std::string> merged_environment(const Supervisor::Environment& added) {
+  std::vector<std::string> merged;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text(*entry);
+    const bool replaced = std::any_of(added.begin(), added.end(), [&](const auto& variable) {
+      return text.substr(0, text.find('=')) == variable.first;
+    });
+    if (!replaced) merged.emplace_back(text);
+  }
+  for (const auto& [name, content] : added) merged.push_back(name + "=" + content);
+  return merged;
+}
+
+// The form in which exec takes words.
+std::vector<char*> pointers_to(const std::vector<std::string>& words) {
+  std::vector<char*> pointers;
+  for (const std::string& word : words) pointers.push_back(const_cast<char*>(word.c_str()));
+  pointers.push_back(nullptr);
+  return pointers;
 }
 
 // What posix_spawn applies between fork and exec.
@@ -67,13 +90,13 @@ class SpawnPlan {
   SpawnPlan(const SpawnPlan&) = delete;
   SpawnPlan& operator=(const SpawnPlan&) = delete;
 
-  pid_t start(const std::vector<std::string>& argv) const {
-    std::vector<char*> words;
-    for (const std::string& word : argv) words.push_back(const_cast<char*>(word.c_str()));
-    words.push_back(nullptr);
+  pid_t start(const std::vector<std::string>& argv,
+              const std::vector<std::string>& environment) const {
+    const std::vector<char*> words = pointers_to(argv);
+    const std::vector<char*> variables = pointers_to(environment);
     pid_t process = -1;
     const int error =
-        posix_spawn(&process, words[0], &actions_, &attributes_, words.data(), environ);
+        posix_spawn(&process, words[0], &actions_, &attributes_, words.data(), variables.data());
     if (error != 0) throw unusable(fmt::format("cannot start '{}'", argv[0]), error);
     return process;
   }
@@ -97,7 +120,8 @@ void Descriptor::reset() {
   if (number_ >= 0) ::close(release());
 }
 
-Supervisor::Supervisor() : wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+Supervisor::Supervisor(const Environment& environment)
+    : environment_(merged_environment(environment)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   if (wake_.get() < 0) throw unusable("cannot make an eventfd", errno);
   std::tie(lifeline_read_, lifeline_write_) = make_pipe();
 }
@@ -109,9 +133,13 @@ Supervisor::~Supervisor() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
+  wake();
+  thread_.join();
+}
+
+void Supervisor::wake() {
   const std::uint64_t one = 1;
   [[maybe_unused]] const auto written = ::write(wake_.get(), &one, sizeof one);
-  thread_.join();
 }
 
 void Supervisor::start(std::vector<std::string> argv) {
@@ -119,11 +147,12 @@ void Supervisor::start(std::vector<std::string> argv) {
   Child& child = children_.emplace_back();
   child.argv = std::move(argv);
   spawn(child);
+  wake();  // the relay looks at this one too
 }
 
 void Supervisor::spawn(Child& child) {
   auto [read_end, write_end] = make_pipe();
-  child.process = SpawnPlan(write_end.get(), lifeline_read_.get()).start(child.argv);
+  child.process = SpawnPlan(write_end.get(), lifeline_read_.get()).start(child.argv, environment_);
   child.errors = std::move(read_end);
   fcntl(child.errors.get(), F_SETFL, O_NONBLOCK);
   child.start_at = Clock::now();
@@ -155,12 +184,16 @@ void Supervisor::relay() {
   while (!stopping_) {
     items.assign(1, {wake_.get(), POLLIN, 0});
     for (const Child& child : children_) items.push_back({child.errors.get(), POLLIN, 0});
-    const bool someone_ended = std::any_of(children_.begin(), children_.end(),
-                                           [](const Child& child) { return child.process == -1; });
+    // One that closed its pipe is about to end.
+    const bool someone_ended = std::any_of(
+        children_.begin(), children_.end(),
+        [](const Child& child) { return child.process == -1 || child.errors.get() < 0; });
     lock.unlock();
     // A child that ends closes its pipe, unless a grandchild holds it: look once a second anyway.
     poll(items.data(), items.size(), someone_ended ? 20 : 1000);
     lock.lock();
+    std::uint64_t count = 0;
+    [[maybe_unused]] const auto got = ::read(wake_.get(), &count, sizeof count);
     for (Child& child : children_) {
       read_errors(child);
       reap(child);

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace muster::detail {
@@ -32,14 +33,17 @@ class Supervisor {
   // The number under which each child finds the read end of the lifeline.
   static constexpr int kLifelineDescriptor = 3;
 
-  Supervisor();
+  using Environment = std::vector<std::pair<std::string, std::string>>;
+
+  // `environment` is added to this process's, for the children.
+  explicit Supervisor(const Environment& environment = {});
   ~Supervisor();  // ends every child, see Embedded
   Supervisor(const Supervisor&) = delete;
   Supervisor& operator=(const Supervisor&) = delete;
 
   // Starts `argv`, in a process group of its own; throws Error unusable.
   void start(std::vector<std::string> argv);
-  // Starts to relay. Call once, after the last start().
+  // Starts to relay, also what is started later. Call once.
   void run();
   // What the first child that ended said last; empty: all live.
   std::string obituary() const;
@@ -59,12 +63,14 @@ class Supervisor {
   };
 
   void spawn(Child& child);
+  void wake();
   void relay();
   void read_errors(Child& child);
   void reap(Child& child);
   void restart_ended();
   void end_children();
 
+  const std::vector<std::string> environment_;  // NAME=VALUE
   Descriptor lifeline_read_;
   Descriptor lifeline_write_;
   Descriptor wake_;

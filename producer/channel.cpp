@@ -1,0 +1,199 @@
+#include "producer/channel.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "producer/job_spec.hpp"
+#include "producer/outcome_error.hpp"
+
+namespace muster {
+namespace detail {
+
+std::uint32_t ChannelState::open(FunctionName&& function, const JobOptions& options) {
+  JobSpec spec = spec_of(*client_, std::move(function), options);
+  const auto receiver = std::make_shared<Receiver>(weak_from_this());
+  // Not under the mutex: a client that has ended calls fail() at once.
+  const std::uint32_t job = value(client_->open_job(std::move(spec), receiver));
+  const std::lock_guard lock(mutex_);
+  receiver->job = job;
+  jobs_[job] = receiver;
+  if (!receiver->failure && std::exchange(failure_told_, false)) failure_.reset();
+  return job;
+}
+
+ChannelState::Receiver& ChannelState::open_one(std::uint32_t job) {
+  const auto found = jobs_.find(job);
+  if (found == jobs_.end() || found->second->closed) {
+    throw invalid_call(fmt::format("job {} of this channel is not open", job));
+  }
+  return *found->second;
+}
+
+std::uint64_t ChannelState::push(std::uint32_t job, Bytes payload) {
+  Payload packed = client_->pack(std::move(payload));
+  const std::lock_guard lock(mutex_);
+  Receiver& receiver = open_one(job);
+  if (receiver.failure) throw *receiver.failure;
+  client_->submit_one(JobId{job}, std::move(packed));
+  return receiver.pushed++;
+}
+
+void ChannelState::cancel(std::uint32_t job, std::optional<std::uint64_t> sequence) {
+  const std::lock_guard lock(mutex_);
+  if (jobs_.count(job) == 0) return;
+  client_->cancel(JobId{job}, sequence ? std::optional(TaskSequence{*sequence}) : std::nullopt);
+}
+
+void ChannelState::close(std::uint32_t job) {
+  const std::lock_guard lock(mutex_);
+  const auto found = jobs_.find(job);
+  if (found == jobs_.end() || std::exchange(found->second->closed, true)) return;
+  client_->end_job(JobId{job});
+  const Receiver& receiver = *found->second;
+  if (receiver.failure || receiver.delivered == receiver.pushed) jobs_.erase(found);
+}
+
+void ChannelState::drop(std::uint32_t job) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(arrived_, [job](const Arrived& arrived) { return arrived.job == job; });
+  const auto found = jobs_.find(job);
+  if (found == jobs_.end()) return;
+  found->second->dropped = true;
+  jobs_.erase(found);
+  client_->drop_job(JobId{job});
+}
+
+void ChannelState::abandon() {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [job, receiver] : std::exchange(jobs_, {})) {
+    receiver->dropped = true;
+    client_->drop_job(JobId{job});
+  }
+  arrived_.clear();
+}
+
+std::vector<ChannelState::Arrived> ChannelState::take(std::chrono::nanoseconds timeout,
+                                                      std::size_t most) {
+  std::unique_lock lock(mutex_);
+  ++waiters_;
+  changed_.wait_until(lock, deadline_after(timeout),
+                      [this] { return !arrived_.empty() || failure_ || woken_; });
+  --waiters_;
+  woken_ = false;
+  if (arrived_.empty() && failure_) {
+    const Error error = *failure_;
+    // A job that was opened since then, when the broker was back, is worth another wait.
+    const bool more_to_come = std::any_of(jobs_.begin(), jobs_.end(),
+                                          [](const auto& job) { return !job.second->failure; });
+    failure_told_ = !more_to_come;
+    if (more_to_come) failure_.reset();
+    throw error;
+  }
+  const auto count = static_cast<std::ptrdiff_t>(std::min(most, arrived_.size()));
+  const auto end = arrived_.begin() + count;
+  std::vector<Arrived> taken(std::make_move_iterator(arrived_.begin()),
+                             std::make_move_iterator(end));
+  arrived_.erase(arrived_.begin(), end);
+  if (!arrived_.empty() && waiters_ > 0) changed_.notify_one();
+  return taken;
+}
+
+std::vector<ChannelItem> ChannelState::next(std::chrono::nanoseconds timeout, std::size_t most) {
+  std::vector<ChannelItem> items;
+  for (const Arrived& arrived : take(timeout, std::max<std::size_t>(most, 1))) {
+    ChannelItem& item = items.emplace_back();
+    item.job = arrived.job;
+    item.sequence = arrived.sequence;
+    auto opened = open_outcome(arrived.outcome);
+    if (auto* bytes = std::get_if<Bytes>(&opened)) {
+      item.result = std::move(*bytes);
+    } else {
+      item.error = std::get<Error>(std::move(opened));
+    }
+  }
+  return items;
+}
+
+void ChannelState::wake() {
+  const std::lock_guard lock(mutex_);
+  woken_ = true;
+  changed_.notify_one();
+}
+
+std::string ChannelState::waiting_reason(std::uint32_t job) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = jobs_.find(job);
+  return found == jobs_.end() ? "" : found->second->waiting_reason;
+}
+
+// --- The client's thread
+
+void ChannelState::Receiver::deliver(TaskSequence first, std::vector<Outcome>&& outcomes) {
+  const auto state = channel.lock();
+  if (!state) return;
+  const std::lock_guard lock(state->mutex_);
+  if (dropped) return;
+  std::uint64_t sequence = value(first);
+  for (Outcome& outcome : outcomes) {
+    state->arrived_.push_back({job, sequence++, std::move(outcome)});
+  }
+  delivered += outcomes.size();
+  if (state->waiters_ > 0) state->changed_.notify_one();
+  if (closed && delivered == pushed) state->jobs_.erase(job);
+}
+
+void ChannelState::Receiver::notice(const std::string& text) {
+  const auto state = channel.lock();
+  if (!state) return;
+  const std::lock_guard lock(state->mutex_);
+  waiting_reason = text;
+}
+
+void ChannelState::Receiver::fail(const Error& error) {
+  const auto state = channel.lock();
+  if (!state) return;
+  const std::lock_guard lock(state->mutex_);
+  if (dropped) return;
+  failure.emplace(error);
+  state->failure_.emplace(error);
+  state->changed_.notify_all();
+  if (closed) state->jobs_.erase(job);
+}
+
+}  // namespace detail
+
+Channel::Channel(std::shared_ptr<detail::ChannelState> state) : state_(std::move(state)) {}
+Channel::Channel(Channel&&) noexcept = default;
+
+Channel& Channel::operator=(Channel&& other) noexcept {
+  if (state_ && state_ != other.state_) state_->abandon();
+  state_ = std::move(other.state_);
+  return *this;
+}
+
+std::uint32_t Channel::open(FunctionName function, const JobOptions& options) {
+  return state_->open(std::move(function), options);
+}
+
+Channel::~Channel() {
+  if (state_) state_->abandon();
+}
+
+std::uint64_t Channel::push(std::uint32_t job, Bytes payload) {
+  return state_->push(job, std::move(payload));
+}
+void Channel::cancel(std::uint32_t job, std::optional<std::uint64_t> sequence) {
+  state_->cancel(job, sequence);
+}
+void Channel::close(std::uint32_t job) { state_->close(job); }
+void Channel::drop(std::uint32_t job) { state_->drop(job); }
+std::vector<ChannelItem> Channel::next(std::chrono::nanoseconds timeout, std::size_t most) {
+  return state_->next(timeout, most);
+}
+void Channel::wake() { state_->wake(); }
+std::string Channel::waiting_reason(std::uint32_t job) const { return state_->waiting_reason(job); }
+
+}  // namespace muster

@@ -1,0 +1,50 @@
+#include "producer/job_spec.hpp"
+
+#include <utility>
+
+#include "producer/outcome_error.hpp"
+
+namespace muster::detail {
+namespace {
+
+FunctionKind kind_of(const FunctionName& function) {
+  if (function.command) return FunctionKind::command;
+  return function.python.empty() ? FunctionKind::native : FunctionKind::python;
+}
+
+void check(const FunctionName& function, FunctionKind kind) {
+  if (function.name.size() > limits::kMaxNameBytes ||
+      function.python.size() > limits::kMaxNameBytes) {
+    throw invalid_call("a function's name is longer than 512 bytes");
+  }
+  if (function.name.empty() && kind == FunctionKind::native) {
+    throw invalid_call("a function without a name");
+  }
+  if (function.command && !function.python.empty()) {
+    throw invalid_call("FunctionName::command and FunctionName::python exclude each other");
+  }
+  if (function.body.empty() != (kind != FunctionKind::python)) {
+    throw invalid_call("FunctionName::python and FunctionName::body go together");
+  }
+}
+
+}  // namespace
+
+JobSpec spec_of(const Client& client, FunctionName&& function, const JobOptions& options) {
+  const FunctionKind kind = kind_of(function);
+  check(function, kind);
+  if (options.crash_budget == 0) throw invalid_call("JobOptions::crash_budget must be at least 1");
+  if (options.timeout.count() < 0 || options.timeout > std::chrono::hours(24 * 365)) {
+    throw invalid_call("JobOptions::timeout must be between 0 and a year");
+  }
+  return {{kind, std::move(function.name), std::move(function.python),
+           client.pack(std::move(function.body))},
+          options.timeout,
+          options.retries,
+          options.priority,
+          options.crash_budget,
+          options.max_running,
+          options.forward_output};
+}
+
+}  // namespace muster::detail

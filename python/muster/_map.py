@@ -1,0 +1,333 @@
+"""`pool.map`: a lazy iterator over results, with inputs pulled as there is room for them.
+
+Tiny tasks travel in chunks. A chunk is one task of the pool; how many items it holds follows from
+the seconds that chunks took on their workers, so that each takes about 10 ms, and tasks that take
+that long themselves go one by one.
+Threads: an iterator belongs to one thread at a time; inputs are pulled in that thread only.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import operator
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from muster import _failures, _pickling, _tasks
+from muster.errors import SerializationError
+
+if TYPE_CHECKING:
+    from muster._dispatch import Handler, Result
+    from muster._failures import Failure
+    from muster._session import Job, Session
+
+CHUNK_SECONDS = 0.01
+MAX_CHUNK = 4096  # items: more would save nothing, and make the ends of a map uneven
+MAX_CHUNK_BYTES = 1 << 20  # beyond it the bytes cost more than the message
+GROWTH = 16  # at most, from one measurement to the next
+WINDOW = 16_384  # items between the oldest missing result and the newest input, as in the core
+WINDOW_BYTES = 256 << 20
+CHUNKS_PER_SLOT = 2  # always under way, so that no slot runs dry between two looks
+UNMEASURED_CHUNKS = 32  # more than those at the start, before anything is known of the tasks
+COMPLAIN_SECONDS = 5.0
+
+_logger = logging.getLogger("muster")
+
+
+class _Chunk:
+    """Some consecutive items, from their push to their results."""
+
+    __slots__ = ("count", "failure", "has_outcome", "items", "payload_bytes", "result")
+
+    def __init__(self, count: int, payload_bytes: int, items: list[Any] | None) -> None:
+        self.count = count
+        self.payload_bytes = payload_bytes
+        self.items = items  # kept where they may have to run again
+        self.has_outcome = False
+        self.result: Result = None
+        self.failure: Failure | None = None
+
+
+class _Mailbox:
+    """Where the dispatcher leaves outcomes for the thread that iterates. Knows nothing else, so
+    that an abandoned iterator is collected."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition(threading.Lock())
+        self.missing: dict[int, _Chunk] = {}
+        self.arrived: deque[_Chunk] = deque()
+        self.awaited: _Chunk | None = None  # None: any will do
+
+    def deliver(self, sequence: int, result: Result, failure: Failure | None) -> None:
+        with self.changed:
+            chunk = self.missing.pop(sequence, None)
+            if chunk is None:
+                return
+            chunk.result, chunk.failure, chunk.has_outcome = result, failure, True
+            self.arrived.append(chunk)
+            if self.awaited is None or self.awaited is chunk:
+                self.changed.notify()
+
+
+class MapResults(Iterator[Any]):
+    """The results of a map. `close()`, or dropping it, cancels what has no result yet; so does any
+    exception that comes out of it, after which it is at its end."""
+
+    def __init__(
+        self,
+        session: Session,
+        open_job: Callable[[Handler], Job],
+        iterables: tuple[Iterable[Any], ...],
+        *,
+        ordered: bool = True,
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        single: bool = False,
+        keep_items: bool = False,
+    ) -> None:
+        """`single`: every item is a task of its own, a plain call, not a chunk of one;
+        `keep_items`: the items of a chunk that takes too long as a whole run again one by one."""
+        self._over = False
+        self._session = session
+        self._mailbox = _Mailbox()
+        self._job = open_job(self._mailbox.deliver)
+        self._starred = len(iterables) > 1
+        self._inputs: Iterator[Any] = iter(zip(*iterables) if self._starred else iterables[0])
+        self._left = min(operator.length_hint(iterable, -1) for iterable in iterables)
+        self._ordered = ordered
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._single = single
+        self._keep = keep_items
+        self._adapts = chunksize is None and not single
+        self._chunk = 1 if single else chunksize or 1
+        self._window = buffersize
+        self._item_seconds: float | None = None
+        self._item_bytes = 1.0
+        self._pending: deque[_Chunk] = deque()  # in submission order; empty if that is not asked
+        self._completed: deque[_Chunk] = deque()  # the same in completion order, if that is asked
+        self._pending_items = 0
+        self._pending_bytes = 0
+        self._exhausted = False
+        self._raise_at_end: BaseException | None = None
+        self._ready: Iterator[Any] = iter(())
+        try:
+            while self._wants_input() and len(self._mailbox.missing) < self._busy_chunks():
+                self._push_next()
+        except BaseException:
+            self.close()
+            raise
+
+    def __iter__(self) -> MapResults:
+        return self
+
+    def __next__(self) -> Any:
+        for item in self._ready:
+            return item
+        try:
+            while True:
+                self._ready = self._next_results()
+                for item in self._ready:
+                    return item
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Cancels the rest. Does not block. Again: no effect."""
+        if self._over:
+            return
+        self._over = True
+        self._exhausted = True
+        self._raise_at_end = None
+        self._ready = iter(())
+        self._job.drop()
+        self._pending.clear()
+        self._mailbox = _Mailbox()
+
+    def __enter__(self) -> MapResults:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if not getattr(self, "_over", True):
+            self.close()
+
+    # --- Results ---
+
+    def _next_results(self) -> Iterator[Any]:
+        """The results of the next chunk; blocks. Raises StopIteration at the end."""
+        started_waiting = time.monotonic()
+        while True:
+            self._read_arrived()
+            while self._wants_input() and (
+                not self._next_is_here() or len(self._mailbox.missing) < self._busy_chunks()
+            ):
+                self._push_next()
+                if self._mailbox.arrived:
+                    self._read_arrived()
+            if not self._pending_items:
+                error, self._raise_at_end = self._raise_at_end, None
+                if isinstance(error, StopIteration):  # raised as it is it would look like the end
+                    raise RuntimeError("a task of map raised StopIteration") from error
+                if error is None:
+                    raise StopIteration
+                raise error
+            if self._next_is_here():
+                return self._open(self._take())
+            started_waiting = self._wait(started_waiting)
+
+    def _next_is_here(self) -> bool:
+        if self._ordered:
+            return bool(self._pending) and self._pending[0].has_outcome
+        return bool(self._completed)
+
+    def _take(self) -> _Chunk:
+        chunk = (self._pending if self._ordered else self._completed).popleft()
+        self._pending_items -= chunk.count
+        self._pending_bytes -= chunk.payload_bytes
+        return chunk
+
+    def _wait(self, since: float) -> float:
+        """Until something arrives that changes what can be done; returns a new `since`."""
+        mailbox = self._mailbox
+        anything = not self._ordered or (self._adapts and self._item_seconds is None)
+        with mailbox.changed:
+            head = None if anything else self._pending[0]
+            mailbox.awaited = head
+            if mailbox.arrived if head is None else head.has_outcome:
+                return since
+            now = time.monotonic()
+            wait = COMPLAIN_SECONDS
+            if self._deadline is not None:
+                wait = min(wait, self._deadline - now)
+                if wait <= 0:
+                    raise TimeoutError("the next result of map did not arrive in time")
+            if mailbox.changed.wait(wait) or now - since > COMPLAIN_SECONDS:
+                return since
+        if reason := self._job.waiting_reason():
+            _logger.warning("map waits: %s", reason)
+            return float("inf")  # once is enough
+        return since
+
+    def _read_arrived(self) -> None:
+        """Learns from what came, in the order in which it did."""
+        arrived = self._mailbox.arrived
+        while arrived:
+            chunk = arrived.popleft()
+            if self._adapts and chunk.result is not None:
+                seconds, value = _tasks.split_result(chunk.result)
+                self._learn(chunk, seconds, len(value))
+            if not self._ordered:
+                self._completed.append(chunk)
+
+    def _open(self, chunk: _Chunk) -> Iterator[Any]:
+        """The results in a chunk; what failed in it is raised after them."""
+        if chunk.failure is not None:
+            if chunk.failure[0] == "task_timed_out" and chunk.items and chunk.count > 1:
+                self._run_one_by_one(chunk.items)
+                return iter(())
+            raise _failures.rebuild(chunk.failure)
+        assert chunk.result is not None
+        value = _tasks.split_result(chunk.result)[1]
+        if self._single:
+            return iter((_pickling.loads(value, "a result"),))
+        results, failure = _pickling.loads(value, "the results")
+        if failure is not None:
+            self.close()
+            kind, message, text, extra = failure
+            self._raise_at_end = _failures.rebuild(("task_failed", kind, message, text, extra))
+        return iter(results)
+
+    # --- Inputs ---
+
+    def _busy_chunks(self) -> int:
+        """So many under way keep every slot busy."""
+        return CHUNKS_PER_SLOT * max(1, self._session.total_slots())
+
+    def _wants_input(self) -> bool:
+        if self._exhausted:
+            return False
+        if self._window is not None and self._pending_items >= self._window:
+            return False
+        if self._adapts and self._item_seconds is None:
+            return len(self._mailbox.missing) < self._busy_chunks() + UNMEASURED_CHUNKS
+        items = max(WINDOW, 2 * self._chunk * self._busy_chunks())
+        return self._pending_items < items and self._pending_bytes < WINDOW_BYTES
+
+    def _push_next(self) -> None:
+        """Pulls items for one chunk and sends it. What goes wrong is raised after the results of
+        the items before."""
+        size = self._chunk
+        if self._window is not None:
+            size = min(size, self._window - self._pending_items)
+        items: list[Any] = []
+        try:
+            items.extend(itertools.islice(self._inputs, size))  # keeps what came before an error
+        except Exception as error:
+            self._end_input(error)
+        if len(items) < size:
+            self._end_input(None)
+        if self._left > 0:
+            self._left = max(0, self._left - len(items))
+        if items:
+            try:
+                self._push(items)
+            except SerializationError as error:
+                self._push_before_error(items, error)
+
+    def _push_before_error(self, items: list[Any], error: SerializationError) -> None:
+        try:
+            for item in items if len(items) > 1 else ():
+                self._push([item])
+        except SerializationError as exact:
+            error = exact
+        self._raise_at_end = None  # this one comes before the end of the input
+        self._end_input(error)
+
+    def _end_input(self, error: BaseException | None) -> None:
+        self._exhausted = True
+        if self._raise_at_end is None:
+            self._raise_at_end = error
+
+    def _push(self, items: list[Any], again: bool = False) -> None:
+        if self._single:
+            arguments = items[0] if self._starred else (items[0],)
+            payload = _pickling.dumps((arguments, {}), "the arguments")
+        else:
+            payload = _pickling.dumps(items, "an item of map")
+        chunk = _Chunk(len(items), len(payload), items if self._keep else None)
+        with self._mailbox.changed:
+            self._mailbox.missing[self._job.push(payload)] = chunk
+        self._pending_items += chunk.count
+        self._pending_bytes += chunk.payload_bytes
+        if self._ordered:
+            (self._pending.appendleft if again else self._pending.append)(chunk)
+
+    def _run_one_by_one(self, items: list[Any]) -> None:
+        for item in reversed(items):
+            self._push([item], again=True)
+        self._chunk = 1
+        self._item_seconds = CHUNK_SECONDS
+
+    def _learn(self, chunk: _Chunk, seconds: float, result_bytes: int) -> None:
+        """Adapts the size of chunks to what one took."""
+        each = max(seconds / chunk.count, 1e-8)
+        size = max(chunk.payload_bytes, result_bytes) / chunk.count
+        old = self._item_seconds
+        self._item_seconds = each if old is None else 0.7 * old + 0.3 * each
+        self._item_bytes = max(size, 0.9 * self._item_bytes, 1.0)
+        count = CHUNK_SECONDS / self._item_seconds
+        count = min(count, MAX_CHUNK, chunk.count * GROWTH, MAX_CHUNK_BYTES / self._item_bytes)
+        busy = self._busy_chunks()
+        if self._left > 0:
+            count = min(count, self._left / (2 * busy))  # an even end
+        if self._window is not None:
+            count = min(count, self._window / busy)
+        self._chunk = max(1, int(count))

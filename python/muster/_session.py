@@ -1,0 +1,273 @@
+"""One connection to a pool: jobs go out through it, outcomes come to the handlers of their jobs.
+
+Owner: a ComputePool, or the joblib backend. A Session owns one native Producer and two daemon
+threads: "muster-dispatch" calls the handlers, "muster-output" shows what tasks say.
+Threads: any, for everything. Only what says so blocks.
+Fork: a forked child cannot use it; every call there raises at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from muster import _failures, _native
+from muster._dispatch import Core, Handler, Route, live_cores, rebuilt
+from muster._output import Printer, Sink
+
+_environment_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Node:
+    """A worker of the pool as the broker sees it.
+
+    `busy`: tasks it has now, running or about to; `cores`: of its machine.
+    """
+
+    name: str
+    worker: str
+    slots: int
+    executor: str
+    python: str
+    cores: int
+    busy: int
+    tasks_done: int
+    draining: bool
+    process_id: int
+    round_trip_seconds: float
+
+
+class Job:
+    """A function with options, and its tasks. Made by `Session.open_job`. Threads: any."""
+
+    __slots__ = ("_core", "_number", "_route", "session")
+
+    def __init__(self, session: Session, core: Core, number: int, route: Route) -> None:
+        self.session = session
+        self._core = core
+        self._number = number
+        self._route = route
+
+    def push(self, payload: bytes | bytearray | memoryview) -> int:
+        """Adds a task and returns its sequence; the handler may have been called before this
+        returns. Does not block. Raises what ended the session, if it ended."""
+        core = self._core
+        if core.forked or core.failure is not None or core.closing:
+            core.check()
+        route = self._route
+        with route.lock:
+            try:
+                sequence = core.producer.push(self._number, payload)
+            except _native.Error as error:
+                raise rebuilt(error) from None
+            route.missing.add(sequence)
+        if core.failure is not None:  # it ended meanwhile, and may have missed this task
+            with route.lock:
+                missed = sequence in route.missing
+                route.missing.discard(sequence)
+            if missed:
+                core.check()
+        return sequence
+
+    def cancel(self, sequence: int | None = None) -> None:
+        """Asks to end one task, or all; their outcomes still arrive, as cancelled at the latest."""
+        if not self._is_over():
+            with contextlib.suppress(_native.Error):
+                self._core.producer.cancel(self._number, sequence)
+
+    def close(self) -> None:
+        """No more pushes; what was pushed goes on. Again: no effect."""
+        if self._is_over() or self._route.ended:
+            return
+        self._route.ended = True
+        with contextlib.suppress(_native.Error):
+            self._core.producer.close_job(self._number)
+        if not self._route.missing:
+            self._core.routes.pop(self._number, None)
+
+    def drop(self) -> None:
+        """Cancels what is left; the handler is not called again. Again: no effect."""
+        with self._route.lock:
+            self._route.missing.clear()
+            self._route.ended = True
+        if self._core.routes.pop(self._number, None) is not None and not self._is_over():
+            with contextlib.suppress(_native.Error):
+                self._core.producer.drop_job(self._number)
+
+    def waiting_reason(self) -> str:
+        """Why the broker says that the job waits; "" while it does not."""
+        self._core.check()
+        return self._core.producer.waiting_reason(self._number)
+
+    def _is_over(self) -> bool:
+        return self._core.forked or self._core.closing or self._core.failure is not None
+
+
+class Session:
+    """See the top of this file. The constructor connects, or starts an embedded pool; it blocks up
+    to `connect_timeout` seconds and raises MusterError (BrokerLost, VersionMismatch, …)."""
+
+    def __init__(
+        self,
+        *,
+        broker: str = "",
+        label: str = "",
+        output: Sink = False,
+        workers: int = 1,
+        slots: int = 0,
+        executor: str = "process",
+        python: str = "",
+        python_version: str = "",
+        environment: Mapping[str, str] | None = None,
+        programs: str = "",
+        connect_timeout: float = 10.0,
+    ) -> None:
+        self.python_version = python_version
+        self.forwards_output = output is not False
+        try:
+            with _environment_lock, _without_broker_variable():
+                producer = _native.Producer(
+                    endpoint=broker,
+                    label=label,
+                    workers=workers,
+                    slots=slots,
+                    executor=executor,
+                    python=python,
+                    python_version=python_version,
+                    environment=dict(environment or {}),
+                    programs=programs,
+                    connect_timeout=connect_timeout,
+                )
+        except _native.Error as error:
+            raise rebuilt(error) from None
+        core = Core(producer, Printer(output) if self.forwards_output else None)
+        self._core = core
+        self._finalizer = weakref.finalize(self, Core.close, core)  # also when the program ends
+        live_cores.add(core)
+        core.start()
+
+    @property
+    def endpoint(self) -> str:
+        """Of the broker, to hand to other programs."""
+        return self._core.producer.endpoint
+
+    @property
+    def closed(self) -> bool:
+        return self._core.closing or self._core.failure is not None
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a forked child, in which no outcome ever arrives."""
+        return self._core.forked
+
+    def check(self) -> None:
+        """Raises what a push would raise, if the session is over."""
+        self._core.check()
+
+    def open_job(
+        self,
+        body: bytes,
+        label: str,
+        handler: Handler,
+        *,
+        timeout: float = 0.0,
+        retries: int = 0,
+        priority: int = 0,
+        max_running: int = 0,
+        forward_output: bool | None = None,
+    ) -> Job:
+        """A job whose tasks run `body` (see `_tasks.make_body`); does not block.
+
+        `handler(sequence, result, failure)` is called once per task on the dispatcher thread, in
+        completion order; it must not block. `timeout` in seconds, per task, from its start.
+        """
+        core = self._core
+        core.check()
+        route = Route(handler)
+        with core.lock:  # no outcome can arrive before the route is known: nothing is pushed yet
+            if core.failure is not None:
+                raise _failures.rebuild(core.failure)
+            try:
+                number = core.producer.open_job(
+                    label=label,
+                    python=self.python_version,
+                    body=body,
+                    timeout=timeout,
+                    retries=retries,
+                    priority=priority,
+                    max_running=max_running,
+                    forward_output=(
+                        self.forwards_output if forward_output is None else forward_output
+                    ),
+                )
+            except _native.Error as error:
+                raise rebuilt(error) from None
+            core.routes[number] = route
+        return Job(self, core, number, route)
+
+    def total_slots(self) -> int:
+        """Slots of the pool as the broker said last; follows workers that come and go."""
+        self._core.check()
+        return self._core.producer.total_slots()
+
+    def wait_for_slots(self, slots: int, timeout: float) -> bool:
+        """Blocks until `slots` slots are connected, at most `timeout` seconds; False: fewer are."""
+        self._core.check()
+        try:
+            return self._core.producer.wait_for_slots(slots, timeout)
+        except _native.Error as error:
+            raise rebuilt(error) from None
+
+    def status(self, timeout: float = 5.0) -> dict[str, Any]:
+        """What `muster status --json` shows; blocks up to `timeout` seconds."""
+        self._core.check()
+        try:
+            status: dict[str, Any] = json.loads(self._core.producer.status(timeout))
+        except _native.Error as error:
+            raise rebuilt(error) from None
+        return status
+
+    def nodes(self) -> list[Node]:
+        """The workers that are connected now; blocks as `status`."""
+        return [
+            Node(
+                name=worker["node"],
+                worker=worker["worker"],
+                slots=worker["slots"],
+                executor=worker["executor"],
+                python=worker["python"],
+                cores=worker["cores"],
+                busy=min(worker["leases"], worker["slots"]),
+                tasks_done=worker["tasks_done"],
+                draining=worker["draining"],
+                process_id=worker["process_id"],
+                round_trip_seconds=worker["round_trip_us"] / 1e6,
+            )
+            for worker in self.status()["workers"]
+        ]
+
+    def close(self) -> None:
+        """Cancels what has no outcome, ends the threads and the embedded pool; what tasks said so
+        far is shown first. Blocks at most a few seconds. Again: no effect."""
+        self._core.close()
+        self._finalizer.detach()
+        live_cores.discard(self._core)
+
+
+@contextlib.contextmanager
+def _without_broker_variable() -> Any:
+    """The core would attach to the broker that MUSTER_BROKER names where a pool of this program's
+    own was asked for."""
+    value = os.environ.pop("MUSTER_BROKER", None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ["MUSTER_BROKER"] = value

@@ -1,0 +1,173 @@
+"""What a job of Python tasks is made of: the callable that runs its tasks, and where it runs.
+
+A job's body is the pickle of a callable and of its `JobContext`. The runner loads it once and calls
+the callable with each task's payload; it returns the result as execution seconds (struct "<d") and
+the pickle of the value.
+Threads: any; one loaded job may run in many threads at once.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Union
+
+from muster import _failures
+from muster._pickling import (
+    PROTOCOL,
+    DumpError,
+    add_functions,
+    dumps,
+    loads,
+    remove_functions,
+)
+from muster.errors import TaskStopped
+
+if TYPE_CHECKING:
+    from muster._native import Buffer
+
+Payload = Union[bytes, memoryview, "Buffer"]
+TaskFunction = Callable[[Payload], bytes]
+
+_SECONDS = struct.Struct("<d")
+
+
+def split_result(buffer: bytes | memoryview | Buffer) -> tuple[float, memoryview]:
+    """Execution seconds, and the pickle of the value without a copy."""
+    view = memoryview(buffer)  # type: ignore[arg-type]
+    return _SECONDS.unpack_from(view)[0], view[_SECONDS.size :]
+
+
+def join_result(seconds: float, value: object) -> bytes:
+    """The opposite of `split_result`. Raises SerializationError."""
+    return dumps(value, "the result", _SECONDS.pack(seconds))
+
+
+class Call:
+    """One task is one call; the payload is `dumps((args, kwargs), "the arguments")`."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, payload: Payload) -> bytes:
+        args, kwargs = loads(payload, "the arguments of this task")
+        start = perf_counter()
+        value = self._function(*args, **kwargs)
+        return join_result(perf_counter() - start, value)
+
+
+class MapChunk:
+    """One task is many calls; the payload is the pickle of a list of items.
+
+    The value is (results, failure): when an item raises, those before it have results, and
+    `failure` says what `_failures.describe` says of it; else it is None. `starred`: each item is a
+    tuple of arguments.
+    """
+
+    def __init__(self, function: Callable[..., Any], starred: bool) -> None:
+        self._function = function
+        self._starred = starred
+
+    def __call__(self, payload: Payload) -> bytes:
+        items = loads(payload, "the arguments of this task")
+        function = self._function
+        results: list[Any] = []
+        append = results.append
+        failure: _failures.Described | None = None
+        start = perf_counter()
+        try:
+            if self._starred:
+                for item in items:
+                    append(function(*item))
+            else:
+                for item in items:
+                    append(function(item))
+        except TaskStopped:
+            raise
+        except BaseException as exc:
+            failure = _failures.describe(exc)
+        seconds = perf_counter() - start
+        try:
+            return join_result(seconds, (results, failure))
+        except DumpError:
+            count, failure = _first_failure(results)
+            return join_result(seconds, (results[:count], failure))
+
+
+def _first_failure(results: list[Any]) -> tuple[int, _failures.Described | None]:
+    for count, result in enumerate(results):
+        try:
+            dumps(result, "the result")
+        except DumpError as exc:
+            return count, _failures.describe(exc)
+    return len(results), None
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What a job's tasks find around them."""
+
+    sys_path: list[str]
+    """The client's; what exists on the node and is missing there is appended."""
+    main_path: str | None
+    """The client's script; its folder counts as part of sys_path."""
+    log_level: int
+    """Of the root logger while tasks of the job run, when they are captured."""
+    capture: bool
+    """What tasks print, log and warn goes to the client."""
+    thread_limit: int | None
+    """How many threads BLAS and OpenMP may use inside a task; None: as many as they like."""
+
+    def extend_path(self) -> None:
+        """Appends the client's folders that this interpreter has and does not search yet."""
+        folders = list(self.sys_path)
+        if self.main_path:
+            folders.append(os.path.dirname(os.path.abspath(self.main_path)))
+        for folder in folders:
+            if folder and folder not in sys.path and os.path.isdir(folder):
+                sys.path.append(folder)
+
+
+def make_body(
+    callable_object: TaskFunction,
+    context: JobContext,
+    functions: dict[bytes, bytes] | None = None,
+) -> bytes:
+    """The body of a job; `functions` is what `SharedFunctions.take_body` returned.
+
+    Raises SerializationError.
+    """
+    fields = (
+        context.sys_path,
+        context.main_path,
+        context.log_level,
+        context.capture,
+        context.thread_limit,
+    )
+    # The callable is a pickle of its own: it is loaded after the path has been extended.
+    return pickle.dumps((fields, functions or {}, dumps(callable_object, "the function")), PROTOCOL)
+
+
+class LoadedJob:
+    """A job's body in the process that runs its tasks."""
+
+    def __init__(self, body: Payload) -> None:
+        """Raises SerializationError when the callable cannot be loaded here."""
+        fields, self._functions, function = loads(body, "the body of this job")
+        self.context = JobContext(*fields)
+        self.context.extend_path()
+        add_functions(self._functions)
+        try:
+            self.function: TaskFunction = loads(function, "the function of this task")
+        except BaseException:
+            remove_functions(self._functions)
+            raise
+
+    def forget(self) -> None:
+        """No task of the job will come any more."""
+        remove_functions(self._functions)

@@ -1,0 +1,285 @@
+"""One `Parallel` call: its job, its batches on their way, and the thread that runs callbacks.
+
+Owner: a MusterBackend, from `configure` to `terminate`. Nothing is opened before the first batch.
+Threads: joblib submits from its caller's thread and from callbacks; outcomes come from the
+session's dispatcher thread, which only queues them. A thread of the call's own runs joblib's
+callbacks, because these take joblib's locks, unpickle results and pull the user's generator, which
+may itself wait for outcomes of another call on the same session.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from muster import _failures, _pickling, _tasks
+from muster.errors import NoWorker, PoolNotActive, TaskCancelled
+from muster.joblib._batch import Initializer, RunBatch
+from muster.joblib._reductions import BatchFunctions
+
+_WATCH_SECONDS = 0.5
+"""How often a call looks whether its pool grew or is gone: a look costs some microseconds."""
+NO_WORKER_SECONDS = 60.0
+"""How long a call that runs bears a pool without any slot before it fails. Longer than a worker
+needs to come back after its connection broke (heartbeats are overdue after 10 s)."""
+
+_logger = logging.getLogger("muster.joblib")
+
+Item = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+
+
+class _Job(Protocol):
+    def push(self, payload: bytes) -> int: ...
+    def close(self) -> None: ...
+    def drop(self) -> None: ...
+
+
+class BatchFuture:
+    """The outcome of one batch, some time: what joblib calls a job.
+
+    Threads: any. It is settled once; `get` unpickles, so it is called once, too.
+    """
+
+    def __init__(self, callback: Callable[[Any], None] | None, single: bool = False) -> None:
+        self.callback = callback
+        self.seconds: float | None = None
+        """What the batch's functions took on their slot; None without a result."""
+        self._single = single
+        self._settled = threading.Event()
+        self._result: memoryview | None = None
+        self._failure: Callable[[], BaseException] | None = None
+
+    def set_result(self, result: Any) -> None:
+        self.seconds, self._result = _tasks.split_result(result)
+        self._settled.set()
+
+    def set_failure(self, failure: Callable[[], BaseException]) -> None:
+        """`failure` makes the exception when somebody asks for it."""
+        self._failure = failure
+        self._settled.set()
+
+    def done(self) -> bool:
+        return self._settled.is_set()
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The list of the batch's results. Blocks up to `timeout` seconds (None: for ever).
+
+        Raises multiprocessing.TimeoutError when there is no outcome then, and else what the batch
+        raised, with the remote traceback as its cause.
+        """
+        if not self._settled.wait(timeout):
+            raise multiprocessing.TimeoutError
+        if self._failure is not None:
+            raise self._failure()
+        assert self._result is not None
+        values = _pickling.loads(self._result)
+        return values[0] if self._single else values
+
+    result = get
+
+
+class Call:
+    """See the file's head. `job_options` are those of `Session.open_job`.
+
+    `watch` is called now and then on the call's thread while the call lasts.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        context: _tasks.JobContext,
+        *,
+        initializer: Initializer | None = None,
+        watch: Callable[[], None] | None = None,
+        **job_options: Any,
+    ) -> None:
+        self.measured: float | None = None
+        """Seconds of the batch whose callback runs right now; only that thread may look."""
+        self._session = session
+        self._context = context
+        self._job_options = job_options
+        self._initializer = initializer
+        self._watch = watch
+        self._functions = BatchFunctions()
+        # Reentrant: a generator that is collected while its thread submits aborts its own call.
+        self._lock = threading.RLock()
+        self._job: _Job | None = None
+        self._over = False
+        self._pushed = 0
+        self._pending: dict[int, BatchFuture] = {}
+        self._outcomes: queue.SimpleQueue[BatchFuture | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._slots_seen = time.monotonic()
+
+    @property
+    def used(self) -> bool:
+        return self._thread is not None
+
+    @property
+    def in_flight(self) -> int:
+        """Batches without an outcome."""
+        return len(self._pending)
+
+    def submit(
+        self, items: Sequence[Item], callback: Callable[[Any], None] | None, single: bool = False
+    ) -> BatchFuture:
+        """Sends a batch. Does not block.
+
+        Whatever is wrong with it becomes the future's outcome: joblib also submits from callbacks,
+        where an exception would be lost and the call would wait for ever.
+        """
+        future = BatchFuture(callback, single)
+        with self._lock:
+            if self._over:
+                future.set_failure(lambda: TaskCancelled("the Parallel call was aborted"))
+                return future
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._deliver, name="muster-joblib-callbacks", daemon=True
+                )
+                self._thread.start()
+            sequence = self._pushed
+            try:
+                payload = self._functions.dump_batch(items)
+                job = self._job or self._open(items)
+                self._pending[sequence] = future  # before the push: outcomes may overtake us
+                job.push(payload)
+                self._pushed += 1
+            except Exception as error:
+                self._pending.pop(sequence, None)
+                failure = error  # `error` is unbound after this block
+                future.set_failure(lambda: failure)
+                self._outcomes.put(future)
+        return future
+
+    def drop(self) -> None:
+        """Ends the call's tasks, those that run included. No callback comes any more."""
+        self._end(abandon=True)
+
+    def finish(self) -> None:
+        """After the last outcome: forgets the job. Drops it when outcomes are still missing."""
+        self._end(abandon=bool(self._pending))
+
+    def fail(self, failure: Callable[[], BaseException]) -> None:
+        """Ends every batch that is on its way with this exception."""
+        for sequence in list(self._pending):
+            future = self._pending.pop(sequence, None)
+            if future is not None:
+                future.set_failure(failure)
+                self._outcomes.put(future)
+
+    def _open(self, items: Sequence[Item]) -> _Job:
+        body = _tasks.make_body(
+            RunBatch(self._initializer), self._context, self._functions.take_body()
+        )
+        self._job = self._session.open_job(
+            body, label_of(items), self._on_outcome, **self._job_options
+        )
+        assert self._job is not None
+        return self._job
+
+    def _end(self, abandon: bool) -> None:
+        with self._lock:
+            if self._over:
+                return
+            self._over = True
+            job, self._job = self._job, None
+        self._outcomes.put(None)
+        if job is not None:
+            if abandon:
+                job.drop()
+            else:
+                job.close()
+        while self._pending:
+            _sequence, future = self._pending.popitem()
+            future.set_failure(lambda: TaskCancelled("the Parallel call was aborted"))
+
+    def _on_outcome(self, sequence: int, result: Any, failure: Any) -> None:
+        """On the session's dispatcher thread."""
+        future = self._pending.pop(sequence, None)
+        if future is None:
+            return
+        if failure is None:
+            future.set_result(result)
+        else:
+            future.set_failure(lambda: _failures.rebuild(failure))
+        self._outcomes.put(future)
+
+    # --- The call's own thread ---
+
+    def _deliver(self) -> None:
+        watched = time.monotonic()
+        while not self._over:
+            try:
+                future = self._outcomes.get(timeout=_WATCH_SECONDS)
+            except queue.Empty:
+                future = None
+            if future is not None and not self._over and future.callback is not None:
+                self.measured = future.seconds
+                try:
+                    future.callback(future)
+                except BaseException as error:
+                    _raise_in_caller(future.callback, error)
+                finally:
+                    self.measured = None
+            del future
+            if time.monotonic() - watched >= _WATCH_SECONDS and not self._over:
+                watched = time.monotonic()
+                self._look()
+
+    def _look(self) -> None:
+        """Fails the call when no slot is left, and lets the backend follow the pool's size."""
+        try:
+            if self._session.closed:
+                self.fail(lambda: PoolNotActive("the pool was shut down during the Parallel call"))
+            elif self._session.total_slots() > 0:
+                self._slots_seen = time.monotonic()
+                if self._watch is not None:
+                    self._watch()
+            elif time.monotonic() - self._slots_seen > NO_WORKER_SECONDS:
+                self.fail(
+                    lambda: NoWorker(
+                        f"the pool has had no worker for {NO_WORKER_SECONDS:.0f} s; start a worker",
+                        "no_worker",
+                    )
+                )
+        except Exception:
+            _logger.debug("the pool's size is not known", exc_info=True)
+
+
+def label_of(items: Sequence[Item]) -> str:
+    """What `muster status` shows for the call: the name of its first function."""
+    function = items[0][0] if items else None
+    inner = getattr(function, "function", function)  # scikit-learn wraps
+    inner = getattr(inner, "func", inner)  # functools.partial
+    return str(getattr(inner, "__qualname__", type(inner).__qualname__))
+
+
+def _raise_in_caller(callback: Any, error: BaseException) -> None:
+    """Makes what joblib's callback raised (on 1.2 the user's generator did) the call's error.
+
+    The main thread waits for the jobs that joblib registered; one that fails ends the call.
+    """
+    parallel = getattr(callback, "parallel", None)
+    if parallel is None:
+        _logger.error("a callback failed", exc_info=error)
+        return
+    failed = BatchFuture(None)
+    failed.set_failure(lambda: error)
+    with parallel._lock:
+        parallel._original_iterator = None
+        if hasattr(parallel, "_register_new_job") or hasattr(parallel, "_call_id"):
+            tracker = type(callback)(0, 1, parallel)
+            if hasattr(parallel, "_register_new_job"):
+                parallel._register_new_job(tracker)
+            else:
+                parallel._jobs.append(tracker)
+            tracker._register_outcome({"result": error, "status": "Error"})
+        else:
+            parallel._jobs.append(failed)
+        parallel._iterating = False

@@ -1,0 +1,279 @@
+"""The process that runs Python tasks: `python -m muster.runner`, a child of muster-worker.
+
+One task runs at a time, on the main thread; with --threads N beyond 1, N daemon threads run tasks
+and the main thread waits. Descriptor 3 is the link to the worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from muster._capture import Capture
+    from muster._native import RunnerLink, RunnerTask
+    from muster._tasks import JobContext, LoadedJob
+
+_LINK_DESCRIPTOR = 3
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+class _ThreadLimit:
+    """How many threads BLAS and OpenMP may use in this process: of the task that began last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._limit: int | None = None
+        self._modules = 0
+        share = os.environ.get("OMP_NUM_THREADS", "")  # the worker's idea of a slot's share
+        self._usual = int(share) if share.isdecimal() else len(os.sched_getaffinity(0))
+        self._environment = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+
+    def apply(self, limit: int | None) -> None:
+        """Cheap while neither the limit nor the set of loaded modules changes."""
+        modules = 0 if limit is None else len(sys.modules)
+        if limit == self._limit and modules == self._modules:
+            return
+        with self._lock:
+            if limit != self._limit:
+                self._set_environment(limit)  # for the libraries that are loaded from now on
+            try:
+                import threadpoolctl
+
+                threadpoolctl.threadpool_limits(limit or self._usual)
+            except Exception:
+                pass  # not installed, or at odds with a library: the environment has to do
+            self._limit = limit
+            self._modules = 0 if limit is None else len(sys.modules)
+
+    def _set_environment(self, limit: int | None) -> None:
+        for name, before in self._environment.items():
+            value = before if limit is None else str(limit)
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+class _Jobs:
+    """The jobs whose bodies this process has loaded."""
+
+    def __init__(self, link: RunnerLink) -> None:
+        self._link = link
+        self._lock = threading.Lock()
+        self._jobs: dict[int, _Slot] = {}
+
+    def load(self, task: RunnerTask) -> LoadedJob:
+        """Raises SerializationError, for every task of a job that cannot be loaded."""
+        for key in self._link.forgotten():
+            with self._lock:
+                gone = self._jobs.pop(key, None)
+            if gone and gone.job:
+                gone.job.forget()
+        key = task.job_key
+        slot = self._jobs.get(key)
+        if slot is None:
+            with self._lock:
+                slot = self._jobs.setdefault(key, _Slot())
+        return slot.job or slot.load(task)
+
+
+class _Slot:
+    def __init__(self) -> None:
+        self.job: LoadedJob | None = None
+        self._failure: Exception | None = None
+        self._lock = threading.Lock()
+
+    def load(self, task: RunnerTask) -> LoadedJob:
+        from muster._tasks import LoadedJob
+        from muster.errors import SerializationError
+
+        with self._lock:
+            if self._failure:
+                raise self._failure.with_traceback(None)
+            if self.job is None:
+                try:
+                    self.job = LoadedJob(task.body)
+                except SerializationError as exc:
+                    self._failure = exc
+                    raise
+            return self.job
+
+
+class Runner:
+    """Takes tasks from the link and runs them, in one thread or many."""
+
+    def __init__(self, link: RunnerLink, capture: Capture, *, threads: int) -> None:
+        self._link = link
+        self._capture = capture
+        self._threads = threads
+        self._jobs = _Jobs(link)
+        self._thread_limit = _ThreadLimit()
+        self._forked = False
+        self._folder = _current_folder()
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def serve(self) -> NoReturn:
+        """Runs tasks until the worker is gone, which ends the process."""
+        self._link.ready()
+        if self._threads <= 1:
+            self._loop()
+        for number in range(self._threads):
+            name = f"muster-slot-{number}"
+            threading.Thread(target=self._loop, name=name, daemon=True).start()
+        while True:
+            signal.pause()
+
+    def _loop(self) -> NoReturn:
+        from muster.errors import TaskStopped
+
+        while True:
+            try:
+                self._run(self._link.next())
+            except TaskStopped:
+                # Wherever it came down: the task has ended, its slot is to be freed.
+                task_id = self._link.current()
+                if task_id is not None:
+                    self._link.finish(task_id, b"")
+
+    def _run(self, task: RunnerTask) -> None:
+        from muster import _failures
+        from muster.errors import TaskStopped
+
+        context: JobContext | None = None
+        result = b""
+        failure: _failures.Described | None = None
+        try:
+            job = self._jobs.load(task)
+            context = job.context
+            self._capture.begin(task.id, context)
+            self._thread_limit.apply(context.thread_limit)
+            result = job.function(task.payload)
+        except TaskStopped:
+            raise
+        except BaseException as exc:
+            if self._forked:
+                _leave(exc)
+            failure = _failures.describe(exc)
+            del exc
+        finally:
+            if self._forked:
+                _leave(None)
+            if context is not None:
+                self._capture.end(context)
+        if self._threads <= 1:
+            self._tidy()
+        if failure is None:
+            self._link.finish(task.id, result)
+        else:
+            self._link.fail(task.id, *failure)
+
+    def _tidy(self) -> None:
+        """Takes back what a task changed of its process."""
+        if _current_folder() != self._folder and self._folder:
+            os.chdir(self._folder)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _after_fork(self) -> None:
+        self._forked = True
+        self._capture.silence()
+        self._link.abandon()
+
+
+def _leave(exc: BaseException | None) -> NoReturn:
+    """A child that a task forked came back into the runner: only its parent goes on from here."""
+    code = 0
+    if isinstance(exc, SystemExit) and exc.code is not None:
+        code = exc.code if isinstance(exc.code, int) else 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # closed or broken by the task: nothing to save
+            stream.flush()
+    os._exit(code & 0xFF)
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""  # removed
+
+
+def _version() -> str:
+    from muster._native import VERSION
+
+    return f"{sys.version_info.major}.{sys.version_info.minor} {VERSION}"
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="muster.runner", description="Started by muster-worker.")
+    parser.add_argument("--threads", type=int, default=1, help="run tasks in so many threads")
+    parser.add_argument("--max-result", type=int, default=1 << 30, help="in bytes")
+    parser.add_argument("--version", action="store_true", help="of Python and of Muster")
+    return parser.parse_args(arguments)
+
+
+def _connect(max_result_bytes: int) -> RunnerLink:
+    from muster._native import RunnerLink
+    from muster.errors import TaskStopped
+
+    try:
+        link = RunnerLink(
+            _LINK_DESCRIPTOR, stop_exception=TaskStopped, max_result_bytes=max_result_bytes
+        )
+        os.set_inheritable(_LINK_DESCRIPTOR, False)
+        return link
+    except (RuntimeError, OSError) as exc:
+        print(
+            f"muster.runner: not started by muster-worker; start muster-worker instead ({exc})",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def _prepare_process() -> None:
+    import faulthandler
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the client's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    faulthandler.enable(file=2)  # the worker shows the end of it when the process crashes
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """What `python -m muster.runner` does; returns only for --version."""
+    options = _parse(arguments)
+    if options.version:
+        print(_version())
+        return
+    link = _connect(options.max_result)
+    _prepare_process()
+    from muster._capture import Capture  # with it cloudpickle: warm before the first task
+
+    capture = Capture(link)
+    capture.install()
+    Runner(link, capture, threads=options.threads).serve()
+
+
+if __name__ == "__main__":
+    # Under its own name: a task that looks at __main__ should find nothing of the runner's.
+    from muster.runner import main as run
+
+    run()

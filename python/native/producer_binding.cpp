@@ -1,0 +1,276 @@
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <future>
+#include <memory>
+#include <muster/producer.hpp>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "python/native/convert.hpp"
+#include "python/native/session.hpp"
+
+namespace muster::python {
+
+namespace py = pybind11;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Signal handlers and close() wait at most this long for a thread that waits.
+constexpr std::chrono::milliseconds kSlice{100};
+// Each slice asks the broker anew, so it must leave a busy one time to answer.
+constexpr std::chrono::milliseconds kStatusSlice{500};
+
+// Deleting a producer joins its threads: without the GIL, for whoever needs it meanwhile.
+struct Unlocked {
+  void operator()(Session* session) const {
+    const py::gil_scoped_release unlocked;
+    delete session;
+  }
+};
+using Owned = std::unique_ptr<Session, Unlocked>;
+
+std::chrono::milliseconds milliseconds(double seconds) {
+  return std::chrono::ceil<std::chrono::milliseconds>(to_duration(seconds));
+}
+
+// Python's signal handlers run here: Ctrl-C ends a wait with KeyboardInterrupt.
+void check_signals() {
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+// One wait in slices. `attempt(native, slice)` runs without the GIL and returns an optional: empty
+// when the slice passed in vain. So does `wait` after `timeout`.
+template <typename Attempt>
+auto wait(Session& session, std::optional<double> timeout, std::chrono::nanoseconds slice,
+          const Attempt& attempt) {
+  std::optional<Clock::time_point> deadline;
+  if (timeout) deadline = Clock::now() + to_duration(*timeout);
+  while (true) {
+    if (deadline) {
+      slice = std::clamp<std::chrono::nanoseconds>(*deadline - Clock::now(), {}, slice);
+    }
+    auto found = session.use([&](Native& native) {
+      const py::gil_scoped_release unlocked;
+      return attempt(native, slice);
+    });
+    if (found) return found;  // what was taken must not be lost to an interrupt
+    check_signals();
+    if (deadline && Clock::now() >= *deadline) return found;
+  }
+}
+
+// Connecting cannot be interrupted: it goes on in a thread of its own when Ctrl-C ends the wait.
+std::unique_ptr<Native> connect(Options options) {
+  std::packaged_task<std::unique_ptr<Native>()> task(
+      [options = std::move(options)] { return std::make_unique<Native>(options); });
+  std::future<std::unique_ptr<Native>> connected = task.get_future();
+  std::thread(std::move(task)).detach();
+  while (true) {
+    std::future_status state;
+    {
+      const py::gil_scoped_release unlocked;
+      state = connected.wait_for(kSlice);
+    }
+    if (state == std::future_status::ready) return connected.get();
+    check_signals();
+  }
+}
+
+Owned make(const py::str& endpoint, const py::str& label, unsigned workers, unsigned slots,
+           const std::string& executor, const py::str& python, const py::str& python_version,
+           const py::dict& environment, const py::str& programs, double connect_timeout,
+           double broker_timeout) {
+  Options options;
+  options.endpoint = to_text(endpoint);
+  options.label = to_text(label);
+  options.workers = workers;
+  options.slots = slots;
+  if (executor != "process" && executor != "thread") {
+    throw Error(ErrorCode::invalid, "invalid",
+                "the executor is \"process\" or \"thread\", not \"" + executor + '"');
+  }
+  options.executor = executor == "process" ? Executor::process : Executor::thread;
+  options.python = to_text(python);
+  options.python_version = to_text(python_version);
+  for (const auto& [name, value] : environment) {
+    options.environment.emplace_back(to_text(py::str(name)), to_text(py::str(value)));
+  }
+  options.programs = to_text(programs);
+  options.connect_timeout = milliseconds(connect_timeout);
+  options.broker_timeout = milliseconds(broker_timeout);
+  return Owned(new Session(connect(std::move(options))));
+}
+
+py::tuple to_tuple(const ChannelItem& item) {
+  if (item.error) {
+    return py::make_tuple(item.job, item.sequence, py::none(), failure(*item.error));
+  }
+  return py::make_tuple(item.job, item.sequence, to_python(item.result), py::none());
+}
+
+py::tuple to_tuple(const OutputLine& line) {
+  return py::make_tuple(line.job, line.sequence, to_python(line.node), static_cast<int>(line.kind),
+                        line.level, to_python(line.name), to_python(line.text), line.dropped);
+}
+
+template <typename Values>
+py::list to_list(const std::optional<Values>& values) {
+  py::list result;
+  if (!values) return result;
+  for (const auto& value : *values) result.append(to_tuple(value));
+  return result;
+}
+
+py::list next_items(Session& session, std::optional<double> timeout, std::size_t most) {
+  return to_list(
+      wait(session, timeout, kSlice, [&](Native& native, std::chrono::nanoseconds slice) {
+        std::optional<std::vector<ChannelItem>> items = native.channel.next(slice, most);
+        // A wake that came while nobody waited ends the next wait.
+        if (items->empty() && !session.take_wake()) items.reset();
+        return items;
+      }));
+}
+
+py::list next_output(Session& session, double timeout) {
+  if (session.closed()) return py::list();
+  return to_list(
+      wait(session, timeout, kSlice, [&](Native& native, std::chrono::nanoseconds slice) {
+        std::optional<std::vector<OutputLine>> lines = native.producer.next_output(slice);
+        if (lines->empty() && !session.closed()) lines.reset();
+        return lines;
+      }));
+}
+
+py::str status(Session& session, double timeout) {
+  const auto found =
+      wait(session, timeout, kStatusSlice, [](Native& native, std::chrono::nanoseconds slice) {
+        try {
+          return std::optional(
+              native.producer.status(std::chrono::ceil<std::chrono::milliseconds>(slice)).json);
+        } catch (const Error& error) {
+          if (error.code() != ErrorCode::wait_timed_out) throw;
+          return std::optional<std::string>();
+        }
+      });
+  if (!found) {
+    throw Error(ErrorCode::wait_timed_out, "wait_timed_out", "the broker did not answer in time");
+  }
+  return to_python(*found);
+}
+
+bool wait_for_slots(Session& session, std::uint32_t slots, double timeout) {
+  return wait(session, timeout, kSlice,
+              [slots](Native& native, std::chrono::nanoseconds slice) -> std::optional<bool> {
+                const auto rounded = std::chrono::ceil<std::chrono::milliseconds>(slice);
+                if (native.producer.wait_for_slots(slots, rounded)) return true;
+                return std::nullopt;
+              })
+      .has_value();
+}
+
+std::uint32_t open_job(Session& session, const py::str& label, const py::str& python,
+                       const py::object& body, double timeout, std::uint32_t retries,
+                       std::int32_t priority, std::uint32_t crash_budget, std::uint32_t max_running,
+                       bool forward_output) {
+  FunctionName function{to_text(label), false, to_text(python), to_bytes(body)};
+  JobOptions options;
+  options.timeout = milliseconds(timeout);
+  options.retries = retries;
+  options.priority = priority;
+  options.crash_budget = crash_budget;
+  options.max_running = max_running;
+  options.forward_output = forward_output;
+  return session.use([&](Native& native) {
+    const py::gil_scoped_release unlocked;
+    return native.channel.open(std::move(function), options);
+  });
+}
+
+// Runs `function` on the channel without the GIL.
+template <typename Function>
+auto on_channel(Session& session, const Function& function) {
+  return session.use([&](Native& native) {
+    const py::gil_scoped_release unlocked;
+    return function(native.channel);
+  });
+}
+
+std::uint64_t push(Session& session, std::uint32_t job, const py::object& payload) {
+  Bytes bytes = to_bytes(payload);
+  return session.use([&](Native& native) { return native.channel.push(job, std::move(bytes)); });
+}
+
+void close(Session& session) {
+  const py::gil_scoped_release unlocked;
+  session.close();
+}
+
+void bind_channel(py::class_<Session, Owned>& producer) {
+  producer
+      .def("open_job", &open_job, py::kw_only(), py::arg("label"), py::arg("python"),
+           py::arg("body"), py::arg("timeout") = 0.0, py::arg("retries") = 0,
+           py::arg("priority") = 0, py::arg("crash_budget") = 3, py::arg("max_running") = 0,
+           py::arg("forward_output") = false)
+      .def("push", &push, py::arg("job"), py::arg("payload"))
+      .def(
+          "cancel",
+          [](Session& session, std::uint32_t job, std::optional<std::uint64_t> sequence) {
+            on_channel(session, [&](Channel& channel) { channel.cancel(job, sequence); });
+          },
+          py::arg("job"), py::arg("sequence") = py::none())
+      .def(
+          "close_job",
+          [](Session& session, std::uint32_t job) {
+            on_channel(session, [&](Channel& channel) { channel.close(job); });
+          },
+          py::arg("job"))
+      .def(
+          "drop_job",
+          [](Session& session, std::uint32_t job) {
+            on_channel(session, [&](Channel& channel) { channel.drop(job); });
+          },
+          py::arg("job"))
+      .def("next", &next_items, py::arg("timeout"), py::arg("most") = 1024)
+      .def("wake", &Session::wake)
+      .def(
+          "waiting_reason",
+          [](Session& session, std::uint32_t job) {
+            return to_python(
+                on_channel(session, [&](Channel& channel) { return channel.waiting_reason(job); }));
+          },
+          py::arg("job"));
+}
+
+}  // namespace
+
+void bind_producer(py::module_& module) {
+  py::class_<Session, Owned> producer(module, "Producer", py::is_final());
+  producer
+      .def(py::init(&make), py::kw_only(), py::arg("endpoint") = "", py::arg("label") = "",
+           py::arg("workers") = 1, py::arg("slots") = 0, py::arg("executor") = "process",
+           py::arg("python") = "", py::arg("python_version") = "",
+           py::arg("environment") = py::dict(), py::arg("programs") = "",
+           py::arg("connect_timeout") = 10.0, py::arg("broker_timeout") = 30.0)
+      .def_property_readonly("endpoint",
+                             [](const Session& session) { return to_python(session.endpoint()); })
+      .def("total_slots",
+           [](Session& session) {
+             return session.use([](Native& native) { return native.producer.total_slots(); });
+           })
+      .def("status", &status, py::arg("timeout") = 5.0)
+      .def("wait_for_slots", &wait_for_slots, py::arg("slots"), py::arg("timeout"))
+      .def("next_output", &next_output, py::arg("timeout"))
+      .def("close", &close);
+  bind_channel(producer);
+}
+
+}  // namespace muster::python

@@ -1,0 +1,149 @@
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <memory>
+#include <muster/runner.hpp>
+#include <unordered_map>
+
+#include "python/native/convert.hpp"
+
+namespace muster::python {
+
+namespace py = pybind11;
+
+namespace {
+
+// muster::RunnerLink, and which thread runs which task. The GIL guards both tables.
+class Link {
+ public:
+  Link(int descriptor, py::object stop_exception, std::uint64_t max_result_bytes)
+      : generation_(fork_generation()), stop_exception_(std::move(stop_exception)) {
+    RunnerLink::Options options;
+    options.on_stop = [this](std::uint64_t task_id) { stop(task_id); };
+    options.max_result_bytes = max_result_bytes;
+    link_ = std::make_unique<RunnerLink>(descriptor, std::move(options));
+  }
+  ~Link() {
+    if (generation_ != fork_generation()) {
+      static_cast<void>(link_.release());  // its thread is the parent's
+      return;
+    }
+    const py::gil_scoped_release unlocked;  // its thread may be waiting for the GIL in stop()
+    link_.reset();
+  }
+  Link(const Link&) = delete;
+  Link& operator=(const Link&) = delete;
+
+  void ready() {
+    const py::gil_scoped_release unlocked;
+    link_->ready();
+  }
+  RunnerTask next() {
+    RunnerTask task;
+    {
+      const py::gil_scoped_release unlocked;
+      task = link_->next();
+    }
+    const unsigned long thread = PyThread_get_thread_ident();
+    running_[task.id] = {thread, false};
+    current_[thread] = task.id;
+    return task;
+  }
+  py::object current() const {
+    const auto found = current_.find(PyThread_get_thread_ident());
+    if (found == current_.end()) return py::none();
+    return py::int_(found->second);
+  }
+  void finish(std::uint64_t task_id, const py::object& result) {
+    Bytes bytes = to_bytes(result);
+    ended(task_id);
+    const py::gil_scoped_release unlocked;
+    link_->finish(task_id, std::move(bytes));
+  }
+  void fail(std::uint64_t task_id, const py::str& kind, const py::str& message,
+            const py::str& traceback, const py::object& extra) {
+    const std::string kind_text = to_text(kind);
+    const std::string message_text = to_text(message);
+    const std::string traceback_text = to_text(traceback);
+    Bytes extra_bytes = to_bytes(extra);
+    ended(task_id);
+    const py::gil_scoped_release unlocked;
+    link_->fail(task_id, kind_text, message_text, traceback_text, std::move(extra_bytes));
+  }
+  void say(std::uint64_t task_id, int kind, std::uint32_t level, const py::str& name,
+           const py::str& text) {
+    std::string name_text = to_text(name);
+    std::string line = to_text(text);
+    const py::gil_scoped_release unlocked;
+    link_->say(task_id, kind, level, std::move(name_text), std::move(line));
+  }
+  std::vector<std::uint64_t> forgotten() { return link_->forgotten(); }
+  void abandon() { link_->abandon(); }
+
+ private:
+  struct Run {
+    unsigned long thread = 0;
+    bool stopped = false;  // the exception was raised: delivered or still pending
+  };
+
+  // On the link's own thread.
+  void stop(std::uint64_t task_id) {
+    const py::gil_scoped_acquire locked;
+    const auto run = running_.find(task_id);
+    if (run == running_.end() || run->second.stopped) return;
+    run->second.stopped = true;
+    PyThreadState_SetAsyncExc(run->second.thread, stop_exception_.ptr());
+  }
+  // No exception for this task can arrive from here on: one that is pending is taken back.
+  void ended(std::uint64_t task_id) {
+    const auto run = running_.find(task_id);
+    if (run == running_.end()) return;
+    if (run->second.stopped) PyThreadState_SetAsyncExc(run->second.thread, nullptr);
+    const auto current = current_.find(run->second.thread);
+    if (current != current_.end() && current->second == task_id) current_.erase(current);
+    running_.erase(run);
+  }
+
+  const unsigned generation_;
+  py::object stop_exception_;
+  std::unordered_map<std::uint64_t, Run> running_;
+  std::unordered_map<unsigned long, std::uint64_t> current_;
+  std::unique_ptr<RunnerLink> link_;
+};
+
+}  // namespace
+
+void bind_runner(py::module_& module) {
+  py::class_<RunnerTask>(module, "RunnerTask", py::is_final())
+      .def_readonly("id", &RunnerTask::id)
+      .def_property_readonly("job_key", [](const RunnerTask& task) { return task.job->key; })
+      .def_property_readonly("label",
+                             [](const RunnerTask& task) { return to_python(task.job->name); })
+      .def_property_readonly("body",
+                             [](const RunnerTask& task) { return to_python(task.job->body); })
+      .def_readonly("sequence", &RunnerTask::sequence)
+      .def_readonly("attempt", &RunnerTask::attempt)
+      .def_property_readonly("payload",
+                             [](const RunnerTask& task) { return to_python(task.payload); });
+
+  py::class_<Link>(module, "RunnerLink", py::is_final())
+      .def(py::init<int, py::object, std::uint64_t>(), py::arg("descriptor") = 3, py::kw_only(),
+           py::arg("stop_exception"), py::arg("max_result_bytes") = std::uint64_t{1} << 30)
+      .def("ready", &Link::ready)
+      .def("next", &Link::next)
+      .def("current", &Link::current)
+      .def("finish", &Link::finish, py::arg("task_id"), py::arg("result"))
+      .def("fail", &Link::fail, py::arg("task_id"), py::arg("kind"), py::arg("message"),
+           py::arg("traceback"), py::arg("extra"))
+      .def("say", &Link::say, py::arg("task_id"), py::arg("kind"), py::arg("level"),
+           py::arg("name"), py::arg("text"))
+      .def("forgotten",
+           [](Link& link) {
+             py::list keys;
+             for (const std::uint64_t key : link.forgotten()) keys.append(key);
+             return keys;
+           })
+      .def("abandon", &Link::abandon);
+}
+
+}  // namespace muster::python

@@ -1,0 +1,39 @@
+"""What the joblib tests share: pools that live as long as the run, because starting one costs more
+than most tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from muster import ComputePool, Worker
+from muster.joblib import sklearn_backend
+
+SLOTS = 3
+
+
+@pytest.fixture(scope="session")
+def process_pool() -> Iterator[ComputePool]:
+    with ComputePool(worker=Worker(concurrency=SLOTS)) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def thread_pool() -> Iterator[ComputePool]:
+    with ComputePool(worker=Worker(concurrency=120, executor="thread")) as pool:
+        yield pool
+
+
+@pytest.fixture
+def pool(process_pool: ComputePool) -> Iterator[ComputePool]:
+    """joblib runs on this pool of three process slots."""
+    with sklearn_backend(process_pool):
+        yield process_pool
+
+
+@pytest.fixture
+def threads(thread_pool: ComputePool) -> Iterator[ComputePool]:
+    """joblib runs on this pool of 120 thread slots."""
+    with sklearn_backend(thread_pool):
+        yield thread_pool

@@ -1,0 +1,20 @@
+"""Which of joblib's own tests are not for Muster, and why. docs/joblib.md has the same table."""
+
+from __future__ import annotations
+
+import re
+
+EXCLUSIONS: dict[str, str] = {
+    r"test_auto_memmap_on_arrays_from_generator": (
+        "wants arrays over `max_nbytes` as files in the client's `temp_folder`"
+    ),
+    r"test_memmapping_leaks": "looks into the client's `temp_folder`",
+}
+
+
+def exclusion(test: str) -> str | None:
+    """The reason why a test with this name is left out; None: it is not."""
+    for pattern, reason in EXCLUSIONS.items():
+        if re.match(pattern, test):
+            return reason
+    return None
