@@ -5,6 +5,7 @@
 // back (lost, returned, retried) are kept in an ordered set.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <optional>
@@ -76,8 +77,9 @@ struct JobRecord {
   bool runnable = false;      // is in the run queue, under the two values that follow
   std::int32_t run_priority = 0;
   double run_time = 0;
-  Time unplaced_since = kNever;  // since when nothing of it could be placed
-  std::string waiting;           // the last reason told to the producer
+  Time unplaced_since = kNever;      // since when nothing of it could be placed
+  std::string waiting;               // the last reason told to the producer
+  std::uint64_t output_dropped = 0;  // lines, not yet said to the producer
 
   // --- The window ---
   std::uint64_t base() const { return tasks_.base(); }
@@ -90,6 +92,13 @@ struct JobRecord {
   // Appends the task of sequence end(). The first task of an empty window may start anywhere.
   TaskRecord& append(std::uint64_t sequence, Payload&& payload);
   void drop_acknowledged();  // from the front
+  // It has as many leases out as it may.
+  bool at_cap() const { return spec.max_running != 0 && leased >= spec.max_running; }
+  // Leases that it may have in addition; no cap: as many as are queued.
+  std::uint64_t leasable() const {
+    if (spec.max_running == 0) return queued;
+    return at_cap() ? 0 : std::min<std::uint64_t>(queued, spec.max_running - leased);
+  }
   bool drained() const { return closed && tasks_.empty() && adopted.empty(); }
 
   // --- The queue: tasks that came back first, then in submission order ---
@@ -127,6 +136,9 @@ struct SessionRecord {
   std::uint64_t outcomes_held = 0;  // not acknowledged
   std::uint64_t payload_bytes = 0;  // of tasks without outcome
   std::uint64_t outcome_bytes = 0;  // of outcomes that it has not acknowledged
+  // OUTPUT since it was last heard: what it may not have read yet.
+  std::uint64_t output_messages = 0;
+  std::uint64_t output_bytes = 0;
 };
 
 }  // namespace muster

@@ -52,6 +52,9 @@ void send_output(Router& router, Scheduler& scheduler, Packing packing) {
   for (Outgoing& outgoing : scheduler.take_outgoing(now())) {
     const SendResult result = router.send(outgoing.peer, encode(outgoing.message, packing));
     if (result == SendResult::sent) continue;
+    // What tasks said may be left out: the next other message tells whether the peer reads.
+    const bool may_be_lost = std::holds_alternative<message::Output>(outgoing.message);
+    if (result == SendResult::full && may_be_lost) continue;
     spdlog::info("peer {:x} is {}", static_cast<std::uint64_t>(outgoing.peer),
                  result == SendResult::gone ? "gone" : "not reading and given up");
     scheduler.disconnected(outgoing.peer, now());

@@ -49,6 +49,7 @@ void Scheduler::dispatch_message(Peer& peer, PeerId id, Message&& message, Time 
   Time& last_heard =
       peer.session != nullptr ? peer.session->last_heard : workers_.at(peer.worker).last_heard;
   last_heard = now;
+  if (peer.session != nullptr) peer.session->output_messages = peer.session->output_bytes = 0;
   if (const auto* beat = std::get_if<message::Heartbeat>(&message)) {
     if (beat->reply_wanted) {
       send(id, message::Heartbeat{beat->token, false});

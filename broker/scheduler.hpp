@@ -35,8 +35,9 @@ struct SchedulerOptions {
   Duration session_grace = std::chrono::seconds(60);
   // Tasks fail with kind "no_worker" when for so long no connected worker could run them …
   Duration no_worker_timeout = std::chrono::seconds(60);
-  // … and with "unknown_function" when workers are connected but none offers the function: long
-  // enough for the other workers of a pool that is just starting.
+  // … and with "unknown_function" or "wrong_interpreter" when workers are connected but none offers
+  // the function or has its Python: long enough for the other workers of a pool that is just
+  // starting.
   Duration unknown_function_timeout = std::chrono::seconds(2);
   // After a broker's start, sessions of an earlier incarnation lease nothing for so long, so that
   // workers can report what they already run: a little more than the longest reconnect interval.
@@ -120,6 +121,7 @@ class Scheduler {
   void conclude(JobRecord& job, std::uint64_t sequence, TaskRecord& task, Outcome&& outcome);
   void requeue(JobRecord& job, std::uint64_t sequence, TaskRecord& task);
   void returned(WorkerIndex index, const message::Returned& message);
+  void output(WorkerIndex index, message::WorkerOutput&& message);
   void lose_worker(WorkerIndex index, bool told_to_stop);
   void lose_lease(JobRecord& job, std::uint64_t sequence, TaskRecord& task, bool was_running);
   JobRecord* find_job(const SessionId& session, JobId id);
@@ -139,6 +141,8 @@ class Scheduler {
   void send_tasks(JobRecord& job, WorkerIndex index, message::Tasks&& tasks);
   const std::vector<std::uint32_t>& eligible_classes(JobRecord& job);
   WorkerIndex best_worker(JobRecord& job);
+  bool wants_leases(const JobRecord& job) const;
+  bool takes_outcomes(const SessionRecord& session) const;
   void set_runnable(JobRecord& job);
   void recall_unstarted(Time now);
   void recall_from(WorkerIndex index, std::uint32_t count, Time now);
@@ -156,6 +160,8 @@ class Scheduler {
   void explain_waiting(Time now);
   void explain_waiting(JobRecord& job, Time now);
   std::string waiting_reason(JobRecord& job, Duration& patience, const char*& kind);
+  std::string nobody_offers(const Function& function, const char*& kind);
+  std::string nobody_interprets(const Function& function);
   void notice(JobRecord& job, std::string text);
 
   SchedulerOptions options_;
@@ -178,6 +184,7 @@ class Scheduler {
     std::uint64_t generation = 0;
     std::vector<std::uint32_t> classes;
   };
+  // By what decides: a native function's name, a python function's interpreter.
   std::map<std::pair<FunctionKind, std::string>, ClassCache> class_cache_;
   std::map<std::string, std::uint64_t> counters_;
 };

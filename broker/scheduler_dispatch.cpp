@@ -24,10 +24,20 @@ constexpr Duration kRecallGain = std::chrono::milliseconds(2);
 
 }  // namespace
 
+// A producer that does not acknowledge its outcomes gets no more of them.
+bool Scheduler::takes_outcomes(const SessionRecord& session) const {
+  return session.outcome_bytes <= options_.credit_bytes &&
+         session.outcomes_held <= options_.credit_tasks;
+}
+
+bool Scheduler::wants_leases(const JobRecord& job) const {
+  return job.queued > 0 && !job.at_cap() && takes_outcomes(*job.session);
+}
+
+// Call after any change of what wants_leases() looks at. A job at its cap so steps out of the queue
+// until one of its leases ends.
 void Scheduler::set_runnable(JobRecord& job) {
-  // A producer that does not acknowledge its outcomes gets no more of them.
-  const bool wanted = job.queued > 0 && job.session->outcome_bytes <= options_.credit_bytes &&
-                      job.session->outcomes_held <= options_.credit_tasks;
+  const bool wanted = wants_leases(job);
   if (wanted == job.runnable) return;
   if (!wanted) {
     run_queue_.erase(run_key(job));
@@ -49,9 +59,11 @@ void Scheduler::dispatch(Time now) {
       while (found->second->has_last_chance() && place_last_chance(*found->second)) {
       }
     }
-    const bool done = found == jobs_.end() || !found->second->has_last_chance();
+    const bool done = found == jobs_.end() || !found->second->has_last_chance() ||
+                      found->second->at_cap();  // it comes back when a lease ends
     key = done ? last_chance_jobs_.erase(key) : std::next(key);
   }
+  release_reservation();
   std::vector<RunKey> blocked;
   while (!run_queue_.empty()) {
     const RunKey key = *run_queue_.begin();
@@ -72,13 +84,18 @@ void Scheduler::dispatch(Time now) {
 }
 
 const std::vector<std::uint32_t>& Scheduler::eligible_classes(JobRecord& job) {
-  ClassCache& cache = class_cache_[{job.spec.function.kind, job.spec.function.name}];
+  const Function& function = job.spec.function;
+  static const std::string kNothing;
+  const std::string& decides = function.kind == FunctionKind::native   ? function.name
+                               : function.kind == FunctionKind::python ? function.python
+                                                                       : kNothing;
+  ClassCache& cache = class_cache_[{function.kind, decides}];
   if (cache.generation != workers_.generation()) {
     cache.generation = workers_.generation();
     cache.classes.clear();
     const auto& classes = workers_.classes();
     for (std::uint32_t i = 0; i < classes.size(); ++i) {
-      if (classes[i].offers(job.spec.function)) cache.classes.push_back(i);
+      if (classes[i].offers(function)) cache.classes.push_back(i);
     }
   }
   return cache.classes;
@@ -124,11 +141,12 @@ bool Scheduler::place(JobRecord& job, Time now) {
   if (index == kNoWorker) return false;
   WorkerRecord& worker = workers_.at(index);
   std::uint64_t count = room(job, worker);
-  if (count == 0) return false;
-  // An even share of what is queued, so that no worker takes the tail of a job alone.
+  const std::uint64_t leasable = job.leasable();
+  if (count == 0 || leasable == 0) return false;
+  // An even share of what may be leased, so that no worker takes the tail of a job alone.
   const WorkerClass& group = workers_.classes()[worker.class_index];
   const std::uint64_t share =
-      job.queued * worker.hello.slots / std::max<std::uint64_t>(group.slots, 1);
+      leasable * worker.hello.slots / std::max<std::uint64_t>(group.slots, 1);
   count = std::min({count, std::max<std::uint64_t>(share, 1), std::uint64_t{limits::kBatchTasks}});
   message::Tasks tasks{job.session->id, job.id, {}};
   std::size_t bytes = 0;
@@ -195,6 +213,9 @@ void Scheduler::close_lease(JobRecord& job, TaskRecord& task) {
   worker.short_leases -= std::exchange(task.is_short, false) ? 1 : 0;
   worker.lease_bytes -= task.data.bytes.size();
   task.worker = kNoWorker;
+  if (job.spec.max_running == 0) return;
+  set_runnable(job);
+  if (job.has_last_chance()) last_chance_jobs_.insert(job.key);
 }
 
 JobRecord* Scheduler::find_job(JobKey key) {
@@ -229,6 +250,7 @@ void Scheduler::settle(WorkerIndex index) {
 // A task that killed its workers before runs with a worker to itself, so that it takes nobody
 // along.
 bool Scheduler::place_last_chance(JobRecord& job) {
+  if (job.at_cap()) return false;
   if (reserved_worker_ == kNoWorker) {
     const WorkerIndex index = best_worker(job);
     if (index == kNoWorker) return false;

@@ -97,30 +97,56 @@ void Scheduler::explain_waiting(Time now) {
   }
 }
 
+// Why no connected worker can run the function at all.
+std::string Scheduler::nobody_offers(const Function& function, const char*& kind) {
+  if (function.kind == FunctionKind::python) {
+    kind = "wrong_interpreter";
+    return nobody_interprets(function);
+  }
+  kind = "unknown_function";
+  if (function.kind == FunctionKind::command) return "no connected worker runs commands";
+  std::vector<std::string> offered;
+  for (const WorkerClass& group : workers_.classes()) {
+    if (group.workers > 0) {
+      offered.insert(offered.end(), group.functions.begin(), group.functions.end());
+    }
+  }
+  std::sort(offered.begin(), offered.end());
+  offered.erase(std::unique(offered.begin(), offered.end()), offered.end());
+  return "no connected worker offers the function '" + function.name +
+         "' (offered: " + (offered.empty() ? "none" : list_some(offered)) +
+         "); start a worker with --plugin and the library that registers it";
+}
+
+std::string Scheduler::nobody_interprets(const Function& function) {
+  std::set<std::string> versions;
+  std::vector<std::string> offered;  // "3.11 on node7"
+  std::string some_node;
+  workers_.each([&](WorkerIndex, const WorkerRecord& worker) {
+    if (some_node.empty()) some_node = worker.hello.node;
+    if (worker.hello.python.empty() || offered.size() > kNamesInText) return;
+    std::string offer = worker.hello.python + " on " + worker.hello.node;
+    if (std::find(offered.begin(), offered.end(), offer) != offered.end()) return;
+    offered.push_back(std::move(offer));
+    versions.insert(worker.hello.python);
+  });
+  std::string text = "the function needs Python " + function.python + ", which no worker offers (" +
+                     (offered.empty() ? "none has Python" : "offered: " + list_some(offered)) +
+                     "); ";
+  if (!versions.empty()) text += "start the client with Python " + *versions.rbegin() + ", or ";
+  return text + "install Python " + function.python + " and muster on node " + some_node +
+         " and restart its worker with --python";
+}
+
 std::string Scheduler::waiting_reason(JobRecord& job, Duration& patience, const char*& kind) {
-  const std::string& name = job.spec.function.name;
   kind = "no_worker";
   patience = options_.no_worker_timeout;
   if (workers_.size() == 0) {
     return "no worker is connected; start one with: " + options_.worker_hint;
   }
   if (eligible_classes(job).empty()) {
-    kind = "unknown_function";
     patience = options_.unknown_function_timeout;
-    if (job.spec.function.kind == FunctionKind::command) {
-      return "no connected worker runs commands";
-    }
-    std::vector<std::string> offered;
-    for (const WorkerClass& group : workers_.classes()) {
-      if (group.workers > 0) {
-        offered.insert(offered.end(), group.functions.begin(), group.functions.end());
-      }
-    }
-    std::sort(offered.begin(), offered.end());
-    offered.erase(std::unique(offered.begin(), offered.end()), offered.end());
-    return "no connected worker offers the function '" + name +
-           "' (offered: " + (offered.empty() ? "none" : list_some(offered)) +
-           "); start a worker with --plugin and the library that registers it";
+    return nobody_offers(job.spec.function, kind);
   }
   patience = Duration::max();
   std::uint64_t stuck = 0;

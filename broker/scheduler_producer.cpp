@@ -90,6 +90,15 @@ JobRecord& Scheduler::make_job(SessionRecord& session, JobId id) {
 }
 
 void Scheduler::declare(SessionRecord& session, message::Job&& message) {
+  const Function& function = message.spec.function;
+  const bool is_python = function.kind == FunctionKind::python;
+  if (function.python.empty() == is_python || (!is_python && !function.body.bytes.empty())) {
+    refuse(session.peer, RefuseCode::malformed,
+           "job " + std::to_string(value(message.job)) +
+               (is_python ? " is a python job without the interpreter that it needs"
+                          : " has an interpreter or a body but is no python job"));
+    return;
+  }
   JobRecord* job = find_job(session, message.job);
   if (job == nullptr) {
     if (session.jobs.size() >= limits::kMaxJobs) {
@@ -238,6 +247,7 @@ void Scheduler::cancel(SessionRecord& session, const message::Cancel& message) {
 void Scheduler::acknowledge(SessionRecord& session, const message::AcknowledgeOutcomes& message) {
   JobRecord* job = find_job(session, message.job);
   if (job == nullptr) return;
+  const bool was_full = !takes_outcomes(session);
   for (const SequenceRange& range : message.ranges) {
     const std::uint64_t first = std::max(value(range.first), job->base());
     const std::uint64_t last = std::min(value(range.first) + range.count, job->end());
@@ -252,6 +262,9 @@ void Scheduler::acknowledge(SessionRecord& session, const message::AcknowledgeOu
   }
   job->drop_acknowledged();
   set_runnable(*job);
+  if (was_full && takes_outcomes(session)) {
+    for (auto& [id, other] : session.jobs) set_runnable(*other);
+  }
   if (job->drained()) forget_job(*job);
 }
 

@@ -90,7 +90,10 @@ void Scheduler::check_invariants() const {
     CHECK(leased == job->leased);
     CHECK(job->end() == job->base() || job->find(job->base())->state != TaskState::acknowledged);
     CHECK(!job->runnable || run_queue_.count(run_key(*job)) == 1);
-    CHECK(!job->has_last_chance() || last_chance_jobs_.count(key) == 1);
+    CHECK(!wants_leases(*job) || job->runnable);
+    CHECK(job->spec.max_running == 0 || job->leased <= job->spec.max_running ||
+          counter("leases_adopted") > 0);
+    CHECK(!job->has_last_chance() || job->at_cap() || last_chance_jobs_.count(key) == 1);
     for (const auto& [sequence, adopted] : job->adopted) {
       CHECK(sequence >= job->end());
       if (!adopted.outcome) ++leases[adopted.worker];

@@ -14,6 +14,11 @@ namespace {
 
 // Longer tasks change no decision, and sums of what a hostile worker claims must not overflow.
 constexpr Duration kLongestSample = std::chrono::hours(24);
+// OUTPUT that a session may not have read yet: a quarter of the messages that its pipe takes, so
+// that what people want to read never costs the connection. A session that reads is heard at every
+// heartbeat interval at least.
+constexpr std::uint64_t kMaxOutputMessages = 5'000;
+constexpr std::uint64_t kMaxOutputBytes = std::uint64_t{16} << 20;
 
 }  // namespace
 
@@ -50,6 +55,8 @@ void Scheduler::on_worker(WorkerIndex index, Message&& message, Time now) {
   WorkerRecord& worker = workers_.at(index);
   if (auto* finished = std::get_if<message::WorkerOutcomes>(&message)) {
     outcomes(index, std::move(*finished), now);
+  } else if (auto* said = std::get_if<message::WorkerOutput>(&message)) {
+    output(index, std::move(*said));
   } else if (const auto* back = std::get_if<message::Returned>(&message)) {
     returned(index, *back);
   } else if (const auto* state = std::get_if<message::WorkerState>(&message)) {
@@ -95,6 +102,7 @@ void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeas
     }
     if (job == nullptr) job = &make_job(*session, entry.job);
     reconcile_job(index, *job, entry.leases);
+    set_runnable(*job);
   }
   std::set<std::tuple<JobKey, std::uint64_t>> kept;
   for (const LeaseRun& run : worker.order) {
@@ -263,6 +271,27 @@ void Scheduler::returned(WorkerIndex index, const message::Returned& message) {
     entry = back ? job->adopted.erase(entry) : std::next(entry);
   }
   settle(index);
+}
+
+void Scheduler::output(WorkerIndex index, message::WorkerOutput&& message) {
+  JobRecord* job = find_job(message.session, message.job);
+  if (job == nullptr || !job->spec.forward_output || !job->session->present) return;
+  SessionRecord& session = *job->session;
+  std::uint64_t bytes = 0;
+  for (const message::OutputLine& line : message.lines) bytes += line.text.size();
+  const bool is_full = session.output_messages >= kMaxOutputMessages ||
+                       session.output_bytes + bytes > kMaxOutputBytes;
+  job->output_dropped += message.dropped;
+  if (is_full) {
+    job->output_dropped += message.lines.size();
+    counters_["output_lines_dropped"] += message.lines.size();
+    return;
+  }
+  ++session.output_messages;
+  session.output_bytes += bytes;
+  send(session.peer,
+       message::Output{job->id, workers_.at(index).hello.node, std::move(message.lines),
+                       std::exchange(job->output_dropped, 0)});
 }
 
 void Scheduler::requeue(JobRecord& job, std::uint64_t sequence, TaskRecord& task) {

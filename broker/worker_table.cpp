@@ -21,8 +21,15 @@ std::int32_t level_of(const WorkerRecord& worker) {
 
 bool WorkerClass::offers(const Function& function) const {
   if (workers == 0) return false;
-  if (function.kind == FunctionKind::command) return runs_commands;
-  return std::binary_search(functions.begin(), functions.end(), function.name);
+  switch (function.kind) {
+    case FunctionKind::native:
+      return std::binary_search(functions.begin(), functions.end(), function.name);
+    case FunctionKind::command:
+      return runs_commands;
+    case FunctionKind::python:
+      return python == function.python;
+  }
+  return false;
 }
 
 WorkerIndex WorkerTable::add(message::HelloWorker hello) {
@@ -68,7 +75,7 @@ WorkerIndex WorkerTable::find(const WorkerId& id) const {
 
 std::uint32_t WorkerTable::class_of(const message::HelloWorker& hello) {
   for (std::uint32_t i = 0; i < classes_.size(); ++i) {
-    if (classes_[i].runs_commands == hello.runs_commands &&
+    if (classes_[i].runs_commands == hello.runs_commands && classes_[i].python == hello.python &&
         classes_[i].functions == hello.functions) {
       return i;
     }
@@ -77,6 +84,7 @@ std::uint32_t WorkerTable::class_of(const message::HelloWorker& hello) {
                            [](const WorkerClass& group) { return group.workers == 0; });
   if (free == classes_.end()) free = classes_.emplace(classes_.end());
   free->runs_commands = hello.runs_commands;
+  free->python = hello.python;
   free->functions = hello.functions;
   return static_cast<std::uint32_t>(free - classes_.begin());
 }

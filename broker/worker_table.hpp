@@ -1,8 +1,9 @@
 // What the broker knows of workers, and how it finds the least loaded one. Part of the scheduler,
 // pure.
 //
-// Workers that offer the same functions form a *class*; a class keeps its workers in levels of
-// relative load, so that finding, raising or lowering one is O(1) however many there are.
+// Workers that offer the same functions and interpreter form a *class*; a class keeps its workers
+// in levels of relative load, so that finding, raising or lowering one is O(1) however many there
+// are.
 #pragma once
 
 #include <array>
@@ -70,6 +71,7 @@ inline constexpr std::int32_t kLevels = 64;
 
 struct WorkerClass {
   bool runs_commands = false;
+  std::string python;                  // "3.11"; empty: none
   std::vector<std::string> functions;  // sorted
   std::uint32_t workers = 0;
   std::uint64_t slots = 0;            // of all its workers

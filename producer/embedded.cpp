@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -113,6 +114,8 @@ void Embedded::start(const Options& options, const std::string& broker, const st
   supervisor_->start({broker, "--listen", endpoint_, "--lifeline", kLifeline, "--private",
                       "--log-level", "warn", "--heartbeat-interval", kHeartbeatSeconds,
                       "--heartbeat-misses", kHeartbeatMisses});
+  supervisor_->run();
+  await_socket();
   std::vector<std::string> argv = worker_command(options, worker, endpoint_);
   if (options.workers == 1) {
     supervisor_->start(std::move(argv));
@@ -124,7 +127,18 @@ void Embedded::start(const Options& options, const std::string& broker, const st
       supervisor_->start(argv);
     }
   }
-  supervisor_->run();
+}
+
+// Who connects before there is a socket tries again only after a while.
+void Embedded::await_socket() const {
+  constexpr std::chrono::milliseconds kStep{1};
+  constexpr std::chrono::seconds kLimit{2};
+  const auto deadline = std::chrono::steady_clock::now() + kLimit;
+  const std::string path = folder_ + "/broker";
+  while (!fs::exists(path) && std::chrono::steady_clock::now() < deadline) {
+    check_alive();
+    std::this_thread::sleep_for(kStep);
+  }
 }
 
 Embedded::~Embedded() {

@@ -35,6 +35,8 @@ class Embedded {
  private:
   void start(const Options& options, const std::string& broker, const std::string& worker);
 
+  void await_socket() const;
+
   std::uint32_t total_slots_ = 0;
   std::string folder_;
   std::string endpoint_;

@@ -133,9 +133,13 @@ Supervisor::~Supervisor() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
+  wake();
+  thread_.join();
+}
+
+void Supervisor::wake() {
   const std::uint64_t one = 1;
   [[maybe_unused]] const auto written = ::write(wake_.get(), &one, sizeof one);
-  thread_.join();
 }
 
 void Supervisor::start(std::vector<std::string> argv) {
@@ -143,6 +147,7 @@ void Supervisor::start(std::vector<std::string> argv) {
   Child& child = children_.emplace_back();
   child.argv = std::move(argv);
   spawn(child);
+  wake();  // the relay looks at this one too
 }
 
 void Supervisor::spawn(Child& child) {
@@ -179,12 +184,16 @@ void Supervisor::relay() {
   while (!stopping_) {
     items.assign(1, {wake_.get(), POLLIN, 0});
     for (const Child& child : children_) items.push_back({child.errors.get(), POLLIN, 0});
-    const bool someone_ended = std::any_of(children_.begin(), children_.end(),
-                                           [](const Child& child) { return child.process == -1; });
+    // One that closed its pipe is about to end.
+    const bool someone_ended = std::any_of(
+        children_.begin(), children_.end(),
+        [](const Child& child) { return child.process == -1 || child.errors.get() < 0; });
     lock.unlock();
     // A child that ends closes its pipe, unless a grandchild holds it: look once a second anyway.
     poll(items.data(), items.size(), someone_ended ? 20 : 1000);
     lock.lock();
+    std::uint64_t count = 0;
+    [[maybe_unused]] const auto got = ::read(wake_.get(), &count, sizeof count);
     for (Child& child : children_) {
       read_errors(child);
       reap(child);

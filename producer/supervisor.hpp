@@ -43,7 +43,7 @@ class Supervisor {
 
   // Starts `argv`, in a process group of its own; throws Error unusable.
   void start(std::vector<std::string> argv);
-  // Starts to relay. Call once, after the last start().
+  // Starts to relay, also what is started later. Call once.
   void run();
   // What the first child that ended said last; empty: all live.
   std::string obituary() const;
@@ -63,6 +63,7 @@ class Supervisor {
   };
 
   void spawn(Child& child);
+  void wake();
   void relay();
   void read_errors(Child& child);
   void reap(Child& child);

@@ -88,6 +88,13 @@ std::string remarks_about_worker(const Json& worker) {
   return fmt::format("{}", fmt::join(remarks, ", "));
 }
 
+// "process, py3.11": no column of its own, most pools have one Python or none.
+std::string executor_of(const Json& worker) {
+  const std::string executor = clean(worker.value("executor", "?"));
+  const std::string python = clean(worker.value("python", ""));
+  return python.empty() ? executor : executor + ", py" + python;
+}
+
 std::string worker_table(const Json& workers) {
   if (workers.empty()) {
     return "  none is connected; start one: muster-worker --connect ENDPOINT\n";
@@ -95,9 +102,9 @@ std::string worker_table(const Json& workers) {
   std::vector<Row> rows;
   for (const auto& worker : workers) {
     rows.push_back({clean(worker.value("node", "?")), count(worker, "process_id"),
-                    clean(worker.value("executor", "?")), count(worker, "slots"),
-                    count(worker, "leases"), count(worker, "stuck_slots"),
-                    count(worker, "tasks_done"), duration_or_dash(number(worker, "round_trip_us")),
+                    executor_of(worker), count(worker, "slots"), count(worker, "leases"),
+                    count(worker, "stuck_slots"), count(worker, "tasks_done"),
+                    duration_or_dash(number(worker, "round_trip_us")),
                     remarks_about_worker(worker)});
   }
   return render({{"NODE"},

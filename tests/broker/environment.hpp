@@ -47,6 +47,8 @@ class SchedulerTest : public testing::Test {
     SessionId id;
     std::vector<std::pair<std::uint64_t, Outcome>> outcomes;
     std::vector<std::string> notices;
+    std::vector<message::Output> outputs;
+    std::vector<message::Pool> pools;
     std::vector<Message> other;
   };
 
@@ -62,7 +64,7 @@ class SchedulerTest : public testing::Test {
   // --- Peers
   PeerId add_worker(std::uint64_t id, std::uint32_t slots,
                     std::vector<std::string> functions = {"f"},
-                    std::vector<message::HeldLeases> held = {}) {
+                    std::vector<message::HeldLeases> held = {}, const std::string& python = "") {
     const PeerId peer{++last_peer_};
     workers_[peer].id = {id, 99};
     message::HelloWorker hello;
@@ -72,6 +74,7 @@ class SchedulerTest : public testing::Test {
     hello.executor = "thread";
     hello.slots = slots;
     hello.runs_commands = false;
+    hello.python = python;
     hello.functions = std::move(functions);
     hello.held = std::move(held);
     send(peer, hello);
@@ -113,6 +116,11 @@ class SchedulerTest : public testing::Test {
     send(producer, message::Job{JobId{job}, spec});
     return JobId{job};
   }
+  JobId declare_python(PeerId producer, std::uint32_t job, const std::string& version) {
+    JobSpec spec;
+    spec.function = {FunctionKind::python, "label", version, {Bytes::copy("pickled"), 0}};
+    return declare(producer, job, spec);
+  }
   void submit(PeerId producer, JobId job, std::uint64_t first, std::uint64_t count,
               std::size_t bytes = 3) {
     message::Submit submit{job, TaskSequence{first}, {}};
@@ -142,6 +150,15 @@ class SchedulerTest : public testing::Test {
                      lease.job,
                      busy,
                      {{TaskSequence{lease.sequence}, Attempt{lease.attempt}, {outcome}}}});
+  }
+
+  // Tasks of the job said `count` lines.
+  void say(PeerId worker, PeerId producer, JobId job, std::size_t count, std::uint64_t dropped = 0,
+           std::size_t bytes = 5) {
+    message::WorkerOutput output{producers_.at(producer).id, job, {}, dropped};
+    output.lines.assign(count,
+                        {TaskSequence{0}, OutputKind::output, 0, "", std::string(bytes, 'l')});
+    send(worker, output);
   }
 
   std::vector<std::uint64_t> sequences(PeerId worker) {
@@ -209,6 +226,10 @@ class SchedulerTest : public testing::Test {
       }
     } else if (const auto* notice = std::get_if<message::Notice>(&message)) {
       side.notices.push_back(notice->text);
+    } else if (auto* output = std::get_if<message::Output>(&message)) {
+      side.outputs.push_back(std::move(*output));
+    } else if (const auto* pool = std::get_if<message::Pool>(&message)) {
+      side.pools.push_back(*pool);
     } else {
       side.other.push_back(std::move(message));
     }

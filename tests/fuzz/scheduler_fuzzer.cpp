@@ -20,7 +20,7 @@ class Speaker {
   explicit Speaker(Input& input) : input_(input) {}
 
   Message message() {
-    switch (input_.below(20)) {
+    switch (input_.below(21)) {
       case 0:
         return hello_producer();
       case 1:
@@ -53,6 +53,8 @@ class Speaker {
         return message::Goodbye{};
       case 18:
         return message::StatusRequest{};
+      case 19:
+        return message::WorkerOutput{session(), job(), lines(), input_.number()};
       default:
         return foreign();
     }
@@ -60,7 +62,8 @@ class Speaker {
 
  private:
   message::HelloProducer hello_producer() {
-    const std::uint32_t version = input_.byte() == 255 ? 2 : limits::kProtocolVersion;
+    const std::uint32_t version =
+        input_.byte() == 255 ? limits::kProtocolVersion + 1 : limits::kProtocolVersion;
     return {version, "0.1", session(), "fuzz", input_.flag()};
   }
   message::HelloWorker hello_worker() {
@@ -71,6 +74,7 @@ class Speaker {
     hello.executor = "thread";
     hello.slots = input_.byte() == 255 ? limits::kMaxSlots : 1 + input_.below(4);
     hello.runs_commands = input_.flag();
+    hello.python = python();
     hello.functions = list<std::string>([&] { return name(); });
     hello.held = list<message::HeldLeases>([&] {
       return message::HeldLeases{session(), job(), leases()};
@@ -111,6 +115,13 @@ class Speaker {
   }
   Attempt attempt() { return Attempt{small()}; }
   std::string name() { return std::string(1, static_cast<char>('f' + input_.below(2))); }
+  std::string python() { return input_.flag() ? "" : name(); }
+  std::vector<message::OutputLine> lines() {
+    return list<message::OutputLine>([&] {
+      return message::OutputLine{sequence(), static_cast<OutputKind>(input_.below(4)), small(),
+                                 name(), name()};
+    });
+  }
   std::uint64_t count() { return 1 + input_.number() % 64; }
   SequenceRange range() {
     const TaskSequence first = sequence();
@@ -144,9 +155,14 @@ class Speaker {
   JobSpec spec() {
     JobSpec spec;
     spec.function = {static_cast<FunctionKind>(input_.below(3)), name()};
+    const bool is_python = spec.function.kind == FunctionKind::python;
+    if (is_python != (input_.byte() == 255)) spec.function.python = name();
+    if (is_python) spec.function.body = payload();
     spec.retries = input_.byte() == 255 ? UINT32_MAX : input_.below(3);
     spec.priority = input_.byte() == 255 ? INT32_MIN : static_cast<std::int32_t>(input_.below(2));
     spec.crash_budget = input_.byte() == 255 ? UINT32_MAX : 1 + input_.below(3);
+    spec.max_running = input_.byte() < 128 ? 0 : 1 + input_.below(3);
+    spec.forward_output = input_.flag();
     return spec;
   }
 

@@ -229,11 +229,13 @@ TEST(StatusTable, AlignsItsColumns) {
     "total_slots":6,"sessions":1,
     "workers":[{"node":"alpha","process_id":7,"executor":"thread","slots":4,"leases":12,
                 "stuck_slots":1,"tasks_done":5,"round_trip_us":80,"draining":true},
-               {"node":"b\u001b[2J","process_id":12345,"executor":"process","slots":2}],
+               {"node":"b\u001b[2J","process_id":12345,"executor":"process","slots":2,
+                "python":"3.11"}],
     "jobs":[{"label":"score:42","job":1,"function":"f","queued":3,"mean_us":1234567,
              "waiting":"all slots are busy"}]})");
   EXPECT_NE(table.find("up 61.0 s, 6 slots on 2 workers; sessions: 1"), std::string::npos) << table;
-  EXPECT_NE(table.find("  alpha      7  thread        4"), std::string::npos) << table;
+  EXPECT_NE(table.find("  alpha      7  thread               4"), std::string::npos) << table;
+  EXPECT_NE(table.find("  process, py3.11      2"), std::string::npos) << table;
   EXPECT_NE(table.find("draining, slots stuck: 1"), std::string::npos) << table;
   EXPECT_NE(table.find("1.23 s"), std::string::npos) << table;
   EXPECT_NE(table.find("score:42 job 1 waits: all slots are busy"), std::string::npos) << table;

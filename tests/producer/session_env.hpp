@@ -111,6 +111,8 @@ class SessionEnv {
       }
     }
     for (auto& notice : events.notices) notices.push_back(notice.text);
+    for (auto& output : events.outputs) outputs.push_back(std::move(output));
+    if (events.pool) pool = events.pool;
     if (events.status) status = std::move(events.status);
     if (events.refused) refused = *events.refused;
   }
@@ -152,6 +154,8 @@ class SessionEnv {
   std::deque<Message> sent;
   std::map<JobId, std::map<std::uint64_t, Outcome>> outcomes;
   std::vector<std::string> notices;
+  std::vector<message::Output> outputs;
+  std::optional<message::Pool> pool;
   std::optional<message::Status> status;
   std::optional<std::string> refused;
 };

@@ -197,6 +197,26 @@ TEST(Session, PassesNoticesAndStatusOn) {
   env.hear(message::Notice{JobId{99}, "nobody's"});
 }
 
+TEST(Session, PassesOnOutputAndThePoolsSize) {
+  SessionEnv env;
+  env.connect_and_welcome();
+  env.hear(message::Pool{4, 2});
+  ASSERT_TRUE(env.pool);
+  EXPECT_EQ(*env.pool, (message::Pool{4, 2}));
+  const JobId job = env.open();
+  const message::OutputLine line{TaskSequence{3}, OutputKind::log, 30, "root", "hot"};
+  env.hear(message::Output{job, "node7", {line}, 2});
+  env.hear(message::Output{JobId{99}, "node7", {line}, 0});
+  ASSERT_EQ(env.outputs.size(), 1U) << "nobody opened job 99";
+  EXPECT_EQ(env.outputs[0].node, "node7");
+  EXPECT_EQ(env.outputs[0].lines[0].text, "hot");
+  EXPECT_EQ(env.outputs[0].dropped, 2U);
+  env.session.end_job(job);
+  env.collect();
+  env.hear(message::Output{job, "node7", {line}, 0});
+  EXPECT_EQ(env.outputs.size(), 2U) << "last words of a job that has ended";
+}
+
 TEST(Session, KeepsTheLinkAliveAndAnswersHeartbeats) {
   SessionEnv env;
   env.connect_and_welcome();

@@ -56,6 +56,8 @@ struct World::Producer {
     std::uint64_t next_expected = 0;
     Order order;
     bool ended = false;
+    std::uint32_t cap = 0;  // JobSpec::max_running
+    bool loud = false;      // it asked for output
   };
   explicit Producer(SessionOptions options) : id(options.session), session(std::move(options)) {}
   void cancel_something(std::uint64_t dice) {

@@ -108,6 +108,13 @@ void World::start_task(Worker& worker, TaskStart&& start) {
     }
   }
   worker.running.emplace_back(lease, start.payload);
+  if (plan_.faults.output && chance(0.3)) {
+    to_broker(worker.link, message::WorkerOutput{lease.session,
+                                                 lease.job,
+                                                 {{lease.sequence, OutputKind::output, 0, "",
+                                                   std::to_string(value(lease.sequence))}},
+                                                 random(2)});
+  }
   if (kind_in(start.payload) == Kind::poison) {
     after(1us, [this, &worker, lease] {
       const bool runs = std::any_of(worker.running.begin(), worker.running.end(),
@@ -169,10 +176,16 @@ void World::start_producer(std::uint32_t number) {
     // Chance alone never spends the budget; poison always does.
     spec.crash_budget = plan_.faults.worker_crashes || plan_.faults.partitions ? 60 : 3;
     if (plan_.faults.poison && i == 0) spec.crash_budget = 3;
+    if (plan_.faults.caps && chance(0.5)) {
+      spec.max_running = 1 + static_cast<std::uint32_t>(random(3));
+    }
+    spec.forward_output = plan_.faults.output && chance(0.7);
     const Order order = chance(0.3) ? Order::completion : Order::submission;
     const std::uint64_t total = 1 + random(plan_.tasks_per_job);
     producer.jobs.push_back(
         std::make_unique<Producer::JobTruth>(producer.session.open_job(spec), order, total));
+    producer.jobs.back()->cap = spec.max_running;
+    producer.jobs.back()->loud = spec.forward_output;
   }
   producer.link.on_connected = [this, &producer] {
     producer.session.connected(now_);
@@ -212,6 +225,8 @@ void World::pump_producer(Producer& producer) {
   while (true) {
     std::vector<Message> messages = producer.session.take_messages();
     Session::Events events = producer.session.take_events();
+    for (const message::Output& output : events.outputs) check_output(producer, output);
+    if (events.pool) count("pool_told");
     if (messages.empty() && events.delivered.empty()) return;
     for (const Message& message : messages) to_broker(producer.link, message);
     for (Session::Delivered& delivered : events.delivered) {
@@ -224,6 +239,18 @@ void World::pump_producer(Producer& producer) {
       }
     }
     feed(producer);
+  }
+}
+
+void World::check_output(Producer& producer, const message::Output& output) {
+  count("output_heard");
+  const Producer::JobTruth& job = *producer.jobs.at(value(output.job) - 1);
+  if (!job.loud) fail("output of a job that did not ask for it");
+  for (const message::OutputLine& line : output.lines) {
+    if (value(line.sequence) >= job.truth.size() ||
+        line.text != std::to_string(value(line.sequence))) {
+      fail("a line of another task");
+    }
   }
 }
 

@@ -39,7 +39,8 @@ TEST(Simulator, EverySeedDeliversEachTaskOnceInOrder) {
   for (const char* name :
        {"outcome_0", "outcome_1", "outcome_3", "outcome_4", "link_breaks", "partitions",
         "worker_crashes", "broker_crashes", "leases_adopted", "leases_lost", "leases_returned",
-        "outcomes_late", "tasks_retried", "recalls", "workers_lost"}) {
+        "outcomes_late", "tasks_retried", "recalls", "workers_lost", "output_heard", "pool_told",
+        "caps_reached"}) {
     EXPECT_GT(total[name], 0U) << name << " never happened in any seed";
   }
 }

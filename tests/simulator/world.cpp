@@ -25,7 +25,8 @@ Plan Plan::draw(std::uint64_t seed) {
   const auto coin = [&] { return random(2) == 0; };
   Plan plan;
   plan.seed = seed;
-  plan.faults = {coin(), random(3) == 0, coin(), coin(), random(3) == 0, coin(), coin()};
+  plan.faults = {coin(), random(3) == 0, coin(), coin(), random(3) == 0,
+                 coin(), coin(),         coin(), coin()};
   plan.workers = 1 + static_cast<std::uint32_t>(random(4));
   plan.producers = 1 + static_cast<std::uint32_t>(random(3));
   plan.jobs_per_producer = 1 + static_cast<std::uint32_t>(random(3));
@@ -52,6 +53,8 @@ std::string Plan::describe() const {
   if (faults.poison) text += " poison";
   if (faults.errors) text += " errors";
   if (faults.cancels) text += " cancels";
+  if (faults.caps) text += " caps";
+  if (faults.output) text += " output";
   return text;
 }
 
@@ -271,6 +274,7 @@ void World::schedule_chaos() {
 
 void World::check() {
   if (scheduler_) scheduler_->check_invariants();
+  check_caps();
   for (const auto& worker : workers_) {
     if (!worker) continue;
     worker->agent.check_invariants();
@@ -280,6 +284,20 @@ void World::check() {
     producer->session.check_invariants();
     for (const auto& job : producer->jobs) job->collector.check_invariants();
     if (producer->session.tasks_at_broker() > plan_.credit_tasks) fail("credit exceeded");
+  }
+}
+
+// What the broker says of capped jobs; adopted leases of before its crash may come on top.
+void World::check_caps() {
+  if (!scheduler_ || !plan_.faults.caps) return;
+  for (const message::JobStatus& row : scheduler_->status(now_).jobs) {
+    for (const auto& producer : producers_) {
+      if (row.session != to_hex(producer->id)) continue;
+      const std::uint32_t cap = producer->jobs.at(row.job - 1)->cap;
+      if (cap == 0 || row.leased < cap) continue;
+      count("caps_reached");
+      if (row.leased > cap && scheduler_->counter("leases_adopted") == 0) fail("a cap is exceeded");
+    }
   }
 }
 

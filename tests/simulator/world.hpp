@@ -34,6 +34,8 @@ struct Faults {
   bool poison = false;          // some tasks kill their worker whenever they run
   bool errors = false;          // some tasks fail, at first or always
   bool cancels = false;
+  bool caps = false;    // some jobs may only have a few leases at once
+  bool output = false;  // tasks say lines
 };
 
 struct Plan {
@@ -109,6 +111,7 @@ class World {
   void start_producer(std::uint32_t number);
   void feed(Producer& producer);
   void pump_producer(Producer& producer);
+  void check_output(Producer& producer, const message::Output& output);
   void check_outcome(Producer& producer, std::uint32_t job, const Collected& collected);
   bool finished() const;
 
@@ -116,6 +119,7 @@ class World {
   void schedule_chaos();
   void schedule_ticks();
   void check();
+  void check_caps();
   std::string missing() const;
 
   Plan plan_;
