@@ -163,6 +163,7 @@ def test_ctrl_c_ends_connecting() -> None:
         "",
         "del pool",
         "sys.exit(0)",
+        "threading.excepthook = lambda _: None\n"
         "threading.Thread(target=pool.producer.next, args=(None,), daemon=True).start()",
     ],
 )
