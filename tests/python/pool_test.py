@@ -305,7 +305,7 @@ def test_what_this_machine_has_is_accepted() -> None:
     pool = ComputePool(Local(), vcpus=1, memory="1MB", allocation="spot-if-available", image=image)
     with pool:
         assert pool.total_slots == 1
-        assert pool.submit(os.environ.get, "MUSTER_TEST").result(30) == "ä b"
+        assert pool.submit(os.getenv, "MUSTER_TEST").result(30) == "ä b"
 
 
 def test_plugins_shape_the_image_and_surround_the_client() -> None:
@@ -320,7 +320,7 @@ def test_plugins_shape_the_image_and_surround_the_client() -> None:
 
             @contextlib.contextmanager
             def around() -> Iterator[None]:
-                events.append(pool.submit(os.environ.get, "PLUGGED").result(30))
+                events.append(pool.submit(os.getenv, "PLUGGED").result(30))
                 yield
                 events.append("end")
 
