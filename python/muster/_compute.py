@@ -96,4 +96,5 @@ def compute(function: Callable[..., R]) -> ComputeFunction[R]:
 
 def plain_function(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function inside a ComputeFunction; anything else as it is."""
-    return function.local if isinstance(function, ComputeFunction) else function
+    inner: Callable[..., Any] = getattr(function, "local", function)
+    return inner if isinstance(function, ComputeFunction) else function

@@ -18,12 +18,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from muster import _failures, _pickling, _tasks
-from muster._session import Result
 from muster.errors import SerializationError
 
 if TYPE_CHECKING:
-    from muster import _native
-    from muster._session import Handler, Job, Session
+    from muster._dispatch import Handler, Result
+    from muster._failures import Failure
+    from muster._session import Job, Session
 
 CHUNK_SECONDS = 0.01
 MAX_CHUNK = 4096  # items: more would save nothing, and make the ends of a map uneven
@@ -49,7 +49,7 @@ class _Chunk:
         self.items = items  # kept where they may have to run again
         self.has_outcome = False
         self.result: Result = None
-        self.failure: _native.Failure | None = None
+        self.failure: Failure | None = None
 
 
 class _Mailbox:
@@ -62,7 +62,7 @@ class _Mailbox:
         self.arrived: deque[_Chunk] = deque()
         self.awaited: _Chunk | None = None  # None: any will do
 
-    def deliver(self, sequence: int, result: Result, failure: _native.Failure | None) -> None:
+    def deliver(self, sequence: int, result: Result, failure: Failure | None) -> None:
         with self.changed:
             chunk = self.missing.pop(sequence, None)
             if chunk is None:
@@ -147,6 +147,8 @@ class MapResults(Iterator[Any]):
         self._ready = iter(())
         self._job.drop()
         self._pending.clear()
+        self._completed.clear()
+        self._pending_items = 0
         self._mailbox = _Mailbox()
 
     def __enter__(self) -> MapResults:
@@ -174,7 +176,11 @@ class MapResults(Iterator[Any]):
                     self._read_arrived()
             if not self._pending_items:
                 error, self._raise_at_end = self._raise_at_end, None
-                raise error if error is not None else StopIteration
+                if isinstance(error, StopIteration):  # raised as it is it would look like the end
+                    raise RuntimeError("a task of map raised StopIteration") from error
+                if error is None:
+                    raise StopIteration
+                raise error
             if self._next_is_here():
                 return self._open(self._take())
             started_waiting = self._wait(started_waiting)
@@ -185,10 +191,7 @@ class MapResults(Iterator[Any]):
         return bool(self._completed)
 
     def _take(self) -> _Chunk:
-        if self._ordered:
-            chunk = self._pending.popleft()
-        else:
-            chunk = self._completed.popleft()
+        chunk = (self._pending if self._ordered else self._completed).popleft()
         self._pending_items -= chunk.count
         self._pending_bytes -= chunk.payload_bytes
         return chunk
@@ -240,7 +243,8 @@ class MapResults(Iterator[Any]):
         results, failure = _pickling.loads(value, "the results")
         if failure is not None:
             self.close()
-            self._raise_at_end = _failures.rebuild(failure)
+            kind, message, text, extra = failure
+            self._raise_at_end = _failures.rebuild(("task_failed", kind, message, text, extra))
         return iter(results)
 
     # --- Inputs ---

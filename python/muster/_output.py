@@ -35,7 +35,7 @@ class OutputLine(NamedTuple):
     dropped: int = 0
 
 
-Sink = Union[bool, Callable[[OutputLine], object]]  # noqa: UP007 (evaluated on Python 3.9)
+Sink = Union[bool, Callable[[OutputLine], object]]
 
 
 class Printer:
@@ -62,8 +62,8 @@ class Printer:
                 if not self._complained:
                     self._complained = True
                     _logger.exception("what tasks say cannot be shown; later failures are silent")
-        for kind in written:
-            _flush(kind)
+        for shown in written:
+            _flush(shown)
 
     def _print(self, line: OutputLine) -> None:
         prefix = f"[{line.node} #{line.task}] "
@@ -74,7 +74,8 @@ class Printer:
             return
         stream = sys.stdout if line.kind == "output" else sys.stderr
         if stream is not None:  # None: a program without a console
-            stream.write(f"{prefix}{line.text}\n")
+            category = f"{line.name}: " if line.kind == "warning" and line.name else ""
+            stream.write(f"{prefix}{category}{line.text}\n")
 
 
 def _flush(kind: str) -> None:

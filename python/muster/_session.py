@@ -10,24 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 from muster import _failures, _native
+from muster._dispatch import Core, Handler, Route, live_cores, rebuilt
 from muster._output import Printer, Sink
-from muster.errors import MusterError, PoolNotActive
 
-Result = Union[bytes, _native.Buffer, None]  # noqa: UP007 (evaluated on Python 3.9)
-Handler = Callable[[int, Result, Union[_native.Failure, None]], None]  # noqa: UP007
-
-_logger = logging.getLogger("muster")
-_CLOSED: _native.Failure = ("task_cancelled", "closed", "the pool was shut down", "", b"")
-_OUTPUT_SECONDS = 3600.0  # the thread that waits for lines is woken by the end of the producer
 _environment_lock = threading.Lock()
 
 
@@ -51,127 +44,12 @@ class Node:
     round_trip_seconds: float
 
 
-class _Route:
-    """Where the outcomes of one job go. Knows neither the session nor the job: the dispatcher
-    holds routes, and must not keep an abandoned pool alive."""
-
-    __slots__ = ("ended", "handler", "lock", "missing")
-
-    def __init__(self, handler: Handler) -> None:
-        self.handler = handler
-        self.lock = threading.Lock()
-        self.missing: set[int] = set()
-        self.ended = False  # closed to pushes; forgotten when nothing is missing
-
-    def deliver(self, sequence: int, result: Result, failure: _native.Failure | None) -> None:
-        with self.lock:
-            if sequence not in self.missing:
-                return
-            self.missing.remove(sequence)
-        try:
-            self.handler(sequence, result, failure)
-        except Exception:
-            _logger.exception("internal error: the outcome of task %d was not handled", sequence)
-
-
-class _Core:
-    """What the threads of a session share with it, and what outlives an abandoned session."""
-
-    def __init__(self, producer: _native.Producer, printer: Printer | None) -> None:
-        self.producer = producer
-        self.printer = printer
-        self.lock = threading.RLock()  # a collected session may be closed by whoever holds it
-        self.print_lock = threading.Lock()
-        self.routes: dict[int, _Route] = {}
-        self.failure: _native.Failure | None = None  # set: nothing will come any more
-        self.closing = False
-        self.forked = False
-        self.threads: list[threading.Thread] = []
-
-    def start(self) -> None:
-        loops: list[tuple[str, Callable[[], None]]] = [("muster-dispatch", self.dispatch)]
-        if self.printer is not None:
-            loops.append(("muster-output", self.print_output))
-        for name, loop in loops:
-            thread = threading.Thread(target=loop, name=name, daemon=True)
-            self.threads.append(thread)
-            thread.start()
-
-    def dispatch(self) -> None:
-        routes = self.routes
-        failure = _CLOSED
-        try:
-            while not self.closing:
-                for number, sequence, result, error in self.producer.next(None):
-                    route = routes.get(number)
-                    if route is None:
-                        continue  # dropped
-                    route.deliver(sequence, result, error)
-                    if route.ended and not route.missing:
-                        routes.pop(number, None)
-        except _native.Error as error:
-            if not self.closing:
-                failure = _failure_of(error)
-        self.end(failure)
-
-    def end(self, failure: _native.Failure) -> None:
-        """Every task without outcome ends with `failure`; no push is accepted from now on."""
-        with self.lock:
-            if self.failure is None:
-                self.failure = failure
-            routes = list(self.routes.values())
-            self.routes.clear()
-        for route in routes:
-            with route.lock:
-                missing = sorted(route.missing)
-            for sequence in missing:
-                route.deliver(sequence, None, failure)
-
-    def print_output(self) -> None:
-        with contextlib.suppress(_native.Error):
-            while not self.closing:
-                self.print_now(self.producer.next_output(_OUTPUT_SECONDS))
-
-    def print_now(self, lines: list[_native.Line]) -> None:
-        with self.print_lock:
-            if self.printer is not None and lines:
-                self.printer.emit(lines)
-
-    def close(self) -> None:
-        """Ends everything. Blocks at most a few seconds. Again: no effect."""
-        with self.lock:
-            if self.closing or self.forked:
-                return
-            self.closing = True
-        if self.printer is not None:
-            with contextlib.suppress(_native.Error):
-                while lines := self.producer.next_output(0.0):
-                    self.print_now(lines)
-        self.producer.close()
-        self.producer.wake()
-        for thread in self.threads:
-            if thread is not threading.current_thread():  # a handler may close its session
-                thread.join(5)
-        self.end(_CLOSED)
-
-    def check(self) -> None:
-        if self.forked:
-            raise MusterError(
-                "this pool belongs to the process that this one was forked from; start a "
-                "ComputePool of its own here, or use the 'spawn' start method"
-            )
-        if self.closing:
-            raise PoolNotActive("the pool was shut down")
-        if self.failure is not None:
-            raise _failures.rebuild(self.failure)
-
-
 class Job:
     """A function with options, and its tasks. Made by `Session.open_job`. Threads: any."""
 
     __slots__ = ("_core", "_number", "_route", "session")
 
-    def __init__(self, session: Session, core: _Core, number: int, route: _Route) -> None:
+    def __init__(self, session: Session, core: Core, number: int, route: Route) -> None:
         self.session = session
         self._core = core
         self._number = number
@@ -191,7 +69,11 @@ class Job:
                 raise rebuilt(error) from None
             route.missing.add(sequence)
         if core.failure is not None:  # it ended meanwhile, and may have missed this task
-            route.deliver(sequence, None, core.failure)
+            with route.lock:
+                missed = sequence in route.missing
+                route.missing.discard(sequence)
+            if missed:
+                core.check()
         return sequence
 
     def cancel(self, sequence: int | None = None) -> None:
@@ -230,7 +112,8 @@ class Job:
 
 class Session:
     """See the top of this file. The constructor connects, or starts an embedded pool; it blocks up
-    to `connect_timeout` seconds and raises MusterError (BrokerLost, VersionMismatch, …)."""
+    to `connect_timeout` seconds and raises MusterError (BrokerLost, VersionMismatch, …). A broker
+    that is silent for `broker_timeout` seconds ends the session; shorter silences pass unseen."""
 
     def __init__(
         self,
@@ -246,6 +129,7 @@ class Session:
         environment: Mapping[str, str] | None = None,
         programs: str = "",
         connect_timeout: float = 10.0,
+        broker_timeout: float = 30.0,
     ) -> None:
         self.python_version = python_version
         self.forwards_output = output is not False
@@ -262,13 +146,14 @@ class Session:
                     environment=dict(environment or {}),
                     programs=programs,
                     connect_timeout=connect_timeout,
+                    broker_timeout=broker_timeout,
                 )
         except _native.Error as error:
             raise rebuilt(error) from None
-        core = _Core(producer, Printer(output) if self.forwards_output else None)
+        core = Core(producer, Printer(output) if self.forwards_output else None)
         self._core = core
-        self._finalizer = weakref.finalize(self, _Core.close, core)  # also when the program ends
-        _cores.add(core)
+        self._finalizer = weakref.finalize(self, Core.close, core)  # also when the program ends
+        live_cores.add(core)
         core.start()
 
     @property
@@ -308,7 +193,7 @@ class Session:
         """
         core = self._core
         core.check()
-        route = _Route(handler)
+        route = Route(handler)
         with core.lock:  # no outcome can arrive before the route is known: nothing is pushed yet
             if core.failure is not None:
                 raise _failures.rebuild(core.failure)
@@ -376,19 +261,7 @@ class Session:
         far is shown first. Blocks at most a few seconds. Again: no effect."""
         self._core.close()
         self._finalizer.detach()
-        _cores.discard(self._core)
-
-
-def rebuilt(error: _native.Error) -> BaseException:
-    """The public exception for what the core raised."""
-    return _failures.rebuild(_failure_of(error))
-
-
-def _failure_of(error: _native.Error) -> _native.Failure:
-    if len(error.args) == 5:
-        code, kind, message, traceback, extra = error.args
-        return (code, kind, message, traceback, extra)
-    return ("invalid", "internal", str(error), "", b"")
+        live_cores.discard(self._core)
 
 
 @contextlib.contextmanager
@@ -401,16 +274,3 @@ def _without_broker_variable() -> Any:
     finally:
         if value is not None:
             os.environ["MUSTER_BROKER"] = value
-
-
-_cores: weakref.WeakSet[_Core] = weakref.WeakSet()
-_never_freed: list[_Core] = []
-
-
-def _after_fork_in_child() -> None:
-    for core in list(_cores):
-        core.forked = True
-        _never_freed.append(core)  # the threads its destructor would wait for are not here
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
@@ -234,3 +235,22 @@ def memory_bytes(text: str) -> int:
     if not found:
         raise ValueError(f'memory must be like "32GB", not {text!r}')
     return int(float(found.group(1)) * _MEMORY_UNITS[found.group(2).upper()])
+
+
+def with_package(environment: dict[str, str]) -> dict[str, str]:
+    """`environment`, in which Python finds this package first."""
+    package = str(Path(__file__).absolute().parent.parent)
+    others = environment.get("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    environment["PYTHONPATH"] = os.pathsep.join(part for part in (package, others) if part)
+    return environment
+
+
+def programs_folder() -> str:
+    """The folder of muster-broker and muster-worker; "": the core looks for them."""
+    if os.environ.get("MUSTER_BIN_DIR"):
+        return ""  # who says where means there
+    package = Path(__file__).absolute().parent
+    for folder in (package / "bin", package.parent.parent / "bin"):
+        if os.access(folder / "muster-broker", os.X_OK):
+            return str(folder)
+    return ""

@@ -1,0 +1,283 @@
+"""`pool.submit`: futures, and the jobs that submits of the same function share.
+
+A function that another interpreter can import is known by its identity: its job is found in well
+under a microsecond. Anything else goes by value, with what it refers to, so its pickle decides: two
+submits share a job when their pickles are equal. A plain function is pickled again only when what
+it refers to may have changed, which its fingerprint tells.
+Threads: any.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import sys
+import threading
+import types
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import CancelledError, InvalidStateError
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from muster import _failures, _pickling, _tasks
+from muster.errors import TaskCancelled
+
+if TYPE_CHECKING:
+    from muster._dispatch import Handler, Result
+    from muster._failures import Failure
+    from muster._session import Job
+
+MAX_JOBS = 64  # open jobs of a pool's submits; the one that was not used for longest is closed
+
+_ATOMS = (int, float, complex, str, bytes, bool, type(None))
+
+
+class TaskFuture(concurrent.futures.Future):  # type: ignore[type-arg]
+    """A `concurrent.futures.Future` of a task. Whether the task runs already is not known here:
+    `running()` is False until it ended."""
+
+    _job: Job | None = None
+    _sequence = -1
+    _why_cancelled = "the task was cancelled"
+
+    def cancel(self) -> bool:
+        """Ends the future as cancelled unless it ended before, and asks to end the task, also
+        while it runs. Does not block. Returns whether the future is cancelled."""
+        if not super().cancel():
+            return False
+        job = self._job
+        this_call = object()
+        if self.__dict__.setdefault("_cancelled_by", this_call) is this_call:  # the first of all
+            self.set_running_or_notify_cancel()
+            if job is not None:
+                self._job = None
+                job.cancel(self._sequence)
+        return True
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._check_fork()
+        try:
+            return super().result(timeout)
+        except CancelledError as error:
+            raise self._cancelled(error) from None
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._check_fork()
+        try:
+            return super().exception(timeout)
+        except CancelledError as error:
+            raise self._cancelled(error) from None
+
+    def _cancelled(self, error: CancelledError) -> BaseException:
+        if isinstance(error, TaskCancelled) or not self.cancelled():
+            return error  # the task's own
+        return TaskCancelled(self._why_cancelled, "cancelled")
+
+    def _check_fork(self) -> None:
+        job = self._job
+        if job is not None and job.session.forked:
+            job.session.check()
+
+    def _finish(self, result: Result, failure: Failure | None) -> None:
+        self._job = None
+        if failure is not None and failure[0] == "task_cancelled":
+            self._why_cancelled = failure[2]
+            self.cancel()
+            return
+        try:
+            if failure is not None:
+                self.set_exception(_failures.rebuild(failure))
+                return
+            assert result is not None
+            try:
+                value = _pickling.loads(_tasks.split_result(result)[1], "the result")
+            except BaseException as error:
+                self.set_exception(error)
+                return
+            self.set_result(value)
+        except InvalidStateError:
+            return  # cancelled meanwhile
+
+
+class _Futures:
+    """The futures of one job; its handler. Does not know the job, so that an abandoned pool is
+    collected."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.missing: dict[int, TaskFuture] = {}
+
+    def deliver(self, sequence: int, result: Result, failure: Failure | None) -> None:
+        with self.lock:
+            future = self.missing.pop(sequence)
+        future._finish(result, failure)
+
+
+class SubmitJob:
+    """An open job of single calls."""
+
+    def __init__(self, open_job: Callable[[Handler], Job]) -> None:
+        self._futures = _Futures()
+        self._job = open_job(self._futures.deliver)
+
+    def submit(self, payload: bytes) -> TaskFuture:
+        future = TaskFuture()
+        future._job = self._job
+        futures = self._futures
+        with futures.lock:
+            sequence = future._sequence = self._job.push(payload)
+            futures.missing[sequence] = future
+        return future
+
+    def close(self) -> None:
+        self._job.close()
+
+    def pending(self) -> list[TaskFuture]:
+        with self._futures.lock:
+            return list(self._futures.missing.values())
+
+
+class _Known:
+    __slots__ = ("fingerprint", "function", "job", "references")
+
+    def __init__(
+        self,
+        function: object,
+        job: SubmitJob,
+        fingerprint: tuple[int, ...] | None,
+        references: list[object],
+    ) -> None:
+        self.function = function  # an id means something only while its object lives
+        self.job = job
+        self.fingerprint = fingerprint
+        self.references = references
+
+
+class JobCache:
+    """The open jobs of a pool's submits."""
+
+    def __init__(
+        self,
+        make_body: Callable[[Callable[..., Any]], bytes],
+        open_job: Callable[[bytes, str, Handler], Job],
+    ) -> None:
+        self._make_body = make_body
+        self._open_job = open_job
+        self._lock = threading.RLock()
+        self._by_id: OrderedDict[int, _Known] = OrderedDict()
+        self._by_digest: OrderedDict[bytes, SubmitJob] = OrderedDict()
+        self._retired: list[SubmitJob] = []
+
+    def submit(self, function: Callable[..., Any], payload: bytes) -> TaskFuture:
+        """Raises SerializationError, and what opening a job raises."""
+        with self._lock:  # a job that is found here is not closed before the push
+            return self._find(function).submit(payload)
+
+    def _find(self, function: Callable[..., Any]) -> SubmitJob:
+        known = self._by_id.get(id(function))
+        references: list[object] = []
+        by_name = known is not None and known.fingerprint == ()
+        if by_name or is_importable(function):
+            fingerprint: tuple[int, ...] | None = ()
+        else:
+            fingerprint = _fingerprint(function, references)
+        if known is not None and fingerprint is not None and known.fingerprint == fingerprint:
+            self._by_id.move_to_end(id(function))
+            return known.job
+        body = self._make_body(function)
+        digest = blake2b(body, digest_size=16).digest()
+        job = self._by_digest.get(digest)
+        if job is None:
+            label = str(getattr(function, "__qualname__", type(function).__qualname__))
+            job = SubmitJob(lambda handler: self._open_job(body, label, handler))
+            self._by_digest[digest] = job
+            if len(self._by_digest) > MAX_JOBS:
+                self._retire(*self._by_digest.popitem(last=False))
+        self._by_digest.move_to_end(digest)
+        if fingerprint is not None:
+            self._by_id[id(function)] = _Known(function, job, fingerprint, references)
+            if len(self._by_id) > MAX_JOBS:
+                self._by_id.popitem(last=False)
+        return job
+
+    def _retire(self, _digest: bytes, job: SubmitJob) -> None:
+        for key in [key for key, known in self._by_id.items() if known.job is job]:
+            del self._by_id[key]
+        job.close()
+        self._retired = [old for old in self._retired if old.pending()] + [job]
+
+    def forget(self) -> None:
+        """New jobs from now on; those that are open are closed, and go on with what they have."""
+        with self._lock:
+            while self._by_digest:
+                self._retire(*self._by_digest.popitem())
+
+    def pending(self) -> list[TaskFuture]:
+        """The futures without outcome."""
+        with self._lock:
+            jobs = [*self._by_digest.values(), *self._retired]
+        return [future for job in jobs for future in job.pending()]
+
+
+def is_importable(obj: Any) -> bool:
+    """Whether another interpreter finds `obj` by its module and name, as pickle would."""
+    module_name = getattr(obj, "__module__", None)
+    name = getattr(obj, "__qualname__", None)
+    if not isinstance(module_name, str) or not isinstance(name, str) or module_name == "__main__":
+        return False
+    if any(
+        module_name == by_value or module_name.startswith(f"{by_value}.")
+        for by_value in cloudpickle.list_registry_pickle_by_value()
+    ):
+        return False
+    found: Any = sys.modules.get(module_name)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is obj
+
+
+def _fingerprint(function: object, references: list[object]) -> tuple[int, ...] | None:
+    """Ids of all that the pickle of a plain function depends on; None: it may change unseen.
+
+    `references` gets the objects, which must be kept for the ids to stay theirs.
+    """
+    waiting = [function]
+    seen: set[int] = set()
+    while waiting:
+        item = waiting.pop()
+        references.append(item)
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, types.FunctionType):
+            if is_importable(item):
+                continue
+            if item.__dict__:
+                return None
+            waiting += _parts(item)
+        elif isinstance(item, (types.ModuleType, types.CodeType)) or type(item) in _ATOMS:
+            continue
+        elif not (isinstance(item, (type, types.BuiltinFunctionType)) and is_importable(item)):
+            return None
+    return tuple(map(id, references))
+
+
+def _parts(function: types.FunctionType) -> list[object]:
+    parts: list[object] = [function.__code__, *(function.__defaults__ or ())]
+    for name, value in (function.__kwdefaults__ or {}).items():
+        parts += (name, value)
+    for cell in function.__closure__ or ():
+        try:
+            parts.append(cell.cell_contents)
+        except ValueError:
+            parts.append(None)  # not assigned yet
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        codes += (const for const in code.co_consts if isinstance(const, types.CodeType))
+        for name in code.co_names:
+            if name in function.__globals__:
+                parts.append(function.__globals__[name])
+    return parts

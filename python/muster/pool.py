@@ -1,0 +1,440 @@
+"""`ComputePool`: a `concurrent.futures.Executor` over the slots of many nodes.
+
+    with ComputePool(nodes=2, worker=Worker(concurrency=4)) as pool:
+        pool.submit(pow, 2, 10).result()
+        for value in pool.map(score, items): ...
+
+Threads: any. Only `start`, `shutdown`, `status`, `nodes`, waiting for a future and iterating over a
+map block.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import functools
+import logging
+import os
+import platform
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from muster import _pickling, _tasks
+from muster._compute import plain_function
+from muster._dispatch import Handler
+from muster._map import MapResults
+from muster._output import Sink
+from muster._session import Job, Node, Session
+from muster._submit import JobCache, TaskFuture
+from muster.errors import MusterError, PoolNotActive, Unsupported
+from muster.provider import (
+    Image,
+    Local,
+    Provider,
+    Request,
+    Worker,
+    check_count,
+    check_seconds,
+    cores,
+    programs_folder,
+    with_package,
+)
+
+T = TypeVar("T")
+
+START_SECONDS = 60.0  # for the workers of an embedded pool to connect, on a busy machine
+_logger = logging.getLogger("muster")
+
+
+class ComputePool(concurrent.futures.Executor):
+    """A pool of `nodes` nodes with `worker.concurrency` slots each, or a running one (`broker`).
+
+    Parameters:
+      provider      where nodes come from; None: this machine, `Local()`
+      nodes         how many; `total_slots` is nodes times concurrency
+      vcpus, memory requirements of each node ("8GB"); `accelerator`, `machine`, `allocation`,
+                    `region`, `ttl`: what a provider can rent
+      worker        slots of each node, and whether they are processes or threads
+      image         what nodes must have: Python version, packages, environment
+      timeout       seconds that a task may run, from its start on a slot; None: any time
+      retries       runs again after an exception, crash or time-out, this many times
+      plugins       objects with `transform_image(image)` and `around_client(pool)`, both optional
+      broker        "ipc://…" of a running pool; "auto": what MUSTER_BROKER names
+      output        what tasks print, log and warn: True shows it here, a callable gets each
+                    `OutputLine`, False leaves it on the nodes
+      name          shown in `muster status`
+
+    What the provider cannot honour raises Unsupported here, before anything starts. Use it with
+    `with`, or call `start` and `shutdown`; before and after that, tasks raise PoolNotActive. A pool
+    that is forgotten is closed when it is collected or the program ends.
+    """
+
+    def __init__(
+        self,
+        provider: Provider | None = None,
+        nodes: int = 1,
+        vcpus: int | None = None,
+        worker: Worker | None = None,
+        image: Image | None = None,
+        timeout: float | None = None,
+        plugins: Sequence[Any] = (),
+        *,
+        broker: str | None = None,
+        retries: int = 0,
+        output: Sink = True,
+        name: str | None = None,
+        accelerator: str | None = None,
+        memory: str | None = None,
+        machine: str | None = None,
+        allocation: str | None = None,
+        region: str | None = None,
+        ttl: float | None = None,
+    ) -> None:
+        self._timeout = check_seconds("timeout", timeout)
+        self._retries = check_count("retries", retries, least=0)
+        if not callable(output) and not isinstance(output, bool):
+            raise TypeError(f"output must be True, False or a callable, not {output!r}")
+        self._output: Sink = output
+        self._name = name or ""
+        self._plugins = tuple(plugins)
+        asked = {
+            "provider": provider,
+            "nodes": None if nodes == 1 else nodes,
+            "vcpus": vcpus,
+            "worker": worker,
+            "image": image,
+            "accelerator": accelerator,
+            "memory": memory,
+            "machine": machine,
+            "allocation": allocation,
+            "region": region,
+            "ttl": ttl,
+        }
+        self._broker = _endpoint(broker)
+        if self._broker:
+            _refuse_shape(broker, asked)
+        for plugin in self._plugins:
+            if hasattr(plugin, "transform_image"):
+                image = plugin.transform_image(image or Image())
+        self._request = Request(
+            nodes=nodes,
+            vcpus=vcpus,
+            worker=worker or Worker(),
+            image=image or Image(),
+            accelerator=accelerator,
+            memory=memory,
+            machine=machine,
+            allocation=allocation,
+            region=region,
+            ttl=ttl,
+        )
+        self._provider = provider or Local()
+        if not self._broker:
+            self._provider.check(self._request)
+        self._lock = threading.RLock()
+        self._session: Session | None = None
+        self._jobs: JobCache | None = None
+        self._surroundings: contextlib.ExitStack | None = None
+        self._over = False
+        self._context_of: tuple[Any, ...] = ()
+
+    # --- Life ---
+
+    def start(self) -> ComputePool:
+        """Starts the nodes, or connects; blocks until all slots are there. Again: no effect.
+
+        Raises MusterError: BrokerLost, VersionMismatch, or what kept the nodes from starting.
+        """
+        with self._lock:
+            if self._session is not None:
+                return self
+            if self._over:
+                raise PoolNotActive("this pool was shut down; make a new one")
+            session = self._open_session()
+            self._session = session
+            self._jobs = JobCache(self._call_body, self._open_job)
+            surroundings = contextlib.ExitStack()
+            try:
+                for plugin in self._plugins:
+                    if hasattr(plugin, "around_client"):
+                        surroundings.enter_context(plugin.around_client(self))
+            except BaseException:
+                surroundings.close()
+                self._end()
+                raise
+            self._surroundings = surroundings
+            return self
+
+    def __enter__(self) -> ComputePool:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Waits for what was submitted; when an exception leaves the block, cancels it."""
+        self.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """No more tasks. Blocks until the futures have their outcomes, unless they are cancelled,
+        and ends the nodes; with wait=False a thread does that. Again: no effect."""
+        with self._lock:
+            self._over = True
+            surroundings, self._surroundings = self._surroundings, None
+            session, jobs = self._session, self._jobs
+        if surroundings is not None:
+            surroundings.close()
+        if session is None or jobs is None or session.forked:
+            return
+        pending = jobs.pending()
+        if cancel_futures:
+            for future in pending:
+                future.cancel()
+        elif not wait:
+            finish = threading.Thread(
+                target=self._finish, args=(pending,), name="muster-shutdown", daemon=True
+            )
+            finish.start()
+            return
+        self._finish(() if cancel_futures else pending)
+
+    def _finish(self, pending: Sequence[TaskFuture]) -> None:
+        try:
+            concurrent.futures.wait(pending)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            self._over = True
+            session, self._session, self._jobs = self._session, None, None
+        if session is not None:
+            session.close()
+
+    def _open_session(self) -> Session:
+        version = ".".join(platform.python_version_tuple()[:2])
+        open_session = functools.partial(
+            Session, label=self._name, output=self._output, python_version=version
+        )
+        if self._broker:
+            return open_session(broker=self._broker)
+        if not sys.executable:
+            raise MusterError("this program does not know its Python interpreter (sys.executable)")
+        request = self._request
+        slots = self._provider.concurrency(request)
+        session = open_session(
+            workers=request.nodes,
+            slots=slots,
+            executor=request.worker.executor,
+            python=sys.executable,
+            environment=with_package(self._provider.environment(request)),
+            programs=programs_folder(),
+        )
+        try:
+            if not session.wait_for_slots(request.nodes * slots, START_SECONDS):
+                raise MusterError(
+                    f"only {session.total_slots()} of {request.nodes * slots} slots came up within "
+                    f"{START_SECONDS:.0f} seconds; the standard error of this program may say why"
+                )
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    # --- Tasks ---
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskFuture:
+        """One task; returns its future at once. The function and the arguments are pickled before
+        this returns, so changing them later changes nothing.
+
+        Raises PoolNotActive, SerializationError, and BrokerLost when the pool is gone.
+        """
+        jobs = self._active_jobs()
+        payload = _pickling.dumps((args, kwargs), "the arguments")
+        return jobs.submit(plain_function(fn), payload)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | str = "auto",
+        buffersize: int | None = None,
+    ) -> MapResults:
+        """`fn` of every item, as a lazy iterator in the order of the inputs.
+
+        Inputs are pulled as there is room, so an endless generator works: at most `buffersize`
+        items are ahead of the result that is missing (None: some ten thousand, and at most 256 MB).
+        `chunksize` "auto" bundles tiny tasks so that a bundle takes about 10 ms; a number is kept.
+        An item's exception is raised after the results before it, and ends the iteration, as does
+        TimeoutError when a result is not there `timeout` seconds after this call. Closing or
+        dropping the iterator cancels the rest. The pool's `timeout` and `retries` hold for each
+        item; with a chunksize given, `timeout` times chunksize holds for the chunk.
+        """
+        return self._map(fn, iterables, timeout, chunksize, buffersize, ordered=True)
+
+    def map_unordered(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | str = "auto",
+        buffersize: int | None = None,
+    ) -> MapResults:
+        """As `map`, but results come as they are ready."""
+        return self._map(fn, iterables, timeout, chunksize, buffersize, ordered=False)
+
+    def _map(
+        self,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        timeout: float | None,
+        chunksize: int | str,
+        buffersize: int | None,
+        ordered: bool,
+    ) -> MapResults:
+        self._active_jobs()
+        if not iterables:
+            raise TypeError("map needs at least one iterable")
+        if isinstance(chunksize, str):
+            if chunksize != "auto":
+                raise ValueError(f'chunksize must be "auto" or a number, not {chunksize!r}')
+            fixed = None
+        else:
+            fixed = check_count("chunksize", chunksize)
+        if buffersize is not None:
+            check_count("buffersize", buffersize)
+        function = plain_function(fn)
+        single = self._retries > 0 and fixed is None  # the broker repeats tasks, not items
+        if single:
+            body = self._call_body(function)
+        else:
+            chunk = _tasks.MapChunk(function, len(iterables) > 1)
+            body = _tasks.make_body(chunk, self._context())
+        label = str(getattr(function, "__qualname__", type(function).__qualname__))
+        return MapResults(
+            self.session,
+            lambda handler: self._open_job(body, label, handler, items=fixed or 1),
+            iterables,
+            ordered=ordered,
+            timeout=timeout,
+            chunksize=fixed,
+            buffersize=buffersize,
+            single=single,
+            keep_items=fixed is None and self._timeout > 0,
+        )
+
+    def as_completed(
+        self, futures: Iterable[concurrent.futures.Future[T]], timeout: float | None = None
+    ) -> Iterator[concurrent.futures.Future[T]]:
+        """The futures as they end; see `concurrent.futures.as_completed`."""
+        return concurrent.futures.as_completed(futures, timeout)
+
+    def _active_jobs(self) -> JobCache:
+        jobs = self._jobs
+        if jobs is None or self._over:
+            raise _not_active(self._over)
+        # Jobs say what sys.path and the log level are; when these change, new jobs are due.
+        context_of = (*sys.path, logging.getLogger().level)
+        if context_of != self._context_of:
+            self._context_of = context_of
+            jobs.forget()
+        return jobs
+
+    def _call_body(self, function: Callable[..., Any]) -> bytes:
+        return _tasks.make_body(_tasks.Call(function), self._context())
+
+    def _context(self) -> _tasks.JobContext:
+        main = getattr(sys.modules.get("__main__"), "__file__", None)
+        limit = None
+        if not self._broker:
+            request = self._request
+            limit = max(1, cores() // (request.nodes * self._provider.concurrency(request)))
+        return _tasks.JobContext(
+            sys_path=list(sys.path),
+            main_path=os.path.abspath(main) if main else None,
+            log_level=logging.getLogger().getEffectiveLevel(),
+            capture=self._output is not False,
+            thread_limit=limit,
+        )
+
+    def _open_job(self, body: bytes, label: str, handler: Handler, items: int = 1) -> Job:
+        return self.session.open_job(
+            body, label, handler, timeout=self._timeout * items, retries=self._retries
+        )
+
+    # --- What it is ---
+
+    @property
+    def session(self) -> Session:
+        """The connection, for other faces of the pool in this package."""
+        session = self._session
+        if session is None:
+            raise _not_active(self._over)
+        return session
+
+    @property
+    def total_slots(self) -> int:
+        """How many tasks run at once; follows workers that come and go."""
+        return self.session.total_slots()
+
+    @property
+    def broker(self) -> str:
+        """The endpoint, for `ComputePool(broker=…)` and `muster status --broker` elsewhere."""
+        return self.session.endpoint
+
+    @property
+    def active(self) -> bool:
+        """Whether tasks can be submitted."""
+        session = self._session
+        return session is not None and not self._over and not session.closed
+
+    def nodes(self) -> list[Node]:
+        """The workers that are connected now. Blocks for one question to the broker."""
+        return self.session.nodes()
+
+    def status(self) -> dict[str, Any]:
+        """What `muster status --json` shows. Blocks for one question to the broker."""
+        return self.session.status()
+
+    def __repr__(self) -> str:
+        if not self.active:
+            return "<ComputePool, not active>"
+        return f"<ComputePool with {self.total_slots} slots at {self.broker}>"
+
+
+def as_completed(
+    futures: Iterable[concurrent.futures.Future[T]], timeout: float | None = None
+) -> Iterator[concurrent.futures.Future[T]]:
+    """The futures as they end, of any pools; see `concurrent.futures.as_completed`."""
+    return concurrent.futures.as_completed(futures, timeout)
+
+
+def _not_active(over: bool) -> PoolNotActive:
+    if over:
+        return PoolNotActive("this pool was shut down; make a new one")
+    return PoolNotActive(
+        "this pool has not been started; use it as\n"
+        "    with ComputePool(...) as pool:\n"
+        "        pool.submit(...)\n"
+        "or call pool.start() first and pool.shutdown() at the end"
+    )
+
+
+def _endpoint(broker: str | None) -> str:
+    if broker is None:
+        return ""
+    if broker == "auto":
+        return os.environ.get("MUSTER_BROKER", "")
+    if not isinstance(broker, str) or "://" not in broker:
+        raise ValueError(f'broker must be like "ipc:///path" or "auto", not {broker!r}')
+    return broker
+
+
+def _refuse_shape(broker: str | None, asked: dict[str, Any]) -> None:
+    """A running pool is as it is: what would shape it is an error."""
+    given = [name for name, value in asked.items() if value is not None]
+    if given:
+        raise Unsupported(
+            f"{', '.join(given)}: the pool at broker={broker!r} runs already and has its own "
+            f"nodes; leave {'it' if len(given) == 1 else 'them'} out, or leave broker out"
+        )
