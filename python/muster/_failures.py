@@ -106,7 +106,7 @@ class _Remade:
 
 def _remake(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
     exc = kind.__new__(kind, *args)
-    built_in = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+    built_in: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
     built_in.__init__(exc, *args)
     vars(exc).update(state)
     return exc

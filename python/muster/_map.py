@@ -147,6 +147,8 @@ class MapResults(Iterator[Any]):
         self._ready = iter(())
         self._job.drop()
         self._pending.clear()
+        self._completed.clear()
+        self._pending_items = 0
         self._mailbox = _Mailbox()
 
     def __enter__(self) -> MapResults:

@@ -48,12 +48,12 @@ class LoadError(SerializationError):
     """Raised by `loads`; on a runner, the failure to load a function or its arguments."""
 
 
-def _is_plain(obj: object, depth: int) -> bool:
+def _is_plain(obj: Any, depth: int) -> bool:
     kind = type(obj)
     if kind in _PLAIN:
-        return kind in (int, float, bool, type(None)) or len(obj) < _JOINED_BYTES  # type: ignore[arg-type]
+        return (kind is not bytes and kind is not str) or len(obj) < _JOINED_BYTES
     if kind is dict:
-        return _are_plain(obj, depth) and _are_plain(obj.values(), depth)  # type: ignore[attr-defined]
+        return _are_plain(obj, depth) and _are_plain(obj.values(), depth)
     return (kind is tuple or kind is list) and _are_plain(obj, depth)
 
 

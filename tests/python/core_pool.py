@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -65,7 +64,9 @@ class CorePool:
     def open(self, task_function: _tasks.TaskFunction, **options: Any) -> int:
         """A job; its number."""
         made = {key: options.pop(key) for key in ("context", "functions") if key in options}
-        body = _tasks.make_body(task_function, made.get("context", context()), made.get("functions"))
+        body = _tasks.make_body(
+            task_function, made.get("context", context()), made.get("functions")
+        )
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         return self.producer.open_job(label="test", python=version, body=body, **options)
 
@@ -108,12 +109,3 @@ class CorePool:
             assert time.monotonic() < deadline, f"only these lines came: {found}"
             found += self.producer.next_output(1.0)
         return found
-
-
-def alive(process_id: int) -> bool:
-    """Whether there is such a process (or its unreaped rest)."""
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -9,9 +9,9 @@ import sys
 import threading
 from collections.abc import Iterator
 
+import core_pool
 import pytest
 
-import core_pool
 from muster import _native, _tasks
 
 
@@ -135,9 +135,7 @@ def run_script(source: str) -> subprocess.Popen[str]:
 )
 def test_ctrl_c_ends_a_wait(wait: str) -> None:
     script = run_script(
-        "pool = core_pool.CorePool()\n"
-        "print('waits', flush=True)\n"
-        f"pool.producer.{wait}\n"
+        f"pool = core_pool.CorePool()\nprint('waits', flush=True)\npool.producer.{wait}\n"
     )
     assert script.stdout is not None
     assert script.stdout.readline() == "waits\n"
@@ -165,6 +163,7 @@ def test_ctrl_c_ends_connecting() -> None:
         "",
         "del pool",
         "sys.exit(0)",
+        "threading.excepthook = lambda _: None\n"
         "threading.Thread(target=pool.producer.next, args=(None,), daemon=True).start()",
     ],
 )

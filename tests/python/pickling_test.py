@@ -82,7 +82,7 @@ BLAMED = [
     ("the items", lambda s: [1, (2, s)], "items[1][1] is a socket"),
     ("the result", lambda s: Holder([s]), "result.part[0] is a socket"),
     ("the result", lambda s: {1, s}, "is a socket"),
-    ("the function", lambda s: closure(s), "function.<variable variable> is a socket"),
+    ("the function", closure, "function.<variable variable> is a socket"),
     ("the function", lambda s: functools.partial(print, s), "function.args[0] is a socket"),
     ("the function", lambda s: Holder(s).__init__, "function.__self__.part is a socket"),
     ("the result", lambda s: (i for i in [s]), "result is a generator"),

@@ -18,8 +18,8 @@ import pytest
 
 import muster
 from muster import ComputePool, Image, Local, Worker
-
-BASE = 100
+from muster._session import Session
+from muster.provider import programs_folder
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,7 @@ def test_cancel_ends_a_running_task(pool: ComputePool, tmp_path: Path) -> None:
     both = [pool.submit(os.getpid) for _ in range(4)]  # the slot is free again
     assert all(other.result(30) for other in both)
     assert not both[0].cancel()
+    assert future.cancel()
 
 
 def test_callbacks_wait_and_as_completed(pool: ComputePool) -> None:
@@ -305,7 +306,7 @@ def test_what_this_machine_has_is_accepted() -> None:
     pool = ComputePool(Local(), vcpus=1, memory="1MB", allocation="spot-if-available", image=image)
     with pool:
         assert pool.total_slots == 1
-        assert pool.submit(os.environ.get, "MUSTER_TEST").result(30) == "ä b"
+        assert pool.submit(os.getenv, "MUSTER_TEST").result(30) == "ä b"
 
 
 def test_plugins_shape_the_image_and_surround_the_client() -> None:
@@ -320,7 +321,7 @@ def test_plugins_shape_the_image_and_surround_the_client() -> None:
 
             @contextlib.contextmanager
             def around() -> Iterator[None]:
-                events.append(pool.submit(os.environ.get, "PLUGGED").result(30))
+                events.append(pool.submit(os.getenv, "PLUGGED").result(30))
                 yield
                 events.append("end")
 
@@ -412,17 +413,80 @@ def test_a_killed_program_leaves_nothing(tmp_path: Path) -> None:
     wait_until(lambda: not Path(f"/proc/{worker}").exists())
 
 
-def test_the_broker_s_end_ends_every_future() -> None:
-    pool = ComputePool(worker=Worker(concurrency=1)).start()
-    with ComputePool(broker=pool.broker) as attached:
-        future = attached.submit(time.sleep, 600)
-        session = attached.session
-        session.close()  # as if the session ended by itself
-        with pytest.raises(concurrent.futures.CancelledError):
-            future.result(30)
-        with pytest.raises(muster.MusterError):
-            attached.submit(abs, 1)
-    pool.shutdown()
+def test_the_end_of_the_session_ends_every_future() -> None:
+    with ComputePool(worker=Worker(concurrency=1)) as pool:
+        with ComputePool(broker=pool.broker) as attached:
+            future = attached.submit(time.sleep, 600)
+            attached.session.close()
+            with pytest.raises(concurrent.futures.CancelledError, match="shut down"):
+                future.result(30)
+            with pytest.raises(muster.MusterError):
+                attached.submit(abs, 1)
+        assert pool.submit(abs, -1).result(30) == 1
+
+
+@pytest.fixture
+def lone_broker(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A broker without workers."""
+    endpoint = f"ipc://{tmp_path}/broker"
+    program = Path(programs_folder(), "muster-broker")
+    broker = subprocess.Popen([program, "--listen", endpoint])
+    yield endpoint, broker
+    broker.kill()
+    broker.wait(30)
+
+
+def test_a_lost_broker_ends_every_task(
+    lone_broker: tuple[str, subprocess.Popen[bytes]],
+) -> None:
+    endpoint, broker = lone_broker
+    outcomes: list[object] = []
+    session = Session(broker=endpoint, python_version="3.11", broker_timeout=1.0)
+    job = session.open_job(
+        b"body", "lost", lambda sequence, _result, failure: outcomes.append((sequence, failure))
+    )
+    assert [job.push(b""), job.push(b"")] == [0, 1]
+    broker.kill()
+    wait_until(lambda: len(outcomes) == 2)
+    assert [(sequence, failure[0]) for sequence, failure in outcomes] == [  # type: ignore[misc]
+        (0, "disconnected"),
+        (1, "disconnected"),
+    ]
+    with pytest.raises(muster.BrokerLost):
+        job.push(b"")
+    with pytest.raises(muster.BrokerLost):
+        session.open_job(b"body", "late", lambda *_: None)
+    session.close()
+
+
+def test_a_pool_without_workers_says_why_a_map_waits(
+    lone_broker: tuple[str, subprocess.Popen[bytes]],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("muster._map.COMPLAIN_SECONDS", 0.5)
+    with ComputePool(broker=lone_broker[0]) as pool:
+        assert pool.total_slots == 0
+        with pytest.raises(TimeoutError):
+            list(pool.map(abs, [1], timeout=2))
+    assert "worker" in caplog.text
+
+
+def test_no_broker_at_the_endpoint_is_said(tmp_path: Path) -> None:
+    session = f"ipc://{tmp_path}/nobody"
+    with pytest.raises(muster.BrokerLost, match="nobody"):
+        Session(broker=session, connect_timeout=0.5)
+
+
+def test_muster_broker_is_used_where_it_is_asked_for_only(
+    pool: ComputePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUSTER_BROKER", pool.broker)
+    with ComputePool(broker="auto") as attached:
+        assert attached.broker == pool.broker
+    with ComputePool(worker=Worker(concurrency=1)) as own:
+        assert own.broker != pool.broker
+    assert os.environ["MUSTER_BROKER"] == pool.broker
 
 
 def test_the_import_is_fast_and_lazy() -> None:
