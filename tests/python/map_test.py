@@ -220,6 +220,22 @@ def test_a_million_items_in_seconds_and_flat_memory(pool: ComputePool) -> None:
     assert resident_mb() - before < 50
 
 
+def test_large_results_do_not_pile_up(pool: ComputePool) -> None:
+    pulled = 0
+
+    def inputs() -> Iterator[int]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield 4_000_000
+
+    results = pool.map(bytes, inputs())
+    for returned in range(1, 200):
+        assert len(next(results)) == 4_000_000
+        assert (pulled - returned) * 4_000_000 < 400e6
+    results.close()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
