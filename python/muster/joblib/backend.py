@@ -59,7 +59,8 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
     supports_inner_max_num_threads = True
     supports_sharedmem = False
     uses_threads = False
-    default_n_jobs = -1
+    # Where Parallel() takes None for 1 before it asks (1.2), effective_n_jobs has to agree.
+    default_n_jobs = -1 if hasattr(ParallelBackendBase, "default_n_jobs") else 1
 
     def __init__(
         self,
