@@ -40,5 +40,3 @@ def test_a_dropped_generator_stops_what_runs(pool: ComputePool, tmp_path: Path) 
     assert len(Parallel(n_jobs=-1)(delayed(where)() for _ in range(9))) == 9
     assert time.monotonic() - start < 15
     assert not list(tmp_path.glob("*.ended"))
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,18 @@ from work import (
     where,
 )
 
-from muster import ComputePool, MusterBackend, PoolNotActive, SerializationError, TaskCrashed, TaskError
+from muster import (
+    ComputePool,
+    MusterBackend,
+    PoolNotActive,
+    SerializationError,
+    TaskCrashed,
+    TaskError,
+)
 from muster.errors import RemoteTraceback
 
 SQUARES = [x * x for x in range(50)]
+
 
 def test_results_come_in_order_from_other_processes(pool: ComputePool) -> None:
     assert Parallel(n_jobs=-1)(delayed(square)(x) for x in range(50)) == SQUARES
@@ -49,7 +57,8 @@ def test_n_jobs_follows_the_pool_unless_it_is_smaller(pool: ComputePool) -> None
     backend = MusterBackend(pool)
 
     assert backend.effective_n_jobs(-1) == pool.total_slots == joblib.effective_n_jobs(-1)
-    assert backend.effective_n_jobs(None) == pool.total_slots
+    assert backend.effective_n_jobs(None) == backend.effective_n_jobs(backend.default_n_jobs)
+    assert joblib.effective_n_jobs(None) == pool.total_slots
     assert backend.effective_n_jobs(-2) == pool.total_slots - 1
     assert backend.effective_n_jobs(-100) == 2
     assert backend.effective_n_jobs(20) == 20
@@ -68,9 +77,7 @@ def test_one_job_is_joblibs_loop_in_the_caller(pool: ComputePool) -> None:
 
 
 def test_n_jobs_caps_how_much_runs_at_once(threads: ComputePool, tmp_path: Path) -> None:
-    Parallel(n_jobs=5, batch_size=1)(
-        delayed(mark)(str(tmp_path), str(i), 0.05) for i in range(40)
-    )
+    Parallel(n_jobs=5, batch_size=1)(delayed(mark)(str(tmp_path), str(i), 0.05) for i in range(40))
     times = []
     for i in range(40):
         times.append(((tmp_path / f"{i}.began").stat().st_mtime_ns, 1))
@@ -141,7 +148,7 @@ def _overlapping(folder: Path) -> Iterator[Any]:
 
 
 def test_a_time_out_stops_what_runs(pool: ComputePool, tmp_path: Path) -> None:
-    with pytest.raises(Exception) as caught:  # noqa: PT011 (joblib's is multiprocessing's)
+    with pytest.raises(Exception) as caught:
         Parallel(n_jobs=-1, timeout=0.5)(delayed(mark)(str(tmp_path), str(i), 30) for i in range(9))
 
     assert type(caught.value).__name__ == "TimeoutError"
