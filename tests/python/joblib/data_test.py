@@ -1,4 +1,4 @@
-"""What goes into tasks and comes back: memory-mapped arrays, caches, warning filters, many slots."""
+"""What goes into tasks and comes back: memory maps, caches, warning filters, many slots."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_file_that_the_node_lacks_is_named(tmp_path: Path) -> None:
 
 def test_results_can_be_written_to(pool: ComputePool) -> None:
     for array in Parallel(n_jobs=-1)(delayed(np.zeros)(10) for _ in range(4)):
-        array += 1
+        array.fill(1)
 
 
 def test_warning_filters_may_name_what_the_node_lacks(pool: ComputePool) -> None:
@@ -93,8 +93,13 @@ def is_convergence_warning(category: type) -> bool:
     return category is ConvergenceWarning
 
 
+def say_it_ran(folder: str, name: str) -> None:
+    with Path(folder, name).open("a") as file:
+        file.write("ran\n")
+
+
 def simulate(folder: str, first: float, second: int, seed: int) -> float:
-    Path(folder, f"{first}-{second}-{seed}").open("a").write("ran\n")
+    say_it_ran(folder, f"{first}-{second}-{seed}")
     return first * second + seed
 
 
@@ -113,7 +118,7 @@ def test_a_cached_parameter_sweep_runs_every_point_once(pool: ComputePool, tmp_p
 def stage(folder: str, name: str, data: list[int], fail: bool = False) -> list[int]:
     if fail:
         raise OSError("the second stage broke")
-    Path(folder, name).open("a").write("ran\n")
+    say_it_ran(folder, name)
     return [value + 1 for value in data]
 
 

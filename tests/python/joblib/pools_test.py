@@ -64,12 +64,8 @@ def test_the_block_is_on_the_pool_and_what_follows_is_not() -> None:
         assert pool.total_slots == 4
         assert squares(n_jobs=-1) == SQUARES
         assert active_backend() == "MusterBackend"
-        assert os.getpid() not in Parallel()(delayed(where)(x) for x in range(4)) or (
-            not hasattr(joblib, "parallel_config")
-        )
+        assert os.getpid() not in Parallel()(delayed(where)(x) for x in range(4))
     assert active_backend() != "MusterBackend"
-    with pytest.raises(PoolNotActive, match="with JoblibPool"):
-        squares(n_jobs=2, backend="muster")
 
 
 def test_a_pool_of_one_slot_runs_on_its_node() -> None:
@@ -147,7 +143,7 @@ def test_other_threads_use_the_pool(process_pool: ComputePool) -> None:
         thread.join()
     assert len(found) == 4
     assert os.getpid() not in found
-    assert set(found) <= {process for process in _processes(process_pool)}
+    assert set(found) <= _processes(process_pool)
 
 
 def _processes(pool: ComputePool) -> set[int]:
