@@ -50,7 +50,9 @@ class Activation:
         _active.leave(self._pool)
         with _lock:
             _activations.remove(self)
-            inner = [other for other in _activations if _backend_before(other._context) is self.backend]
+            inner = [
+                other for other in _activations if _backend_before(other._context) is self.backend
+            ]
             if not _activations:
                 if joblib.parallel.DEFAULT_BACKEND == _DEFAULT:
                     joblib.parallel.DEFAULT_BACKEND = _before_all.pop()

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from joblib import _parallel_backends
+
 from muster import _failures, _pickling, _tasks
 from muster.errors import NoWorker, PoolNotActive, TaskCancelled
 from muster.joblib._batch import Initializer, RunBatch
@@ -27,6 +29,9 @@ _WATCH_SECONDS = 0.5
 NO_WORKER_SECONDS = 60.0
 """How long a call that runs bears a pool without any slot before it fails. Longer than a worker
 needs to come back after its connection broke (heartbeats are overdue after 10 s)."""
+
+# joblib 1.2 tells a task's KeyboardInterrupt from one of the caller's; later versions do not.
+_WorkerInterrupt: type[Exception] | None = getattr(_parallel_backends, "WorkerInterrupt", None)
 
 _logger = logging.getLogger("muster.joblib")
 
@@ -75,7 +80,10 @@ class BatchFuture:
         if not self._settled.wait(timeout):
             raise multiprocessing.TimeoutError
         if self._failure is not None:
-            raise self._failure()
+            failure = self._failure()
+            if _WorkerInterrupt is not None and isinstance(failure, KeyboardInterrupt):
+                raise _WorkerInterrupt from failure
+            raise failure
         assert self._result is not None
         values = _pickling.loads(self._result)
         return values[0] if self._single else values

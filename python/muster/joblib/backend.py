@@ -10,7 +10,9 @@ Threads: as joblib uses it, from the caller's thread and the call's callback thr
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import queue
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -59,7 +61,8 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
     supports_inner_max_num_threads = True
     supports_sharedmem = False
     uses_threads = False
-    default_n_jobs = -1
+    # Where Parallel() takes None for 1 before it asks (1.2), effective_n_jobs has to agree.
+    default_n_jobs = -1 if hasattr(ParallelBackendBase, "default_n_jobs") else 1
 
     def __init__(
         self,
@@ -154,8 +157,14 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         return effective
 
     def start_call(self) -> None:
-        """The pool may have lost its workers since `configure`, in `with Parallel() as p`."""
+        """The pool may have lost its workers since `configure`, in `with Parallel() as p`.
+
+        There joblib also keeps batches of a call that failed, and would run them in this one.
+        """
         self._slots()
+        with contextlib.suppress(queue.Empty, AttributeError):
+            while True:
+                self.parallel._ready_batches.get(block=False)
 
     def stop_call(self) -> None:
         """One job per call: the next call of `with Parallel() as p` gets a job of its own."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import joblib
 import pytest
 
 from muster import ComputePool, Worker
 from muster.joblib import sklearn_backend
 
 SLOTS = 3
+collect_ignore = [] if hasattr(joblib, "parallel_config") else ["generators_test.py"]
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,19 @@ class Stubborn(Exception):
 
 def raise_stubborn(_: object) -> None:
     raise Stubborn(1, 2)
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.02)
+
+
+def fail_when(path: str) -> None:
+    wait_until(Path(path).exists)
+    raise LookupError("it began")
+
+
+def set_variable(name: str, value: str) -> None:
+    os.environ[name] = value

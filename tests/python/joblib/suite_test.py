@@ -1,0 +1,50 @@
+"""joblib's own tests of Parallel, with Muster as one more backend."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import joblib.test
+import pytest
+
+from muster import ComputePool, Image, Worker
+
+SUITE = Path(__file__).parent / "suite"
+LEAST = {"1.2": 60, "newer": 150}
+"""So many pass at least: fewer means that the plug-in no longer reaches joblib's lists."""
+
+
+def run_suite(folder: Path, pool: ComputePool, environment: dict[str, str]) -> ElementTree.Element:
+    """The JUnit report of joblib's test_parallel.py on `pool`."""
+    report = folder / "report.xml"
+    (folder / "pytest.ini").write_text(
+        "[pytest]\nmarkers =\n    thread_unsafe: of joblib\n    no_cover: of joblib\n"
+    )
+    tests = Path(joblib.test.__file__).parent / "test_parallel.py"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "muster_suite", "-p", "no:cacheprovider"]
+    command += ["-c", str(folder / "pytest.ini"), "--rootdir", str(tests.parent), "--timeout=60"]
+    command += [f"--junit-xml={report}", str(tests)]
+    subprocess.run(command, env={**environment, "MUSTER_BROKER": pool.broker}, check=False)
+    return ElementTree.parse(report).getroot()
+
+
+@pytest.mark.timeout(900)
+def test_joblibs_own_tests_pass(tmp_path: Path) -> None:
+    path = os.pathsep.join([str(SUITE), *sys.path])
+    shared = {"PYTHONPATH": path, "MUSTER_SUITE_KEY": "of managers in joblib's tests"}
+    with ComputePool(worker=Worker(concurrency=4), image=Image(env=shared), output=False) as pool:
+        report = run_suite(tmp_path, pool, {**os.environ, **shared})
+
+    cases = report.findall(".//testcase")
+    failed = {
+        case.get("name"): (case.find("failure") or case.find("error"))
+        for case in cases
+        if case.find("failure") is not None or case.find("error") is not None
+    }
+    passed = [case for case in cases if len(case) == 0]
+    assert not failed, f"{len(failed)} of joblib's tests failed: {', '.join(map(str, failed))}"
+    assert len(passed) >= LEAST["1.2" if joblib.__version__.startswith("1.2.") else "newer"]
