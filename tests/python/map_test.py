@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pool_support import wait_until
 
 import muster
 from muster import ComputePool, Worker
@@ -25,13 +26,6 @@ def pool() -> Iterator[ComputePool]:
 
 def nothing(x: Any) -> Any:
     return x
-
-
-def wait_until(condition: Any, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{condition} did not come true"
-        threading.Event().wait(0.01)
 
 
 def test_results_come_in_the_order_of_the_inputs(pool: ComputePool) -> None:
