@@ -22,6 +22,7 @@ from muster._pickling import loads
 Initializer = tuple[Callable[..., Any], tuple[Any, ...]]
 
 _SLOT_CORES = "MUSTER_SLOT_CORES"
+_JOBLIB_CORES = "LOKY_MAX_CPU_COUNT"  # joblib counts so many cores at most
 
 
 def slot_cores() -> int | None:
@@ -33,12 +34,11 @@ def slot_cores() -> int | None:
 def slot_backend(nesting_level: int = 1) -> Any:
     """The backend of `Parallel` inside a task: threads on the slot's cores, never the pool.
 
-    As joblib does one level below its own process backends. n_jobs=-1 means the slot's cores there,
-    because joblib counts those that LOKY_MAX_CPU_COUNT says.
+    As joblib does one level below its own process backends. n_jobs=-1 means the slot's cores.
     """
     cores = slot_cores()
     if cores is not None:
-        os.environ["LOKY_MAX_CPU_COUNT"] = str(cores)
+        os.environ[_JOBLIB_CORES] = str(cores)
     return ThreadingBackend(nesting_level=nesting_level)
 
 
@@ -57,6 +57,7 @@ class RunBatch:
 
     def __init__(self, initializer: Initializer | None = None) -> None:
         self._initializer = initializer
+        self._cores: int | None = None
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -64,16 +65,18 @@ class RunBatch:
 
     def __call__(self, payload: _tasks.Payload) -> bytes:
         items = loads(payload, "the arguments of this task")
-        with inside_backend(slot_backend(), slot_cores() or 1):
-            self._initialize()
+        if self._cores is None:
+            self._cores = slot_cores() or 1
+            os.environ[_JOBLIB_CORES] = str(self._cores)
+        with inside_backend(ThreadingBackend(nesting_level=1), self._cores):
+            if self._initializer is not None:
+                self._initialize()
             start = perf_counter()
             results = [function(*args, **kwargs) for function, args, kwargs in items]
             seconds = perf_counter() - start
         return _tasks.join_result(seconds, results)
 
     def _initialize(self) -> None:
-        if self._initializer is None:
-            return
         with self._lock:
             if self._initializer is not None:
                 function, args = self._initializer

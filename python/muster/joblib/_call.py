@@ -55,21 +55,27 @@ class BatchFuture:
         self.seconds: float | None = None
         """What the batch's functions took on their slot; None without a result."""
         self._single = single
-        self._settled = threading.Event()
+        self._settled = False
+        self._waiter: threading.Event | None = None  # only joblib 1.2 waits: made when it does
         self._result: memoryview | None = None
         self._failure: Callable[[], BaseException] | None = None
 
     def set_result(self, result: Any) -> None:
         self.seconds, self._result = _tasks.split_result(result)
-        self._settled.set()
+        self._settle()
 
     def set_failure(self, failure: Callable[[], BaseException]) -> None:
         """`failure` makes the exception when somebody asks for it."""
         self._failure = failure
-        self._settled.set()
+        self._settle()
 
     def done(self) -> bool:
-        return self._settled.is_set()
+        return self._settled
+
+    def _settle(self) -> None:
+        self._settled = True  # before the look at the waiter, which looks here after it is made
+        if self._waiter is not None:
+            self._waiter.set()
 
     def get(self, timeout: float | None = None) -> Any:
         """The list of the batch's results. Blocks up to `timeout` seconds (None: for ever).
@@ -77,8 +83,10 @@ class BatchFuture:
         Raises multiprocessing.TimeoutError when there is no outcome then, and else what the batch
         raised, with the remote traceback as its cause.
         """
-        if not self._settled.wait(timeout):
-            raise multiprocessing.TimeoutError
+        if not self._settled:
+            waiter = self._waiter = threading.Event()
+            if not self._settled and not waiter.wait(timeout):
+                raise multiprocessing.TimeoutError
         if self._failure is not None:
             failure = self._failure()
             if _WorkerInterrupt is not None and isinstance(failure, KeyboardInterrupt):
@@ -94,7 +102,7 @@ class BatchFuture:
 class Call:
     """See the file's head. `job_options` are those of `Session.open_job`.
 
-    `watch` is called now and then on the call's thread while the call lasts.
+    On the call's thread, `refill` is called after every callback and `watch` now and then.
     """
 
     def __init__(
@@ -103,6 +111,7 @@ class Call:
         context: _tasks.JobContext,
         *,
         initializer: Initializer | None = None,
+        refill: Callable[[], None] | None = None,
         watch: Callable[[], None] | None = None,
         **job_options: Any,
     ) -> None:
@@ -112,6 +121,7 @@ class Call:
         self._context = context
         self._job_options = job_options
         self._initializer = initializer
+        self._refill = refill
         self._watch = watch
         self._functions = BatchFunctions()
         # Reentrant: a generator that is collected while its thread submits aborts its own call.
@@ -119,6 +129,7 @@ class Call:
         self._job: _Job | None = None
         self._over = False
         self._pushed = 0
+        self._bytes = 0
         self._pending: dict[int, BatchFuture] = {}
         self._outcomes: queue.SimpleQueue[BatchFuture | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -132,6 +143,11 @@ class Call:
     def in_flight(self) -> int:
         """Batches without an outcome."""
         return len(self._pending)
+
+    @property
+    def mean_bytes(self) -> float:
+        """Of a batch's payload; 0 before the first."""
+        return self._bytes / self._pushed if self._pushed else 0.0
 
     def submit(
         self, items: Sequence[Item], callback: Callable[[Any], None] | None, single: bool = False
@@ -158,6 +174,7 @@ class Call:
                 self._pending[sequence] = future  # before the push: outcomes may overtake us
                 job.push(payload)
                 self._pushed += 1
+                self._bytes += len(payload)
             except Exception as error:
                 self._pending.pop(sequence, None)
                 failure = error  # `error` is unbound after this block
@@ -231,6 +248,8 @@ class Call:
                 self.measured = future.seconds
                 try:
                     future.callback(future)
+                    if self._refill is not None:
+                        self._refill()
                 except BaseException as error:
                     _raise_in_caller(future.callback, error)
                 finally:

@@ -36,6 +36,11 @@ _NO_MEANING = "n_jobs == 0 in Parallel has no meaning"  # joblib's own words
 _BATCH_SECONDS_PER_SLOT = 0.001
 """A batch costs the client about 0.1 ms: with batches of 1 ms per slot it is busy a tenth of the
 time, however many slots there are."""
+_AHEAD_SECONDS = 0.01
+"""So much work per slot is on its way at least: some round trips on a busy machine."""
+_MOST_AHEAD = 64  # batches per slot: a thousand slots then have 64,000 on their way
+_MOST_BYTES_AHEAD = 16 << 20
+_DEFAULT_PRE_DISPATCH = "2 * n_jobs"  # joblib's
 
 
 class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -93,6 +98,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         self._binding = threading.Lock()
         self._requested = -1
         self._announced = 0
+        self._mean_seconds = _AHEAD_SECONDS
         self._call_initializer = self._initializer
         # joblib's own tests know this name: the workers' handle, from configure to terminate.
         self._workers: Call | None = None
@@ -147,6 +153,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             self.parallel = parallel
             self._requested = n_jobs
             self._announced = effective
+            self._mean_seconds = _AHEAD_SECONDS
             self._call_initializer = (
                 (initializer, tuple(initargs)) if initializer else self._initializer
             )
@@ -218,6 +225,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         call = self._workers
         if call is not None and call.measured is not None:
             duration = max(call.measured, 1e-6)
+            self._mean_seconds += (duration - self._mean_seconds) / 8
         super().batch_completed(batch_size, duration)
 
     def compute_batch_size(self) -> int:
@@ -283,6 +291,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             self._session(),
             context,
             initializer=self._call_initializer,
+            refill=self._refill,
             watch=self._follow_pool,
             max_running=cap if cap < slots else 0,
             timeout=pool._timeout * tasks,
@@ -306,6 +315,29 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         self.MIN_IDEAL_BATCH_DURATION = min(0.2, max(0.02, slots * _BATCH_SECONDS_PER_SLOT))
         self.MAX_IDEAL_BATCH_DURATION = 10 * self.MIN_IDEAL_BATCH_DURATION
 
+    def _refill(self) -> None:
+        """On the call's thread: more batches for short tasks than joblib's default pre_dispatch,
+        two per slot, which would leave slots idle for the time of a round trip."""
+        parallel, call = self.parallel, self._workers
+        if call is None or self._mean_seconds * 2 >= _AHEAD_SECONDS:
+            return
+        if parallel.pre_dispatch == _DEFAULT_PRE_DISPATCH:
+            each = min(_MOST_AHEAD, int(_AHEAD_SECONDS / max(self._mean_seconds, 1e-6)))
+            most = _MOST_BYTES_AHEAD / max(call.mean_bytes, 1.0)
+            self._dispatch_until(call, int(min(each * self._announced, most)))
+
+    def _dispatch_until(self, call: Call, in_flight: int) -> None:
+        parallel = self.parallel
+        if call.in_flight >= in_flight or parallel._original_iterator is None:
+            return
+        with parallel._lock:
+            while (
+                call.in_flight < in_flight
+                and parallel._original_iterator is not None
+                and not getattr(parallel, "_aborting", False)
+            ):
+                parallel.dispatch_next()
+
     def _follow_pool(self) -> None:
         """On the call's thread: a pool that grew gets more tasks, as many as `pre_dispatch` says.
 
@@ -324,13 +356,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         if not isinstance(ahead, str) or "n_jobs" not in ahead:
             return
         wanted = int(joblib.parallel.eval_expr(ahead.replace("n_jobs", str(now))))
-        with parallel._lock:
-            while (
-                call.in_flight < wanted
-                and parallel._original_iterator is not None
-                and not getattr(parallel, "_aborting", False)
-            ):
-                parallel.dispatch_next()
+        self._dispatch_until(call, wanted)
 
 
 def _unpickled(nesting_level: int | None) -> MusterBackend:
