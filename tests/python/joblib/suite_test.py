@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -48,3 +49,14 @@ def test_joblibs_own_tests_pass(tmp_path: Path) -> None:
     passed = [case for case in cases if len(case) == 0]
     assert not failed, f"{len(failed)} of joblib's tests failed: {', '.join(map(str, failed))}"
     assert len(passed) >= LEAST["1.2" if joblib.__version__.startswith("1.2.") else "newer"]
+
+
+def test_the_document_names_every_excluded_test() -> None:
+    sys.path.insert(0, str(SUITE))
+    try:
+        from exclusions import EXCLUSIONS
+    finally:
+        sys.path.remove(str(SUITE))
+    document = (Path(__file__).parents[3] / "docs" / "joblib.md").read_text()
+    rows = re.findall(r"^\| `(test_\w+)` \| (.*) \|$", document, re.MULTILINE)
+    assert dict(rows) == EXCLUSIONS
