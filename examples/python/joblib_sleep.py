@@ -17,6 +17,7 @@ def main() -> None:
     seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 0.1
 
     with JoblibPool(concurrency=slots, executor="thread") as pool:
+        Parallel(n_jobs=-1)(delayed(abs)(i) for i in range(slots))  # loads joblib on the node
         start = time.perf_counter()
         Parallel(n_jobs=-1)(delayed(time.sleep)(seconds) for _ in range(tasks))
         taken = time.perf_counter() - start
