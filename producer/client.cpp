@@ -58,7 +58,7 @@ bool Client::wait_for_slots(std::uint32_t slots, std::chrono::nanoseconds timeou
   const auto deadline = deadline_after(timeout);
   std::unique_lock lock(mutex_);
   const std::uint64_t failures = failures_;
-  const auto enough = [&] { return pool_known_ && total_slots() >= slots; };
+  const auto enough = [&] { return pool_known_ && !unheard_ && total_slots() >= slots; };
   const auto ended = [&] { return failures_ != failures || (dead_ && failure_); };
   const auto over = [&] { return enough() || ended(); };
   if (!over()) {

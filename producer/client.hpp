@@ -149,6 +149,7 @@ class Client {
   bool dead_ = false;  // the thread takes no more commands
   bool welcomed_ = false;
   bool pool_known_ = false;
+  bool unheard_ = false;  // every wait was ended, and the broker was not heard since
   unsigned slot_waiters_ = 0;
   std::uint64_t failures_ = 0;    // times that every wait was ended ...
   std::optional<Error> failure_;  // ... and why, the last time

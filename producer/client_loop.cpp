@@ -54,6 +54,7 @@ void Client::loop() {
     sleep_until(session_.next_deadline());
     receive(clock_now());
     dispatch();
+    report_link();
   }
   session_.close();
   backlog_.clear();
@@ -193,15 +194,16 @@ void Client::receive(Time now) {
     replaced_ = false;
     session_.connected(now);
   }
-  report_link();
 }
 
 void Client::report_link() {
   if (session_.link() != Session::Link::up) return;
   pack_.store(session_.pack(), std::memory_order_relaxed);
+  const bool heard = clock_now() - *session_.silent_since() < options_.broker_timeout;
   const std::lock_guard lock(mutex_);
-  if (std::exchange(welcomed_, true)) return;
-  link_changed_.notify_all();
+  const bool was_unheard = heard && std::exchange(unheard_, false);
+  const bool was_welcomed = std::exchange(welcomed_, true);
+  if (was_unheard || !was_welcomed) link_changed_.notify_all();
 }
 
 void Client::report_pool(const message::Pool& pool) {
@@ -244,6 +246,7 @@ void Client::fail_all(const Error& error) {
   {
     const std::lock_guard lock(mutex_);
     ++failures_;
+    unheard_ = true;
     failure_.emplace(error);
     link_changed_.notify_all();
   }

@@ -87,7 +87,7 @@ std::string probe(const std::string& interpreter) {
   std::string last = answer.output.substr(0, answer.output.find_last_not_of(" \r\n") + 1);
   last.erase(0, last.rfind('\n') + 1);
   const std::size_t space = last.find(' ');
-  const std::string version = last.substr(0, space);
+  std::string version = last.substr(0, space);
   if (answer.status.status != 0 || space == std::string::npos || !is_version(version)) {
     throw PythonError(fmt::format("`{} -m muster.runner --version` {}: {}; {}", interpreter,
                                   describe(answer.status), last, kInstall));

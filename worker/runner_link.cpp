@@ -415,6 +415,11 @@ void RunnerLink::State::write_buffer() {
   while (!rest.empty() && !closing_) {
     const ssize_t written = ::send(link_, rest.data(), rest.size(), MSG_NOSIGNAL);
     if (written < 0 && errno == EINTR) continue;
+    if (written < 0 && errno == EAGAIN) {  // task code may have changed the descriptor
+      pollfd room{link_, POLLOUT, 0};
+      ::poll(&room, 1, -1);
+      continue;
+    }
     if (written <= 0 && closing_) break;
     if (written <= 0) leave(0);
     rest.remove_prefix(static_cast<std::size_t>(written));

@@ -92,7 +92,7 @@ void RunnerProcess::kill() {
 
 RunnerProcess::End RunnerProcess::take_end(bool idle, Time now) {
   ::kill(-life_.process.pid, SIGKILL);  // what the task left behind
-  const End end{reap(life_.process), last_lines(life_.tail)};
+  End end{reap(life_.process), last_lines(life_.tail)};
   if (!life_.ready) {
     const char* colon = end.last_lines.empty() ? "" : ": ";
     fail_start(fmt::format("it {}{}{}", describe(end.status), colon, end.last_lines), now);

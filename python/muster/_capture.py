@@ -65,10 +65,10 @@ class Capture:
 
     def begin(self, task_id: int, context: JobContext) -> None:
         """What this thread says from now on is said by the task."""
+        speaker = self._speaker
+        speaker.task_id = task_id if context.capture else None
         if not context.capture:
             return
-        speaker = self._speaker
-        speaker.task_id = task_id
         level = context.log_level
         with self._lock:
             self._levels[level] += 1

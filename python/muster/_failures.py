@@ -97,12 +97,17 @@ class _Remade:
         self._exc = exc
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remake, (type(self._exc), self._exc.args, vars(self._exc))
+        exc = self._exc
+        args = exc.args
+        if isinstance(exc, OSError) and exc.filename is not None and len(args) == 2:
+            args += (exc.filename,)  # which is no part of its args
+        return _remake, (type(exc), args, vars(exc))
 
 
 def _remake(kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> Any:
     exc = kind.__new__(kind, *args)
-    exc.args = args
+    built_in: Any = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+    built_in.__init__(exc, *args)
     vars(exc).update(state)
     return exc
 

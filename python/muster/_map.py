@@ -147,6 +147,8 @@ class MapResults(Iterator[Any]):
         self._ready = iter(())
         self._job.drop()
         self._pending.clear()
+        self._completed.clear()
+        self._pending_items = 0
         self._mailbox = _Mailbox()
 
     def __enter__(self) -> MapResults:
@@ -221,7 +223,7 @@ class MapResults(Iterator[Any]):
         arrived = self._mailbox.arrived
         while arrived:
             chunk = arrived.popleft()
-            if self._adapts and chunk.result is not None:
+            if chunk.result is not None:
                 seconds, value = _tasks.split_result(chunk.result)
                 self._learn(chunk, seconds, len(value))
             if not self._ordered:
@@ -258,8 +260,12 @@ class MapResults(Iterator[Any]):
             return False
         if self._adapts and self._item_seconds is None:
             return len(self._mailbox.missing) < self._busy_chunks() + UNMEASURED_CHUNKS
-        items = max(WINDOW, 2 * self._chunk * self._busy_chunks())
-        return self._pending_items < items and self._pending_bytes < WINDOW_BYTES
+        busy = self._busy_chunks()
+        if len(self._pending if self._ordered else self._mailbox.missing) < busy:
+            return True  # whatever they weigh
+        if self._pending_items >= max(WINDOW, 2 * self._chunk * busy):
+            return False
+        return max(self._pending_bytes, self._pending_items * self._item_bytes) < WINDOW_BYTES
 
     def _push_next(self) -> None:
         """Pulls items for one chunk and sends it. What goes wrong is raised after the results of
@@ -317,12 +323,14 @@ class MapResults(Iterator[Any]):
         self._item_seconds = CHUNK_SECONDS
 
     def _learn(self, chunk: _Chunk, seconds: float, result_bytes: int) -> None:
-        """Adapts the size of chunks to what one took."""
-        each = max(seconds / chunk.count, 1e-8)
+        """Adapts the size of chunks, and how far inputs may run ahead, to what one took."""
         size = max(chunk.payload_bytes, result_bytes) / chunk.count
+        self._item_bytes = max(size, 0.9 * self._item_bytes, 1.0)
+        if not self._adapts:
+            return
+        each = max(seconds / chunk.count, 1e-8)
         old = self._item_seconds
         self._item_seconds = each if old is None else 0.7 * old + 0.3 * each
-        self._item_bytes = max(size, 0.9 * self._item_bytes, 1.0)
         count = CHUNK_SECONDS / self._item_seconds
         count = min(count, MAX_CHUNK, chunk.count * GROWTH, MAX_CHUNK_BYTES / self._item_bytes)
         busy = self._busy_chunks()

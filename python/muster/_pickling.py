@@ -7,6 +7,7 @@ sends by value what another interpreter cannot import: what `__main__` defines, 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import pickle
@@ -47,12 +48,12 @@ class LoadError(SerializationError):
     """Raised by `loads`; on a runner, the failure to load a function or its arguments."""
 
 
-def _is_plain(obj: object, depth: int) -> bool:
+def _is_plain(obj: Any, depth: int) -> bool:
     kind = type(obj)
     if kind in _PLAIN:
-        return kind in (int, float, bool, type(None)) or len(obj) < _JOINED_BYTES  # type: ignore[arg-type]
+        return (kind is not bytes and kind is not str) or len(obj) < _JOINED_BYTES
     if kind is dict:
-        return _are_plain(obj, depth) and _are_plain(obj.values(), depth)  # type: ignore[attr-defined]
+        return _are_plain(obj, depth) and _are_plain(obj.values(), depth)
     return (kind is tuple or kind is list) and _are_plain(obj, depth)
 
 
@@ -156,8 +157,9 @@ def _describe_load_failure(buffer: Any, what: str, exc: Exception) -> str:
 class SharedFunctions:
     """The functions and classes that the payloads of one job share.
 
-    What goes by value is pickled once, when it is first met, and is named by its digest from then
-    on; changes to its globals or closure after that stay unseen. Before the first `take_body` the
+    What goes by value is pickled once, when it is first met, with all that it refers to, and is
+    named by its digest from then on; changes to its globals or closure after that stay unseen, and
+    in a runner all tasks of the job see one object. Before the first `take_body` the
     payloads only have the digests: put the body in the job that they are for.
     """
 
@@ -172,17 +174,7 @@ class SharedFunctions:
         """As `muster._pickling.dumps`, with references instead of shared functions."""
         if _is_plain(obj, 2):
             return pickle.dumps(obj, PROTOCOL)
-        pickler: _SharingPickler | None = None
-
-        def make(file: io.BytesIO, protocol: int) -> _SharingPickler:
-            nonlocal pickler
-            pickler = _SharingPickler(file, protocol, self)
-            return pickler
-
-        data = _dump(make, obj, what)
-        if pickler is not None and pickler.entangled:
-            return _dump(cloudpickle.CloudPickler, obj, what)
-        return data
+        return _dump(functools.partial(_SharingPickler, functions=self), obj, what)
 
     def take_body(self) -> dict[bytes, bytes]:
         """All that was met so far, for the body of the job that the payloads belong to."""
@@ -201,7 +193,7 @@ class SharedFunctions:
         if reduce(obj) is not NotImplemented:
             data = cloudpickle.dumps(obj, PROTOCOL)
             digest = blake2b(data, digest_size=_DIGEST_BYTES).digest()
-            shared = _Shared(digest, data, frozenset(_cells(obj)))
+            shared = _Shared(digest, data)
         with self._lock:
             if key not in self._by_id:
                 self._alive.append(obj)
@@ -216,34 +208,17 @@ class SharedFunctions:
 
 
 class _Shared:
-    __slots__ = ("cells", "data", "digest")
+    __slots__ = ("data", "digest")
 
-    def __init__(self, digest: bytes, data: bytes, cells: frozenset[int]) -> None:
+    def __init__(self, digest: bytes, data: bytes) -> None:
         self.digest = digest
         self.data = data
-        self.cells = cells
-
-
-def _cells(obj: object) -> set[int]:
-    """The closure cells of a function and of the functions in them, by id."""
-    found: set[int] = set()
-    waiting = [obj]
-    while waiting:
-        for cell in getattr(waiting.pop(), "__closure__", None) or ():
-            if id(cell) not in found:
-                found.add(id(cell))
-                with contextlib.suppress(ValueError):  # not assigned yet
-                    waiting.append(cell.cell_contents)
-    return found
 
 
 class _SharingPickler(cloudpickle.CloudPickler):  # type: ignore[misc]
     def __init__(self, file: io.BytesIO, protocol: int, functions: SharedFunctions) -> None:
         super().__init__(file, protocol)
         self._functions = functions
-        self._cells: set[int] = set()
-        self.entangled = False
-        """Two functions share a variable, which two pickles would make into two variables."""
 
     def reducer_override(self, obj: Any) -> Any:
         """Asked by the pickler for every object that is not of a built-in type."""
@@ -252,9 +227,6 @@ class _SharingPickler(cloudpickle.CloudPickler):  # type: ignore[misc]
         shared = self._functions._shared(obj, super().reducer_override)
         if shared is None:
             return NotImplemented
-        if not self._cells.isdisjoint(shared.cells):
-            self.entangled = True
-        self._cells |= shared.cells
         return _resolve, (shared.digest, self._functions._inline(shared))
 
 

@@ -112,7 +112,8 @@ class Job:
 
 class Session:
     """See the top of this file. The constructor connects, or starts an embedded pool; it blocks up
-    to `connect_timeout` seconds and raises MusterError (BrokerLost, VersionMismatch, …)."""
+    to `connect_timeout` seconds and raises MusterError (BrokerLost, VersionMismatch, …). A broker
+    that is silent for `broker_timeout` seconds ends the session; shorter silences pass unseen."""
 
     def __init__(
         self,
@@ -128,6 +129,7 @@ class Session:
         environment: Mapping[str, str] | None = None,
         programs: str = "",
         connect_timeout: float = 10.0,
+        broker_timeout: float = 30.0,
     ) -> None:
         self.python_version = python_version
         self.forwards_output = output is not False
@@ -144,6 +146,7 @@ class Session:
                     environment=dict(environment or {}),
                     programs=programs,
                     connect_timeout=connect_timeout,
+                    broker_timeout=broker_timeout,
                 )
         except _native.Error as error:
             raise rebuilt(error) from None

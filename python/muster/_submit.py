@@ -10,7 +10,6 @@ Threads: any.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import sys
 import threading
 import types
@@ -48,12 +47,13 @@ class TaskFuture(concurrent.futures.Future):  # type: ignore[type-arg]
         while it runs. Does not block. Returns whether the future is cancelled."""
         if not super().cancel():
             return False
-        with contextlib.suppress(RuntimeError):  # somebody else cancelled it at the same time
-            self.set_running_or_notify_cancel()
         job = self._job
-        if job is not None:
-            self._job = None
-            job.cancel(self._sequence)
+        this_call = object()
+        if self.__dict__.setdefault("_cancelled_by", this_call) is this_call:  # the first of all
+            self.set_running_or_notify_cancel()
+            if job is not None:
+                self._job = None
+                job.cancel(self._sequence)
         return True
 
     def result(self, timeout: float | None = None) -> Any:

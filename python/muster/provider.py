@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -80,8 +80,8 @@ class Image:
     """
 
     python: str = "auto"
-    pip: tuple[str, ...] = ()
-    apt: tuple[str, ...] = ()
+    pip: Sequence[str] = ()
+    apt: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:

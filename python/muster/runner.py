@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import types
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -265,6 +266,8 @@ def main(arguments: list[str] | None = None) -> None:
         return
     link = _connect(options.max_result)
     _prepare_process()
+    # A task that looks at __main__ finds nothing of the runner's, nor do its child processes.
+    sys.modules["__main__"] = types.ModuleType("__main__")
     from muster._capture import Capture  # with it cloudpickle: warm before the first task
 
     capture = Capture(link)
@@ -273,7 +276,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    # Under its own name: a task that looks at __main__ should find nothing of the runner's.
-    from muster.runner import main as run
+    from muster.runner import main as run  # under its own name, once
 
     run()

@@ -115,15 +115,16 @@ void bind_common(py::module_& module) {
       .def_buffer([](const Buffer& buffer) { return describe(buffer); });
 
   // Lives as long as the process, as the module does.
-  static const py::handle error_type =
+  static const py::handle kErrorType =
       py::exception<Error>(module, "Error", PyExc_Exception).release();
-  py::register_exception_translator([](std::exception_ptr thrown) {
-    try {
-      if (thrown) std::rethrow_exception(thrown);
-    } catch (const Error& error) {
-      PyErr_SetObject(error_type.ptr(), failure(error).ptr());
-    }
-  });
+  py::register_exception_translator(
+      [](std::exception_ptr thrown) {  // NOLINT(performance-*): its type
+        try {
+          if (thrown) std::rethrow_exception(thrown);
+        } catch (const Error& error) {
+          PyErr_SetObject(kErrorType.ptr(), failure(error).ptr());
+        }
+      });
 }
 
 }  // namespace muster::python

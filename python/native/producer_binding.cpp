@@ -36,7 +36,24 @@ struct Unlocked {
     delete session;
   }
 };
-using Owned = std::unique_ptr<Session, Unlocked>;
+using Owned = std::shared_ptr<Session>;
+
+// The sessions that may live, for the end of the interpreter. The GIL guards it.
+std::vector<std::weak_ptr<Session>>& sessions() {
+  static std::vector<std::weak_ptr<Session>> all;
+  return all;
+}
+
+// Before the interpreter ends: a thread that came back from a wait after that would take the
+// process down, so no wait may be left.
+void close_all() {
+  for (const std::weak_ptr<Session>& known : std::exchange(sessions(), {})) {
+    const Owned session = known.lock();
+    if (!session) continue;
+    const py::gil_scoped_release unlocked;
+    session->close();
+  }
+}
 
 std::chrono::milliseconds milliseconds(double seconds) {
   return std::chrono::ceil<std::chrono::milliseconds>(to_duration(seconds));
@@ -107,7 +124,10 @@ Owned make(const py::str& endpoint, const py::str& label, unsigned workers, unsi
   options.programs = to_text(programs);
   options.connect_timeout = milliseconds(connect_timeout);
   options.broker_timeout = milliseconds(broker_timeout);
-  return Owned(new Session(connect(std::move(options))));
+  Owned session(new Session(connect(std::move(options))), Unlocked());
+  std::erase_if(sessions(), [](const auto& known) { return known.expired(); });
+  sessions().push_back(session);
+  return session;
 }
 
 py::tuple to_tuple(const ChannelItem& item) {
@@ -253,6 +273,8 @@ void bind_channel(py::class_<Session, Owned>& producer) {
 }  // namespace
 
 void bind_producer(py::module_& module) {
+  py::module_::import("atexit").attr("register")(py::cpp_function(&close_all));
+
   py::class_<Session, Owned> producer(module, "Producer", py::is_final());
   producer
       .def(py::init(&make), py::kw_only(), py::arg("endpoint") = "", py::arg("label") = "",

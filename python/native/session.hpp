@@ -66,6 +66,7 @@ class Session {
 
   void wake() {
     ++wakes_;
+    if (closed_) return;
     use([](Native& native) { native.channel.wake(); });
   }
   // Whether there was a wake that nobody took yet.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pool_support import wait_until
 
 import muster
 from muster import ComputePool, Worker
@@ -25,13 +26,6 @@ def pool() -> Iterator[ComputePool]:
 
 def nothing(x: Any) -> Any:
     return x
-
-
-def wait_until(condition: Any, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{condition} did not come true"
-        threading.Event().wait(0.01)
 
 
 def test_results_come_in_the_order_of_the_inputs(pool: ComputePool) -> None:
@@ -218,6 +212,22 @@ def test_a_million_items_in_seconds_and_flat_memory(pool: ComputePool) -> None:
     assert expected == 1_000_000
     assert seconds < 5, f"{seconds:.1f} s"
     assert resident_mb() - before < 50
+
+
+def test_large_results_do_not_pile_up(pool: ComputePool) -> None:
+    pulled = 0
+
+    def inputs() -> Iterator[int]:
+        nonlocal pulled
+        while True:
+            pulled += 1
+            yield 4_000_000
+
+    results = pool.map(bytes, inputs())
+    for returned in range(1, 200):
+        assert len(next(results)) == 4_000_000
+        assert (pulled - returned) * 4_000_000 < 400e6
+    results.close()
 
 
 @pytest.mark.parametrize(

@@ -3,47 +3,23 @@
 from __future__ import annotations
 
 import concurrent.futures
-import multiprocessing
 import os
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pool_support import run_script, wait_until
 
 import muster
 from muster import ComputePool, Image, Local, Worker
-
-BASE = 100
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[ComputePool]:
     with ComputePool(worker=Worker(concurrency=2)) as pool:
         yield pool
-
-
-def wait_until(condition: object, seconds: float = 30) -> None:
-    """Polls; fails with what it waited for."""
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, f"{condition} did not come true"
-        threading.Event().wait(0.01)
-
-
-def run_script(text: str, *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(text), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
 
 
 def test_submit_returns_a_real_future(pool: ComputePool) -> None:
@@ -131,6 +107,7 @@ def test_cancel_ends_a_running_task(pool: ComputePool, tmp_path: Path) -> None:
     both = [pool.submit(os.getpid) for _ in range(4)]  # the slot is free again
     assert all(other.result(30) for other in both)
     assert not both[0].cancel()
+    assert future.cancel()
 
 
 def test_callbacks_wait_and_as_completed(pool: ComputePool) -> None:
@@ -305,7 +282,7 @@ def test_what_this_machine_has_is_accepted() -> None:
     pool = ComputePool(Local(), vcpus=1, memory="1MB", allocation="spot-if-available", image=image)
     with pool:
         assert pool.total_slots == 1
-        assert pool.submit(os.environ.get, "MUSTER_TEST").result(30) == "ä b"
+        assert pool.submit(os.getenv, "MUSTER_TEST").result(30) == "ä b"
 
 
 def test_plugins_shape_the_image_and_surround_the_client() -> None:
@@ -320,7 +297,7 @@ def test_plugins_shape_the_image_and_surround_the_client() -> None:
 
             @contextlib.contextmanager
             def around() -> Iterator[None]:
-                events.append(pool.submit(os.environ.get, "PLUGGED").result(30))
+                events.append(pool.submit(os.getenv, "PLUGGED").result(30))
                 yield
                 events.append("end")
 
@@ -329,100 +306,6 @@ def test_plugins_shape_the_image_and_surround_the_client() -> None:
     with ComputePool(worker=Worker(concurrency=1), plugins=[Plugin()]):
         events.append("inside")
     assert events == ["yes", "inside", "end"]
-
-
-def test_a_forked_child_is_told_and_does_not_hang(pool: ComputePool) -> None:
-    future = pool.submit(time.sleep, 1)
-
-    def child(answers: object) -> None:
-        for call in (lambda: pool.submit(abs, 1), future.result, lambda: list(pool.map(abs, [1]))):
-            try:
-                call()
-                answers.put("no error")  # type: ignore[attr-defined]
-            except muster.MusterError as error:
-                answers.put(str(error))  # type: ignore[attr-defined]
-
-    context = multiprocessing.get_context("fork")
-    answers = context.Queue()
-    process = context.Process(target=child, args=(answers,))
-    process.start()
-    assert all("forked" in answers.get(timeout=30) for _ in range(3))
-    process.join(30)
-    assert process.exitcode == 0
-    assert pool.submit(abs, -1).result(30) == 1
-
-
-def test_a_fork_that_exits_normally_ends(pool: ComputePool) -> None:
-    done = run_script(
-        """
-        import os, muster
-        pool = muster.ComputePool(worker=muster.Worker(concurrency=1)).start()
-        child = os.fork()
-        if child == 0:
-            raise SystemExit(7)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), pool.submit(abs, -1).result())
-        pool.shutdown()
-        """
-    )
-    assert done.stdout.split() == ["7", "1"], done.stderr
-
-
-def test_a_program_that_forgets_its_pool_ends() -> None:
-    done = run_script(
-        """
-        import muster, time
-        pool = muster.ComputePool(worker=muster.Worker(concurrency=1)).start()
-        pool.submit(time.sleep, 600)
-        results = pool.map(time.sleep, [600] * 10)
-        print(pool.nodes()[0].process_id)
-        """
-    )
-    assert done.returncode == 0, done.stderr
-    worker = int(done.stdout)
-    wait_until(lambda: not Path(f"/proc/{worker}").exists())
-
-
-def test_an_abandoned_pool_is_collected() -> None:
-    import gc
-
-    pool = ComputePool(worker=Worker(concurrency=1)).start()
-    assert pool.submit(abs, -1).result(30) == 1
-    worker = pool.nodes()[0].process_id
-    del pool
-    gc.collect()
-    wait_until(lambda: not Path(f"/proc/{worker}").exists())
-
-
-def test_a_killed_program_leaves_nothing(tmp_path: Path) -> None:
-    script = textwrap.dedent(
-        """
-        import muster, time
-        with muster.ComputePool(worker=muster.Worker(concurrency=1)) as pool:
-            pool.submit(abs, 1).result()
-            print(pool.nodes()[0].process_id, flush=True)
-            time.sleep(600)
-        """
-    )
-    program = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert program.stdout is not None
-    worker = int(program.stdout.readline())
-    program.send_signal(signal.SIGKILL)
-    program.wait(30)
-    program.stdout.close()
-    wait_until(lambda: not Path(f"/proc/{worker}").exists())
-
-
-def test_the_broker_s_end_ends_every_future() -> None:
-    pool = ComputePool(worker=Worker(concurrency=1)).start()
-    with ComputePool(broker=pool.broker) as attached:
-        future = attached.submit(time.sleep, 600)
-        session = attached.session
-        session.close()  # as if the session ended by itself
-        with pytest.raises(concurrent.futures.CancelledError):
-            future.result(30)
-        with pytest.raises(muster.MusterError):
-            attached.submit(abs, 1)
-    pool.shutdown()
 
 
 def test_the_import_is_fast_and_lazy() -> None:

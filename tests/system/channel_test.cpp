@@ -215,6 +215,25 @@ TEST(ChannelLife, ItMayOutliveTheProducer) {
   EXPECT_THROW(channel->push(late, {}), Error);
 }
 
+TEST_F(ChannelTest, ACappedJobRunsFewTasksAtOnceWhileAnotherUsesTheRest) {
+  JobOptions one_at_once;
+  one_at_once.max_running = 1;
+  const std::uint32_t capped = channel.open({"sleep_ms"}, one_at_once);
+  const std::uint32_t free = channel.open({"add"});
+  for (int i = 0; i < 4; ++i) push(capped, 50);
+  for (int i = 0; i < 100; ++i) push(free, std::int64_t{1}, std::int64_t{2});
+  const auto start = std::chrono::steady_clock::now();
+  std::size_t capped_before_free = 0;
+  std::size_t free_seen = 0;
+  for (const ChannelItem& item : take(104)) {
+    ASSERT_FALSE(item.error);
+    if (item.job == free) ++free_seen;
+    if (item.job == capped && free_seen < 100) ++capped_before_free;
+  }
+  EXPECT_GE(std::chrono::steady_clock::now() - start, 200ms) << "two of them ran at once";
+  EXPECT_LT(capped_before_free, 4U);
+}
+
 TEST_F(ChannelTest, TotalSlotsFollowTheWorkers) {
   ASSERT_TRUE(producer.wait_for_slots(2, 20s));
   EXPECT_EQ(producer.total_slots(), 2U);

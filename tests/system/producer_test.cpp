@@ -2,7 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <fstream>
 #include <muster/producer.hpp>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <set>
 #include <thread>
@@ -255,6 +257,52 @@ TEST(ProducerLife, APlugInThatDoesNotLoadIsReported) {
   EXPECT_NE(std::string(error.what()).find("LICENSE"), std::string::npos) << error.what();
   options.plugins = {"/no/such/plugin.so"};
   EXPECT_EQ(error_of([&] { Producer producer(options); }).code(), ErrorCode::unusable);
+}
+
+TEST(ProducerLife, APoolOfSeveralWorkersHasTheSlotsOfAll) {
+  Options options = embedded();
+  options.workers = 3;
+  options.environment = {{"MUSTER_TEST_WORD", "said"}};
+  options.programs = MUSTER_BIN_DIR;
+  ::setenv("MUSTER_BIN_DIR", "/no/such/folder", 1);
+  Producer producer(options);
+  ::setenv("MUSTER_BIN_DIR", MUSTER_BIN_DIR, 1);
+  EXPECT_EQ(producer.total_slots(), 6U);
+  std::set<std::string> endings;
+  const auto status = nlohmann::json::parse(producer.status().json);
+  for (const auto& worker : status["workers"]) {
+    const std::string node = worker["node"];
+    endings.insert(node.substr(node.rfind('-')));
+    const auto process = worker["process_id"].get<int>();
+    std::ifstream file("/proc/" + std::to_string(process) + "/environ");
+    const std::string environment{std::istreambuf_iterator<char>(file), {}};
+    EXPECT_NE(environment.find("MUSTER_TEST_WORD=said"), std::string::npos);
+  }
+  EXPECT_EQ(endings, (std::set<std::string>{"-1", "-2", "-3"}));
+  EXPECT_EQ(producer.submit<std::int64_t>("add", 1, 2).get(), 3);
+}
+
+TEST(ProducerLife, OptionsThatContradictEachOtherAreReported) {
+  Options options = embedded();
+  options.workers = 0;
+  EXPECT_EQ(error_of([&] { Producer producer(options); }).code(), ErrorCode::invalid);
+  options.workers = 1;
+  options.python = "/usr/bin/python3";
+  EXPECT_EQ(error_of([&] { Producer producer(options); }).code(), ErrorCode::invalid);
+}
+
+TEST_F(ProducerTest, PythonFunctionsHaveABody) {
+  const auto code_of = [&](const FunctionName& function) {
+    return error_of([&] { producer.submit_raw(function, {}); }).code();
+  };
+  EXPECT_EQ(code_of({"label", false, "3.11", {}}), ErrorCode::invalid);
+  EXPECT_EQ(code_of({"label", true, "3.11", Bytes::copy("x")}), ErrorCode::invalid);
+  EXPECT_EQ(code_of({"label", false, "", Bytes::copy("x")}), ErrorCode::invalid);
+  const Error error = error_of([&] {
+    producer.submit_raw({"", false, "2.7", Bytes::copy("x")}, {}).get();
+  });
+  EXPECT_EQ(error.kind(), "wrong_interpreter") << error.what();
+  EXPECT_TRUE(producer.next_output(1ms).empty());
 }
 
 TEST(ProducerLife, MissingProgramsAreReported) {

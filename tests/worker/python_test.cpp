@@ -21,7 +21,7 @@ class Interpreter : public ::testing::Test {
  protected:
   // A script that stands for an interpreter.
   std::string script(const std::string& text) {
-    const std::string path = folder.path("python3");
+    std::string path = folder.path("python3");
     std::ofstream(path) << "#!/bin/sh\n" << text << "\n";
     std::filesystem::permissions(path, std::filesystem::perms::owner_all);
     return path;
@@ -96,9 +96,9 @@ TEST(RunnerEnvironment, SharesTheCoresAmongTheSlots) {
 class PythonRouter : public ::testing::TestWithParam<std::string> {
  protected:
   static ExecutorEnv router(const Python& python) {
-    static const FunctionRegistry functions;
+    static const FunctionRegistry kFunctions;
     return ExecutorEnv(std::make_unique<TaskRouter>(
-        TaskRouterOptions{GetParam(), 2, {}, "node7", 1000, python, 6}, functions));
+        TaskRouterOptions{GetParam(), 2, {}, "node7", 1000, python, 6}, kFunctions));
   }
   static void ask(ExecutorEnv& env, std::uint64_t sequence, const std::string& word,
                   const std::string& version = "3.11") {

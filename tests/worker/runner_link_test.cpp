@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -260,6 +261,26 @@ TEST(RunnerLink, RefusesResultsOverItsLimitAndWhatIsNoSocket) {
   const muster::Descriptor event(::eventfd(0, EFD_CLOEXEC));
   EXPECT_THROW(RunnerLink(event.get(), {}), std::runtime_error);
   EXPECT_THROW(RunnerLink(-1, {}), std::runtime_error);
+}
+
+TEST(RunnerLink, IsTheParentsAloneAfterAFork) {
+  Env env;
+  env.declare();
+  env.lease(0, 1);
+  const RunnerTask task = env.link->next();
+  const pid_t child = ::fork();
+  if (child == 0) {
+    env.link->abandon();
+    env.link->say(task.id, 0, 0, "", "from the child");
+    env.link->finish(task.id, {});
+    env.link->ready();
+    ::_exit(7);
+  }
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(WEXITSTATUS(status), 7);
+  env.link->finish(task.id, Bytes::copy("from the parent"));
+  EXPECT_EQ(env.outcome(0).body.bytes.text(), "from the parent");
 }
 
 TEST(RunnerLink, EndsTheProcessWhenTheDaemonIsGone) {

@@ -9,8 +9,9 @@
 // when it started one, the embedded pool; its destructor cancels what has no outcome yet.
 // Threads: a Producer, its Jobs and Futures may be used from any threads at once. One Results or
 // Stream belongs to one thread at a time. Do not fork a process that has a Producer.
-// Blocking: only get(), wait_for(), iteration over Results, Stream::next() and the constructor
-// block, each at most as long as its comment says.
+// Blocking: only get(), wait_for(), iteration over Results, next() of a Stream or Channel,
+// status(), wait_for_slots(), next_output() and the constructor block, each at most as long as its
+// comment says.
 #pragma once
 
 #include <chrono>
@@ -37,13 +38,13 @@ enum class Executor { thread, process };
 
 struct Options {
   // Where the broker listens, "ipc:///path". Empty: the MUSTER_BROKER environment variable, and if
-  // that is empty too, an embedded pool (private broker and one worker on this machine).
+  // that is empty too, an embedded pool (private broker and workers on this machine).
   std::string endpoint = {};
   // Shown in `muster status`. Empty: program name and process id.
   std::string label = {};
 
   // --- Embedded pool only ---
-  unsigned workers = 1;                   // the pool's nodes, all on this machine
+  unsigned workers = 1;                   // the pool's nodes on this machine, 256 at most
   unsigned slots = 0;                     // of each worker; 0: the number of processors
   Executor executor = Executor::thread;   // process: a crash of a task harms nothing else
   std::vector<std::string> plugins = {};  // paths of plug-in libraries with native functions
@@ -56,7 +57,7 @@ struct Options {
   std::string programs = {};
 
   // --- Waiting ---
-  // How long the constructor waits for the broker's WELCOME.
+  // How long the constructor waits for the broker's WELCOME, and for an embedded pool's workers.
   std::chrono::milliseconds connect_timeout{10'000};
   // A broker that is silent for longer ends every wait with ErrorCode::disconnected. Shorter
   // silences (a restart, a network break) pass unseen: what was in flight is resent.
@@ -199,7 +200,8 @@ class MUSTER_API Channel {
 
   // Opens a job; its number names it in the other calls.
   std::uint32_t open(FunctionName function, const JobOptions& options = {});
-  // Adds a task; returns its sequence, counted from 0. Never blocks.
+  // Adds a task; returns its sequence, counted from 0. Never blocks. Throws Error invalid when the
+  // job is not open, and what ended it when the connection failed.
   std::uint64_t push(std::uint32_t job, Bytes payload);
   // Ends a task, or all of the job; their outcomes still arrive, as cancelled.
   void cancel(std::uint32_t job, std::optional<std::uint64_t> sequence = {});
@@ -208,10 +210,10 @@ class MUSTER_API Channel {
   // Cancels what is left of the job; no outcome of it arrives from now on.
   void drop(std::uint32_t job);
   // What came out: blocks until there is something, `timeout` passed or wake() was called (then it
-  // is empty). At most `most` items. Throws Error disconnected or refused when nothing will come
-  // any more.
+  // is empty). At most `most` items, at least 1. Throws Error disconnected or refused, after what
+  // had arrived: nothing more comes of the jobs that were open then. Jobs opened later work.
   std::vector<ChannelItem> next(std::chrono::nanoseconds timeout, std::size_t most = 1024);
-  void wake();
+  void wake();  // ends one next(): the one that waits, or else the following
   // As Stream::waiting_reason().
   std::string waiting_reason(std::uint32_t job) const;
 
@@ -364,7 +366,7 @@ class MUSTER_API Producer {
   Producer& operator=(const Producer&) = delete;
 
   // One task of the native function `name`. Never blocks. All such submits with the default options
-  // form one job per function.
+  // form one job per function; a python function is a job of its own each time.
   template <typename Result, typename... Arguments>
   Future<Result> submit(const std::string& name, const Arguments&... arguments) {
     thread_local BytesArena arena;

@@ -10,8 +10,8 @@ Owner: a Call. Threads: one at a time (the Call's lock).
 
 from __future__ import annotations
 
+import functools
 import importlib
-import io
 import os
 import sys
 from collections.abc import Sequence
@@ -97,12 +97,6 @@ def _reduce(obj: Any) -> Any:
     return NotImplemented
 
 
-class _ValuePickler(cloudpickle.CloudPickler):  # type: ignore[misc]
-    def reducer_override(self, obj: Any) -> Any:
-        reduced = _reduce(obj)
-        return super().reducer_override(obj) if reduced is NotImplemented else reduced
-
-
 class _BatchPickler(_SharingPickler):
     def reducer_override(self, obj: Any) -> Any:
         reduced = _reduce(obj)
@@ -114,17 +108,7 @@ class BatchFunctions(SharedFunctions):
 
     def dumps(self, obj: object, what: str) -> bytes:
         """The pickle of `obj`. Raises SerializationError that names the culprit."""
-        pickler: _BatchPickler | None = None
-
-        def make(file: io.BytesIO, protocol: int) -> _BatchPickler:
-            nonlocal pickler
-            pickler = _BatchPickler(file, protocol, self)
-            return pickler
-
-        data = _dump(make, obj, what)
-        if pickler is not None and pickler.entangled:
-            return _dump(_ValuePickler, obj, what)
-        return data
+        return _dump(functools.partial(_BatchPickler, functions=self), obj, what)
 
     def dump_batch(self, items: Sequence[tuple[Any, tuple[Any, ...], dict[str, Any]]]) -> bytes:
         """The payload of a batch of (function, args, kwargs)."""
