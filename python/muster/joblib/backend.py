@@ -272,7 +272,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             if not session.wait_for_slots(1, self.wait_for_workers_timeout):
                 raise NoWorker(
                     f"the pool has no worker after {self.wait_for_workers_timeout:g} s: start one "
-                    "(muster-worker --broker ...), or wait longer with "
+                    "(muster-worker --connect ...), or wait longer with "
                     'parallel_config("muster", wait_for_workers_timeout=...)',
                     "no_worker",
                 )
