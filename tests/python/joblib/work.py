@@ -91,3 +91,8 @@ def fail_when(path: str) -> None:
 
 def set_variable(name: str, value: str) -> None:
     os.environ[name] = value
+
+
+def wait_and_where(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
