@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -96,3 +97,8 @@ def set_variable(name: str, value: str) -> None:
 def wait_and_where(seconds: float) -> int:
     time.sleep(seconds)
     return os.getpid()
+
+
+def loaded(names: list[str]) -> list[bool]:
+    """Which modules this process has imported."""
+    return [name in sys.modules for name in names]
