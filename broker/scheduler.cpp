@@ -225,9 +225,16 @@ void Scheduler::announce_pool() {
   }
 }
 
+Time Scheduler::next_deadline() const {
+  if (unacknowledged_.empty()) return next_tick_;
+  const WorkerRecord& oldest = workers_.at(unacknowledged_.front());
+  return std::min(next_tick_, oldest.acknowledgements_since + options_.acknowledgement_window);
+}
+
 std::vector<Outgoing> Scheduler::take_outgoing(Time now) {
   dispatch(now);
   flush_outcomes();
+  flush_acknowledgements(now);
   announce_pool();
   return std::exchange(outgoing_, {});
 }

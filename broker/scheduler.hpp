@@ -43,6 +43,9 @@ struct SchedulerOptions {
   // workers can report what they already run: a little more than the longest reconnect interval.
   Duration resume_wait = std::chrono::milliseconds(2500);
   bool pack = false;  // peers on other machines: WELCOME's `pack`
+  // Acknowledgements to a worker wait for tasks that go there, so long at most: a lone task then
+  // costs one message less.
+  Duration acknowledgement_window = limits::kAcknowledgementWindow;
 };
 
 class Scheduler {
@@ -59,7 +62,7 @@ class Scheduler {
   // A send failed: the connection is gone, or its peer does not read.
   void disconnected(PeerId peer, Time now);
   void tick(Time now);
-  Time next_deadline() const { return next_tick_; }
+  Time next_deadline() const;
 
   // Leases what can be leased, then returns every message to send. Call after each burst of events.
   std::vector<Outgoing> take_outgoing(Time now);
@@ -156,6 +159,8 @@ class Scheduler {
   void end_task(JobRecord& job, std::uint64_t sequence, TaskRecord& task, Outcome&& outcome);
   void flush_outcomes();
   void flush_outcomes(JobRecord& job);
+  void acknowledge_later(WorkerIndex index, message::AcknowledgeLeases&& message, Time now);
+  void flush_acknowledgements(Time now);
   void resend_outcomes(JobRecord& job);
   void explain_waiting(Time now);
   void explain_waiting(JobRecord& job, Time now);
@@ -176,6 +181,8 @@ class Scheduler {
   std::set<JobKey> last_chance_jobs_;
   WorkerIndex reserved_worker_ = kNoWorker;
   std::vector<JobKey> ready_jobs_;
+  std::vector<WorkerIndex> unacknowledged_;  // workers with acknowledgements, oldest first
+  std::uint64_t turn_ = 1;
   std::vector<Outgoing> outgoing_;
   message::Pool announced_;  // what every present session was told
   std::uint64_t last_key_ = 0;

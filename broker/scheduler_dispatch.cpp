@@ -201,6 +201,7 @@ void Scheduler::send_tasks(JobRecord& job, WorkerIndex index, message::Tasks&& t
     send_worker(index, message::WorkerJob{job.session->id, job.id, job.spec});
   }
   send_worker(index, std::move(tasks));
+  workers_.at(index).told_in_turn = turn_;
   workers_.update_level(index);
 }
 

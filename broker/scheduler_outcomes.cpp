@@ -9,6 +9,8 @@ namespace muster {
 namespace {
 
 constexpr std::size_t kNamesInText = 8;
+// Messages of outcomes that a worker keeps although they arrived: a few round trips' worth.
+constexpr std::size_t kMostAcknowledgements = 16;
 
 std::string list_some(const std::vector<std::string>& names) {
   std::string text;
@@ -77,6 +79,34 @@ void Scheduler::flush_outcomes(JobRecord& job) {
     }
   }
   if (count > 0) send(job.session->peer, std::move(message));
+}
+
+void Scheduler::acknowledge_later(WorkerIndex index, message::AcknowledgeLeases&& message,
+                                  Time now) {
+  WorkerRecord& worker = workers_.at(index);
+  if (worker.acknowledgements.empty()) {
+    unacknowledged_.push_back(index);
+    worker.acknowledgements_since = now;
+  }
+  worker.acknowledgements.push_back(std::move(message));
+}
+
+// What goes to the same worker in the same turn costs next to nothing; alone it is two wake-ups.
+void Scheduler::flush_acknowledgements(Time now) {
+  std::erase_if(unacknowledged_, [&](WorkerIndex index) {
+    WorkerRecord& worker = workers_.at(index);
+    if (worker.told_in_turn != turn_ && !worker.draining &&
+        worker.acknowledgements.size() < kMostAcknowledgements &&
+        now - worker.acknowledgements_since < options_.acknowledgement_window) {
+      return false;
+    }
+    for (auto& message : std::exchange(worker.acknowledgements, {})) {
+      send_worker(index, std::move(message));
+    }
+    worker.last_sent = now;
+    return true;
+  });
+  ++turn_;
 }
 
 void Scheduler::notice(JobRecord& job, std::string text) {

@@ -198,9 +198,7 @@ void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, T
   }
   worker.tasks_done += taken;
   if (!acknowledged.empty()) {
-    send_worker(index,
-                message::AcknowledgeLeases{message.session, message.job, std::move(acknowledged)});
-    worker.last_sent = now;
+    acknowledge_later(index, {message.session, message.job, std::move(acknowledged)}, now);
   }
   if (job != nullptr && taken > 0) {
     const Duration sample =
@@ -348,6 +346,7 @@ void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
     std::erase_if(job->adopted, [&](const auto& entry) { return entry.second.worker == index; });
   }
   if (reserved_worker_ == index) reserved_worker_ = kNoWorker;
+  std::erase(unacknowledged_, index);
   workers_.remove(index);
 }
 

@@ -41,6 +41,9 @@ struct WorkerRecord {
   Time last_sent{0};
   Time recall_until = Time::min();  // no second recall before
   bool reserved = false;            // gets no leases: it is or will be the only home of one task
+  std::vector<message::AcknowledgeLeases> acknowledgements;  // not said yet
+  Time acknowledgements_since{0};
+  std::uint64_t told_in_turn = 0;  // the scheduler's turn in which it last got tasks
   std::uint64_t tasks_done = 0;
 
   void append_lease(JobKey job, std::uint64_t sequence, Attempt attempt) {

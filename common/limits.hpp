@@ -82,6 +82,10 @@ inline constexpr std::uint64_t kCreditBytes = std::uint64_t{1} << 30;
 inline constexpr std::chrono::milliseconds kHeartbeatInterval{2000};
 inline constexpr std::uint32_t kHeartbeatMisses = 5;
 
+// How long acknowledgements wait for a message that goes the same way: far below a heartbeat, and
+// long enough that a program which waits for each result before its next task never pays for them.
+inline constexpr std::chrono::milliseconds kAcknowledgementWindow{20};
+
 // Losses while running that a task survives before it ends as lost.
 inline constexpr std::uint32_t kCrashBudget = 3;
 

@@ -32,7 +32,7 @@ int make_eventfd() {
 Client::Client(ClientOptions options)
     : options_(std::move(options)),
       wake_descriptor_(make_eventfd()),
-      session_({random_session(), options_.label}) {
+      session_({random_session(), options_.label, limits::kAcknowledgementWindow}) {
   try {
     reconnect();
     thread_ = std::thread([this] { run(); });

@@ -262,8 +262,8 @@ void Session::on(message::Output&& output) {
 void Session::on(message::Outcomes&& outcomes) {
   const auto found = jobs_.find(outcomes.job);
   if (found != jobs_.end()) {
+    want_to_acknowledge(found->first, found->second);
     for (OutcomeRun& run : outcomes.runs) accept(found->first, found->second, std::move(run));
-    want_to_talk(found->first, found->second);
     return;
   }
   if (value(outcomes.job) == 0 || value(outcomes.job) > last_job_ || link_ != Link::up) return;
@@ -280,6 +280,8 @@ void Session::accept(JobId id, Job& job, OutcomeRun&& run) {
   const std::uint64_t end = first + run.outcomes.size();
   if (end > job.sent_end) return;  // tasks that nobody was given
   add_range(job.acknowledgements, first, run.outcomes.size());
+  owed_outcomes_ += run.outcomes.size();
+  for (const Outcome& outcome : run.outcomes) owed_bytes_ += outcome.body.bytes.size();
   std::uint64_t fresh_first = std::max(first, job.tasks.begin());
   while (fresh_first < end) {
     while (fresh_first < end && job.tasks[fresh_first].done) ++fresh_first;
@@ -332,7 +334,9 @@ Time Session::next_deadline() const {
   if (!messages_.empty() || can_send()) return now_;
   if (!link_lives() || !greeted_ || closed_) return kNever;
   const Time silence = std::max(*heard_, connected_) + heartbeat_interval_ * heartbeat_misses_;
-  return link_ == Link::up ? std::min(silence, said_ + heartbeat_interval_) : silence;
+  if (link_ != Link::up) return silence;
+  const Time owed = debtors_.empty() ? kNever : owed_since_ + options_.acknowledgement_window;
+  return std::min({silence, said_ + heartbeat_interval_, owed});
 }
 
 Session::Events Session::take_events() { return std::exchange(events_, {}); }

@@ -22,7 +22,10 @@ namespace muster {
 
 struct SessionOptions {
   SessionId session;
-  std::string label;  // shown in `muster status`
+  std::string label = {};  // shown in `muster status`
+  // Acknowledgements of outcomes wait for tasks to send, so long at most: a lone task then costs
+  // one message less.
+  Duration acknowledgement_window = Duration(0);
 };
 
 class Session {
@@ -110,6 +113,7 @@ class Session {
     bool ended = false;     // no more submits
     bool end_said = false;  // END_JOB was said on this link
     bool talking = false;   // in talkers_
+    bool owing = false;     // in debtors_
     bool sending = false;   // in senders_
     bool all_sent() const { return next_to_send == tasks.end(); }
   };
@@ -118,6 +122,8 @@ class Session {
   Job& open_one(JobId job);
   void append(Job& job, Payload&& payload);
   void want_to_talk(JobId id, Job& job);
+  void want_to_acknowledge(JobId id, Job& job);
+  bool acknowledgements_are_due() const;
   void want_to_send(JobId id, Job& job);
   bool credit_allows(std::size_t size_bytes) const;
   bool can_send() const;
@@ -184,6 +190,10 @@ class Session {
   std::uint32_t last_job_ = 0;
   std::vector<JobId> talkers_;  // have something else than tasks to say
   std::deque<JobId> senders_;   // have tasks to send, in turn
+  std::vector<JobId> debtors_;  // have outcomes to acknowledge
+  Time owed_since_{0};
+  std::size_t owed_outcomes_ = 0;
+  std::size_t owed_bytes_ = 0;
   std::uint64_t credit_tasks_ = 0;
   std::uint64_t credit_bytes_ = 0;
   std::uint64_t tasks_at_broker_ = 0;

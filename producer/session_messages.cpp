@@ -13,6 +13,10 @@ namespace {
 // listening: about a millisecond of encoding.
 constexpr int kBatchesPerTurn = 8;
 
+// Outcomes that the broker keeps although they arrived: far below a session's credit.
+constexpr std::size_t kMostOwedOutcomes = 64;
+constexpr std::size_t kMostOwedBytes = std::size_t{1} << 20;
+
 // Says `ranges` in as few messages as their limit permits, and empties it.
 template <typename Kind>
 void say_ranges(JobId id, std::vector<SequenceRange>& ranges, std::vector<Message>& messages) {
@@ -31,6 +35,18 @@ void Session::want_to_talk(JobId id, Job& job) {
   talkers_.push_back(id);
 }
 
+void Session::want_to_acknowledge(JobId id, Job& job) {
+  if (debtors_.empty()) owed_since_ = now_;
+  if (std::exchange(job.owing, true)) return;
+  debtors_.push_back(id);
+}
+
+bool Session::acknowledgements_are_due() const {
+  return !debtors_.empty() &&
+         (!senders_.empty() || owed_outcomes_ >= kMostOwedOutcomes ||
+          owed_bytes_ >= kMostOwedBytes || now_ - owed_since_ >= options_.acknowledgement_window);
+}
+
 void Session::want_to_send(JobId id, Job& job) {
   if (job.all_sent() || std::exchange(job.sending, true)) return;
   senders_.push_back(id);
@@ -44,7 +60,7 @@ bool Session::credit_allows(std::size_t size_bytes) const {
 // Whether another turn would say anything now.
 bool Session::can_send() const {
   if (link_ != Link::up || closed_) return false;
-  if (!talkers_.empty()) return true;
+  if (!talkers_.empty() || acknowledgements_are_due()) return true;
   if (senders_.empty()) return false;
   const auto found = jobs_.find(senders_.front());
   if (found == jobs_.end() || found->second.all_sent()) return true;  // a turn clears it away
@@ -66,6 +82,16 @@ std::vector<Message> Session::take_messages() {
 
 // Acknowledgements go first: they free the credit that the tasks after them use.
 void Session::talk(std::vector<Message>& messages) {
+  if (acknowledgements_are_due()) {
+    for (const JobId id : std::exchange(debtors_, {})) {
+      const auto found = jobs_.find(id);
+      if (found == jobs_.end()) continue;
+      found->second.owing = false;
+      want_to_talk(id, found->second);
+    }
+    owed_outcomes_ = 0;
+    owed_bytes_ = 0;
+  }
   for (const JobId id : std::exchange(talkers_, {})) {
     const auto found = jobs_.find(id);
     if (found == jobs_.end()) continue;

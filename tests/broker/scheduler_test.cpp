@@ -16,6 +16,23 @@ TEST_F(SchedulerTest, LeasesInSubmissionOrderUpToTheSlots) {
   EXPECT_EQ(workers_[worker].acknowledged, 1U);
 }
 
+TEST_F(SchedulerTest, AcknowledgementsWaitForTasksThatGoTheSameWay) {
+  const PeerId worker = add_worker(1, 1);
+  const PeerId producer = add_producer(1);
+  const JobId job = declare(producer, 1);
+  submit(producer, job, 0, 1);
+  finish(worker, 1);
+  EXPECT_EQ(producers_[producer].outcomes.size(), 1U) << "the outcome itself never waits";
+  EXPECT_EQ(workers_[worker].acknowledged, 0U);
+  submit(producer, job, 1, 1);
+  EXPECT_EQ(workers_[worker].acknowledged, 1U) << "beside the next task";
+  finish(worker, 1);
+  EXPECT_EQ(workers_[worker].acknowledged, 1U);
+  EXPECT_LE(scheduler_->next_deadline(), now_ + limits::kAcknowledgementWindow);
+  pass(limits::kAcknowledgementWindow, {worker, producer});
+  EXPECT_EQ(workers_[worker].acknowledged, 2U) << "or by itself";
+}
+
 TEST_F(SchedulerTest, PrefetchesShortTasksAndNeverLongOnes) {
   const PeerId worker = add_worker(1, 2);
   const PeerId producer = add_producer(1);

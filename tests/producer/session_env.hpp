@@ -30,7 +30,8 @@ Message through_codec(Kind message) {
 
 class SessionEnv {
  public:
-  SessionEnv() : session({SessionId{1, 2}, "test"}) {}
+  explicit SessionEnv(Duration acknowledgement_window = Duration(0))
+      : session({SessionId{1, 2}, "test", acknowledgement_window}) {}
   ~SessionEnv() {
     collect();
     for (const Message& message : sent) ADD_FAILURE() << "unexpected " << name_of(message);

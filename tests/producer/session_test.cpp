@@ -36,6 +36,42 @@ TEST(Session, StreamsTasksAndAcknowledgesOutcomes) {
   EXPECT_EQ(env.session.jobs(), 0U);
 }
 
+TEST(Session, AcknowledgementsWaitForTasksThatGoTheSameWay) {
+  SessionEnv env(limits::kAcknowledgementWindow);
+  env.connect_and_welcome();
+  const JobId job = env.open();
+  env.submit(job);
+  env.expect<message::Job>();
+  env.expect_submit(job, 0, 1);
+  env.finish(job, 0);
+  env.expect_nothing();
+  EXPECT_EQ(env.delivered(job), 1U) << "the outcome itself never waits";
+  env.submit(job);
+  env.expect_acknowledged(job, {range(0, 1)});
+  env.expect_submit(job, 1, 1);
+  env.finish(job, 1);
+  env.expect_nothing();
+  EXPECT_EQ(env.session.next_deadline(), env.now + limits::kAcknowledgementWindow);
+  env.advance(limits::kAcknowledgementWindow);
+  env.expect_acknowledged(job, {range(1, 1)});
+}
+
+TEST(Session, ManyAcknowledgementsDoNotWait) {
+  SessionEnv env(limits::kAcknowledgementWindow);
+  env.connect_and_welcome();
+  const JobId job = env.open();
+  env.submit_many(job, 64);
+  env.expect<message::Job>();
+  for (std::uint64_t done = 0; done < 64;) {
+    const auto submit = env.expect<message::Submit>();
+    done += submit.payloads.size();
+  }
+  env.finish(job, 0, 63);
+  env.expect_nothing();
+  env.finish(job, 63);
+  env.expect_acknowledged(job, {range(0, 64)});
+}
+
 TEST(Session, CutsBatchesByCountAndBytes) {
   SessionEnv env;
   env.connect_and_welcome();

@@ -166,7 +166,9 @@ Outcome World::outcome_of(const Lease& lease, const Payload& payload) {
 
 void World::start_producer(std::uint32_t number) {
   producers_.push_back(std::make_unique<Producer>(
-      SessionOptions{{number + 1, plan_.seed + 3}, "producer" + std::to_string(number)}));
+      SessionOptions{{number + 1, plan_.seed + 3},
+                     "producer" + std::to_string(number),
+                     plan_.seed % 2 == 0 ? Duration(0) : limits::kAcknowledgementWindow}));
   Producer& producer = *producers_.back();
   for (std::uint32_t i = 0; i < plan_.jobs_per_producer; ++i) {
     JobSpec spec;
