@@ -9,9 +9,11 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +27,8 @@ SECONDS = 60
 
 @pytest.fixture(scope="module", params=["process", "thread"])
 def pool(request: pytest.FixtureRequest) -> Iterator[ComputePool]:
-    with ComputePool(worker=Worker(concurrency=2, executor=request.param)) as pool:
+    worker = Worker(concurrency=2, executor=request.param)
+    with ComputePool(worker=worker, output=lambda line: None) as pool:
         yield pool
 
 
@@ -253,9 +256,6 @@ def test_a_task_that_ignores_sigterm_is_stopped_all_the_same() -> None:
             file.write(str(os.getpid()))
         while True:
             time.sleep(1)
-
-    import tempfile
-    from pathlib import Path
 
     with (
         tempfile.TemporaryDirectory() as folder,
