@@ -174,7 +174,7 @@ class MapResults(Iterator[Any]):
 
     def _next_results(self) -> Iterator[Any]:
         """The results of the next chunk; blocks. Raises StopIteration at the end."""
-        started_waiting = time.monotonic()
+        complained = False
         while True:
             self._read_arrived()
             while self._wants_input() and (
@@ -192,7 +192,7 @@ class MapResults(Iterator[Any]):
                 raise error
             if self._next_is_here():
                 return self._open(self._take())
-            started_waiting = self._wait(started_waiting)
+            complained = self._wait(complained)
 
     def _next_is_here(self) -> bool:
         if self._ordered:
@@ -205,8 +205,9 @@ class MapResults(Iterator[Any]):
         self._pending_bytes -= chunk.payload_bytes
         return chunk
 
-    def _wait(self, since: float) -> float:
-        """Until something arrives that changes what can be done; returns a new `since`."""
+    def _wait(self, complained: bool) -> bool:
+        """Until something arrives that changes what can be done, or it is time to say why nothing
+        does; returns whether that was said."""
         mailbox = self._mailbox
         measures = self._adapts and self._item_seconds is None
         anything = measures or not self._ordered or self._progress is not None
@@ -214,19 +215,18 @@ class MapResults(Iterator[Any]):
             head = None if anything else self._pending[0]
             mailbox.awaited = head
             if mailbox.arrived if head is None else head.has_outcome:
-                return since
-            now = time.monotonic()
+                return complained
             wait = COMPLAIN_SECONDS
             if self._deadline is not None:
-                wait = min(wait, self._deadline - now)
+                wait = min(wait, self._deadline - time.monotonic())
                 if wait <= 0:
                     raise TimeoutError("the next result of map did not arrive in time")
-            if mailbox.changed.wait(wait) or now - since > COMPLAIN_SECONDS:
-                return since
+            if mailbox.changed.wait(wait) or complained:  # once is enough
+                return complained
         if reason := self._job.waiting_reason():
             _logger.warning("map waits: %s", reason)
-            return float("inf")  # once is enough
-        return since
+            return True
+        return False
 
     def _read_arrived(self) -> None:
         """Learns from what came, in the order in which it did."""
