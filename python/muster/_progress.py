@@ -25,13 +25,15 @@ class Progress(Protocol):
 
 def make(label: str, total: int | None) -> Progress:
     """`total`: how many items there will be, if that is known."""
+    if sys.stderr is None or getattr(sys.stderr, "closed", False):
+        return _Lines(label, total)  # which nobody will see; a bar would complain when it is freed
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # in a notebook without widgets it takes the plain bar
             from tqdm.auto import tqdm
 
             return _Bar(tqdm(total=total, desc=label, unit=" items"))
-    except Exception:  # not installed, or without a standard error to write to
+    except Exception:  # not installed, or at odds with where it is to show
         return _Lines(label, total)
 
 
