@@ -184,7 +184,7 @@ def test_a_pool_outside_of_its_block() -> None:
         lambda: pool.submit(abs, 1),
         lambda: pool.map(abs, [1]),
         lambda: pool.total_slots,
-        lambda: pool.status(),
+        pool.status,
         lambda: muster.compute(abs)(1) >> pool,
     ]
     for call in calls:

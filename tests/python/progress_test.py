@@ -32,9 +32,7 @@ def refuse_five(x: int) -> int:
     return x
 
 
-def test_a_bar_counts_to_the_total(
-    pool: ComputePool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bar_counts_to_the_total(pool: ComputePool, capsys: pytest.CaptureFixture[str]) -> None:
     assert list(pool.map(abs, range(2000), progress=True)) == list(range(2000))
     shown = capsys.readouterr().err
     assert "abs: 100%" in shown
@@ -42,9 +40,7 @@ def test_a_bar_counts_to_the_total(
     assert bars() == 0
 
 
-def test_an_unknown_total_is_counted(
-    pool: ComputePool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unknown_total_is_counted(pool: ComputePool, capsys: pytest.CaptureFixture[str]) -> None:
     results = pool.map_unordered(abs, (x for x in range(300)), progress=True)
     assert sorted(results) == list(range(300))
     shown = capsys.readouterr().err
@@ -52,9 +48,7 @@ def test_an_unknown_total_is_counted(
     assert "%" not in shown
 
 
-def test_a_bar_is_closed_by_an_error(
-    pool: ComputePool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bar_is_closed_by_an_error(pool: ComputePool, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="five"):
         list(pool.map(refuse_five, range(10), chunksize=1, progress=True))
     assert bars() == 0
