@@ -31,6 +31,12 @@ namespace {
 constexpr int kBrokenLink = 3;
 // How long a line waits for others, or for its task's outcome.
 constexpr Duration kGatherLines = std::chrono::milliseconds(100);
+// A task that runs for so long does not keep its thread from reading: the background thread does.
+constexpr Duration kTakeOver = std::chrono::milliseconds(1);
+// How often the background thread looks whether a task began while others read, and for how long
+// after the last one. Then it has to be told, which costs the task a wake-up.
+constexpr Duration kLook = std::chrono::milliseconds(5);
+constexpr Duration kAttentive = std::chrono::milliseconds(100);
 // The buffer for messages is kept for the next one unless it has grown beyond this.
 constexpr std::size_t kKeptBytes = std::size_t{4} << 20;
 
@@ -67,8 +73,11 @@ class RunnerLink::State {
   void abandon();
 
  private:
-  void read_link();
-  bool read_some(MessageReader& reader);
+  void keep_reading();
+  bool pass_time(std::unique_lock<std::mutex>& lock);
+  void read_as_leader(std::unique_lock<std::mutex>& lock);
+  void read_some();
+  void await_task(std::unique_lock<std::mutex>& lock);
   void receive(Message&& message);
   void declare(message::WorkerJob&& m);
   void queue_tasks(message::Tasks&& m);
@@ -89,9 +98,10 @@ class RunnerLink::State {
   const Options options_;
   std::atomic<bool> abandoned_{false};
   std::atomic<bool> closing_{false};
-  std::unordered_map<JobName, std::shared_ptr<const DeclaredJob>> jobs_;  // the reader's
-  std::uint64_t next_key_ = 1;                                            // the reader's
-  Waker waker_;  // lines wait: read with a deadline
+  MessageReader reader_;                                                  // the leader's
+  std::unordered_map<JobName, std::shared_ptr<const DeclaredJob>> jobs_;  // the leader's
+  std::uint64_t next_key_ = 1;                                            // the leader's
+  Waker waker_;  // the leader is to look again: lines wait, or a task's thread wants to lead
 
   std::mutex write_mutex_;  // one message at a time; taken before mutex_
   std::string buffer_;
@@ -103,10 +113,18 @@ class RunnerLink::State {
   std::uint64_t next_id_ = 1;
   std::vector<std::shared_ptr<const DeclaredJob>> leaving_;  // of which no task will come
   OutputGate gate_;
-  bool reader_runs_ = false;
+  // Whoever waits for a task reads the link itself (it leads): one thread less between the daemon
+  // and the task. While all task threads run tasks the background thread leads.
+  bool led_ = false;
+  bool background_leads_ = false;
+  unsigned waiting_ = 0;  // in next(), led by another
+  Time left_{};           // when a task's thread ceased to lead
+  std::condition_variable background_;
+  bool background_parked_ = false;
+  bool background_runs_ = false;
 };
 
-// --- The reader's thread ------------------------------------------------------------------------
+// --- Reading ------------------------------------------------------------------------------------
 
 void RunnerLink::State::start_reader() {
   // Signals belong to the program's own threads.
@@ -114,8 +132,8 @@ void RunnerLink::State::start_reader() {
   sigset_t before;
   ::sigfillset(&all);
   ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  reader_runs_ = true;
-  std::thread([this] { read_link(); }).detach();
+  background_runs_ = true;
+  std::thread([this] { keep_reading(); }).detach();
   ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
@@ -124,7 +142,8 @@ void RunnerLink::State::end() {
     closing_ = true;
     ::shutdown(link_, SHUT_RDWR);
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return !reader_runs_; });
+    background_.notify_all();
+    changed_.wait(lock, [this] { return !background_runs_; });
     ::close(link_);
   }
 }
@@ -133,37 +152,67 @@ void RunnerLink::State::leave(int status) {
   ::_exit(status);  // from whatever the other threads do
 }
 
-void RunnerLink::State::read_link() {
-  MessageReader reader;
-  while (true) {
-    std::array<pollfd, 2> events{pollfd{link_, POLLIN, 0}, pollfd{waker_.descriptor(), POLLIN, 0}};
-    const int wait_ms = lines_due_in_ms();
-    if (wait_ms == 0) write_lines();
-    if (::poll(events.data(), events.size(), wait_ms) < 0) continue;
-    if (events[1].revents != 0) waker_.take();
-    if (events[0].revents != 0 && !read_some(reader)) break;
+// The background thread.
+void RunnerLink::State::keep_reading() {
+  std::unique_lock lock(mutex_);
+  while (!closing_) {
+    if (pass_time(lock)) continue;
+    background_leads_ = true;
+    read_as_leader(lock);
+    background_leads_ = false;
+    if (waiting_ > 0) changed_.notify_one();  // it leads from here on
   }
-  const std::lock_guard lock(mutex_);
-  reader_runs_ = false;
+  background_runs_ = false;
   changed_.notify_all();
 }
 
-// False when the owner closed the link.
-bool RunnerLink::State::read_some(MessageReader& reader) {
+// False when nobody else reads, and has not for a while.
+bool RunnerLink::State::pass_time(std::unique_lock<std::mutex>& lock) {
+  const Duration since = steady_now() - left_;
+  if (led_ && since > kAttentive) {
+    background_parked_ = true;
+    background_.wait(lock, [this] { return !led_ || closing_; });
+    background_parked_ = false;
+  } else if (led_) {
+    background_.wait_for(lock, kLook);
+  } else if (since < kTakeOver) {
+    background_.wait_for(lock, kTakeOver - since);
+  } else if (waiting_ > 0) {
+    background_.wait_for(lock, kTakeOver);  // one of them was told, and is about to lead
+  } else {
+    return false;
+  }
+  return true;
+}
+
+// Reads once, without the lock.
+void RunnerLink::State::read_as_leader(std::unique_lock<std::mutex>& lock) {
+  led_ = true;
+  lock.unlock();
+  read_some();
+  lock.lock();
+  led_ = false;
+}
+
+void RunnerLink::State::read_some() {
+  std::array<pollfd, 2> events{pollfd{link_, POLLIN, 0}, pollfd{waker_.descriptor(), POLLIN, 0}};
+  const int wait_ms = lines_due_in_ms();
+  if (wait_ms == 0) write_lines();
+  if (::poll(events.data(), events.size(), wait_ms) < 0) return;
+  if (events[1].revents != 0) waker_.take();
+  if (events[0].revents == 0) return;
   std::size_t size_bytes = 0;
-  char* space = reader.space(size_bytes);
+  char* space = reader_.space(size_bytes);
   const ssize_t got = ::read(link_, space, size_bytes);
-  if (got < 0 && (errno == EINTR || errno == EAGAIN)) return true;
-  if (closing_) return false;
+  if ((got < 0 && (errno == EINTR || errno == EAGAIN)) || closing_) return;
   if (got <= 0) leave(0);  // the daemon is gone
-  reader.filled(static_cast<std::size_t>(got));
+  reader_.filled(static_cast<std::size_t>(got));
   Message message;
-  MessageReader::Status status = reader.next(message);
-  for (; status == MessageReader::Status::message; status = reader.next(message)) {
+  MessageReader::Status status = reader_.next(message);
+  for (; status == MessageReader::Status::message; status = reader_.next(message)) {
     receive(std::move(message));
   }
   if (status == MessageReader::Status::broken) leave(kBrokenLink);
-  return true;
 }
 
 void RunnerLink::State::receive(Message&& message) {
@@ -272,10 +321,31 @@ void RunnerLink::State::take_back(const message::Recall& recall) {
 
 // --- The tasks' threads -------------------------------------------------------------------------
 
+// Until there is a task.
+void RunnerLink::State::await_task(std::unique_lock<std::mutex>& lock) {
+  while (queue_.empty()) {
+    if (!led_) {
+      read_as_leader(lock);
+      continue;
+    }
+    ++waiting_;
+    if (background_leads_ && waiting_ == 1) waker_.signal();
+    changed_.wait(lock, [this] { return !queue_.empty() || !led_; });
+    --waiting_;
+  }
+  if (led_) return;
+  left_ = steady_now();
+  if (waiting_ > 0) {
+    changed_.notify_one();  // for the rest of the queue, or to lead
+  } else if (background_parked_) {
+    background_.notify_one();
+  }
+}
+
 RunnerTask RunnerLink::State::next() {
   while (true) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return !queue_.empty(); });
+    await_task(lock);
     HeldTask task = std::move(queue_.front());
     queue_.pop_front();
     task.started = steady_now();

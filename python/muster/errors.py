@@ -8,6 +8,7 @@ Threads: plain values. All of them can be pickled.
 from __future__ import annotations
 
 import concurrent.futures
+import pickle
 from typing import Any
 
 __all__ = [
@@ -72,7 +73,7 @@ class NoWorker(TaskError):
     """No connected worker can run the task, for example for want of this Python version."""
 
 
-class SerializationError(MusterError):
+class SerializationError(MusterError, pickle.PicklingError):
     """A function, an argument or a result cannot be pickled or unpickled."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import _signal  # the functions of signal make an enum of every answer, which takes longer
 import argparse
 import contextlib
+import importlib
 import os
 import signal
 import sys
@@ -269,6 +270,14 @@ def _prepare_process() -> None:
     os.close(null)
 
 
+def _preload() -> None:
+    """Imports what the pool's tasks are going to need, before the first of them waits for it."""
+    for name in os.environ.get("MUSTER_PRELOAD", "").split(","):
+        if name:
+            with contextlib.suppress(Exception):  # the task that needs it tells what is wrong
+                importlib.import_module(name)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """What `python -m muster.runner` does; returns only for --version."""
     options = _parse(arguments)
@@ -281,6 +290,7 @@ def main(arguments: list[str] | None = None) -> None:
     sys.modules["__main__"] = types.ModuleType("__main__")
     from muster._capture import Capture  # with it cloudpickle: warm before the first task
 
+    _preload()
     capture = Capture(link)
     capture.install()
     Runner(link, capture, threads=options.threads).serve()

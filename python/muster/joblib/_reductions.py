@@ -17,8 +17,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import cloudpickle
-
 from muster._pickling import DumpError, SharedFunctions, _dump, _SharingPickler
 
 

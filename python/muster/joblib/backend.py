@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -271,7 +272,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             if not session.wait_for_slots(1, self.wait_for_workers_timeout):
                 raise NoWorker(
                     f"the pool has no worker after {self.wait_for_workers_timeout:g} s: start one "
-                    "(muster-worker --broker ...), or wait longer with "
+                    "(muster-worker --connect ...), or wait longer with "
                     'parallel_config("muster", wait_for_workers_timeout=...)',
                     "no_worker",
                 )
@@ -283,8 +284,9 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         slots = self._slots()
         cap = self._requested if self._requested > 0 else max(1, slots + 1 + self._requested)
         context = pool._context()
-        if self.inner_max_num_threads is not None:
-            context = dataclasses.replace(context, thread_limit=self.inner_max_num_threads)
+        limit = self.inner_max_num_threads or _limit_of_the_client()
+        if limit is not None:
+            context = dataclasses.replace(context, thread_limit=limit)
         batch_size = getattr(self.parallel, "batch_size", "auto")
         tasks = batch_size if isinstance(batch_size, int) else 1
         return Call(
@@ -357,6 +359,15 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             return
         wanted = int(joblib.parallel.eval_expr(ahead.replace("n_jobs", str(now))))
         self._dispatch_until(call, wanted)
+
+
+def _limit_of_the_client() -> int | None:
+    """What the user set for this process holds for tasks as well, as with joblib's own backends."""
+    for name in ParallelBackendBase.MAX_NUM_THREADS_VARS:
+        text = os.environ.get(name, "")
+        if text.isdecimal() and int(text) > 0:
+            return int(text)
+    return None
 
 
 def _unpickled(nesting_level: int | None) -> MusterBackend:

@@ -17,7 +17,7 @@ import pytest
 import sklearn
 from joblib import Parallel, delayed
 from joblib.parallel import register_parallel_backend
-from work import square, where
+from work import loaded, square, where
 
 import muster
 from muster import (
@@ -131,6 +131,11 @@ def test_manual_activation() -> None:
     with ComputePool(worker=Worker(concurrency=2), plugins=plugins):
         assert squares(n_jobs=-1) == SQUARES
         assert active_backend() == "MusterBackend"
+
+
+def test_runners_import_what_the_pool_is_for_before_their_first_task() -> None:
+    with ScikitLearnPool(executor="thread") as pool:
+        assert pool.submit(loaded, ["joblib", "sklearn", "pandas"]).result() == [True, True, False]
 
 
 def test_other_threads_use_the_pool(process_pool: ComputePool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -91,3 +92,13 @@ def fail_when(path: str) -> None:
 
 def set_variable(name: str, value: str) -> None:
     os.environ[name] = value
+
+
+def wait_and_where(seconds: float) -> int:
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def loaded(names: list[str]) -> list[bool]:
+    """Which modules this process has imported."""
+    return [name in sys.modules for name in names]

@@ -9,10 +9,11 @@
 //     link.finish(task.id, run(task));
 //   }
 //
-// Owner: main() of the runner; lives as long as the process (its end waits for the reading thread,
-// also for an on_stop that runs there). Threads: any, at once; a thread of its own, which takes no
-// signals, reads the link. Blocking: next(), and the others while the daemon does not read. When
-// the daemon is gone the process ends at once, from whatever it does, with status 0.
+// Owner: main() of the runner; lives as long as the process (its end waits for an on_stop that
+// runs). Threads: any, at once. Whoever waits in next() reads the link itself, which saves a
+// wake-up per task; while all of them run tasks a thread of the link's own does, which takes no
+// signals. Blocking: next(), and the others while the daemon does not read. When the daemon is gone
+// the process ends at once, from whatever it does, with status 0.
 #pragma once
 
 #include <cstdint>
@@ -42,8 +43,8 @@ struct RunnerTask {
 class RunnerLink {
  public:
   struct Options {
-    // Called on the link's thread when a task that runs was cancelled or timed out. The daemon has
-    // already reported it; finish() for it frees its slot and is otherwise ignored.
+    // Called on a thread that reads the link when a task that runs was cancelled or timed out. The
+    // daemon has already reported it; finish() for it frees its slot and is otherwise ignored.
     std::function<void(std::uint64_t task_id)> on_stop;
     // Results beyond it end as an error of kind "result_too_large".
     std::uint64_t max_result_bytes = std::uint64_t{1} << 30;

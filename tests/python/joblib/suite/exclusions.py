@@ -9,6 +9,9 @@ EXCLUSIONS: dict[str, str] = {
         "wants arrays over `max_nbytes` as files in the client's `temp_folder`"
     ),
     r"test_memmapping_leaks": "looks into the client's `temp_folder`",
+    r"test_backend_hinting_and_constraints": "wants loky as the default backend",
+    r"test_parallel_pickling": "wants the words of loky's own error",
+    r"test_threadpool_limitation_in_child_loky": "compares loky's workers with the default backend",
 }
 
 
