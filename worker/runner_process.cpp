@@ -296,6 +296,9 @@ Failure crash_failure(const TaskStart& task, const RunnerProcess::End& end, std:
   if (end.status.signal == SIGKILL) {
     message += "; the kernel does that when memory runs out, the worker when a task closes fd 3";
   }
+  if (end.status.signal == 0 && end.status.status == 0) {
+    message += "; a task called os._exit or closed fd 3";
+  }
   if (sharers > 1) {
     message += fmt::format(
         "; {} tasks shared the process (executor thread), and any of them may "

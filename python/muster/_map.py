@@ -17,12 +17,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from muster import _failures, _pickling, _tasks
-from muster.errors import SerializationError
+from muster import _failures, _pickling, _progress, _tasks
+from muster.errors import BrokerLost, MusterError, PoolNotActive, SerializationError
 
 if TYPE_CHECKING:
     from muster._dispatch import Handler, Result
     from muster._failures import Failure
+    from muster._progress import Progress
     from muster._session import Job, Session
 
 CHUNK_SECONDS = 0.01
@@ -89,13 +90,14 @@ class MapResults(Iterator[Any]):
         buffersize: int | None = None,
         single: bool = False,
         keep_items: bool = False,
+        progress: str | None = None,
     ) -> None:
         """`single`: every item is a task of its own, a plain call, not a chunk of one;
-        `keep_items`: the items of a chunk that takes too long as a whole run again one by one."""
-        self._over = False
+        `keep_items`: the items of a chunk that takes too long as a whole run again one by one;
+        `progress`: the label of what shows how far it is; None: nothing does."""
+        self._over = True  # until there is a job to drop
         self._session = session
         self._mailbox = _Mailbox()
-        self._job = open_job(self._mailbox.deliver)
         self._starred = len(iterables) > 1
         self._inputs: Iterator[Any] = iter(zip(*iterables) if self._starred else iterables[0])
         self._left = min(operator.length_hint(iterable, -1) for iterable in iterables)
@@ -115,7 +117,12 @@ class MapResults(Iterator[Any]):
         self._exhausted = False
         self._raise_at_end: BaseException | None = None
         self._ready: Iterator[Any] = iter(())
+        self._job = open_job(self._mailbox.deliver)
+        self._over = False
+        self._progress: Progress | None = None
         try:
+            if progress is not None:
+                self._progress = _progress.make(progress, self._left if self._left >= 0 else None)
             while self._wants_input() and len(self._mailbox.missing) < self._busy_chunks():
                 self._push_next()
         except BaseException:
@@ -150,6 +157,8 @@ class MapResults(Iterator[Any]):
         self._completed.clear()
         self._pending_items = 0
         self._mailbox = _Mailbox()
+        if self._progress is not None:
+            self._progress.close()
 
     def __enter__(self) -> MapResults:
         return self
@@ -165,7 +174,7 @@ class MapResults(Iterator[Any]):
 
     def _next_results(self) -> Iterator[Any]:
         """The results of the next chunk; blocks. Raises StopIteration at the end."""
-        started_waiting = time.monotonic()
+        complained = False
         while True:
             self._read_arrived()
             while self._wants_input() and (
@@ -183,7 +192,7 @@ class MapResults(Iterator[Any]):
                 raise error
             if self._next_is_here():
                 return self._open(self._take())
-            started_waiting = self._wait(started_waiting)
+            complained = self._wait(complained)
 
     def _next_is_here(self) -> bool:
         if self._ordered:
@@ -196,27 +205,28 @@ class MapResults(Iterator[Any]):
         self._pending_bytes -= chunk.payload_bytes
         return chunk
 
-    def _wait(self, since: float) -> float:
-        """Until something arrives that changes what can be done; returns a new `since`."""
+    def _wait(self, complained: bool) -> bool:
+        """Until something arrives that changes what can be done, or it is time to say why nothing
+        does; returns whether that was said."""
         mailbox = self._mailbox
-        anything = not self._ordered or (self._adapts and self._item_seconds is None)
+        measures = self._adapts and self._item_seconds is None
+        anything = measures or not self._ordered or self._progress is not None
         with mailbox.changed:
             head = None if anything else self._pending[0]
             mailbox.awaited = head
             if mailbox.arrived if head is None else head.has_outcome:
-                return since
-            now = time.monotonic()
+                return complained
             wait = COMPLAIN_SECONDS
             if self._deadline is not None:
-                wait = min(wait, self._deadline - now)
+                wait = min(wait, self._deadline - time.monotonic())
                 if wait <= 0:
                     raise TimeoutError("the next result of map did not arrive in time")
-            if mailbox.changed.wait(wait) or now - since > COMPLAIN_SECONDS:
-                return since
+            if mailbox.changed.wait(wait) or complained:  # once is enough
+                return complained
         if reason := self._job.waiting_reason():
             _logger.warning("map waits: %s", reason)
-            return float("inf")  # once is enough
-        return since
+            return True
+        return False
 
     def _read_arrived(self) -> None:
         """Learns from what came, in the order in which it did."""
@@ -226,6 +236,8 @@ class MapResults(Iterator[Any]):
             if chunk.result is not None:
                 seconds, value = _tasks.split_result(chunk.result)
                 self._learn(chunk, seconds, len(value))
+                if self._progress is not None:
+                    self._progress.advance(chunk.count)
             if not self._ordered:
                 self._completed.append(chunk)
 
@@ -285,14 +297,22 @@ class MapResults(Iterator[Any]):
         if items:
             try:
                 self._push(items)
-            except SerializationError as error:
+            except (BrokerLost, PoolNotActive):
+                raise
+            except MusterError as error:
                 self._push_before_error(items, error)
 
-    def _push_before_error(self, items: list[Any], error: SerializationError) -> None:
+    def _push_before_error(self, items: list[Any], error: MusterError) -> None:
+        """Some of `items` cannot be pickled, or take too much room together or alone."""
         try:
             for item in items if len(items) > 1 else ():
                 self._push([item])
-        except SerializationError as exact:
+            if len(items) > 1 and not isinstance(error, SerializationError):
+                self._chunk = 1  # together they were too large
+                return
+        except (BrokerLost, PoolNotActive):
+            raise
+        except MusterError as exact:
             error = exact
         self._raise_at_end = None  # this one comes before the end of the input
         self._end_input(error)

@@ -21,6 +21,7 @@ def describe_offender(
 ) -> str:
     """A sentence about why `obj`, which is `what`, cannot be pickled; `exc` is how it failed."""
     path, part, exc = _find(obj, _root(what), exc, pickle_one)
+    path = path.replace("function._function", "function", 1)  # what a job wraps it in
     kind = type(part)
     module = kind.__module__
     full_name = kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"

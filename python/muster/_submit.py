@@ -10,6 +10,8 @@ Threads: any.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import logging
 import sys
 import threading
 import types
@@ -22,12 +24,15 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from muster import _failures, _pickling, _tasks
-from muster.errors import TaskCancelled
+from muster._map import COMPLAIN_SECONDS
+from muster.errors import MusterError, TaskCancelled
 
 if TYPE_CHECKING:
     from muster._dispatch import Handler, Result
     from muster._failures import Failure
     from muster._session import Job
+
+_logger = logging.getLogger("muster")
 
 MAX_JOBS = 64  # open jobs of a pool's submits; the one that was not used for longest is closed
 
@@ -59,16 +64,32 @@ class TaskFuture(concurrent.futures.Future):  # type: ignore[type-arg]
     def result(self, timeout: float | None = None) -> Any:
         self._check_fork()
         try:
-            return super().result(timeout)
+            return super().result(self._wait(timeout))
         except CancelledError as error:
             raise self._cancelled(error) from None
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         self._check_fork()
         try:
-            return super().exception(timeout)
+            return super().exception(self._wait(timeout))
         except CancelledError as error:
             raise self._cancelled(error) from None
+
+    def _wait(self, timeout: float | None) -> float | None:
+        """For the outcome, until it is time to say why there is none yet; returns the time that
+        is left."""
+        job = self._job
+        if job is None or (timeout is not None and timeout <= COMPLAIN_SECONDS):
+            return timeout
+        try:
+            super().exception(COMPLAIN_SECONDS)
+        except CancelledError:
+            return timeout
+        except concurrent.futures.TimeoutError:
+            with contextlib.suppress(MusterError):  # the outcome will tell
+                if reason := job.waiting_reason():
+                    _logger.warning("a task waits: %s", reason)
+        return None if timeout is None else max(0.0, timeout - COMPLAIN_SECONDS)
 
     def _cancelled(self, error: CancelledError) -> BaseException:
         if isinstance(error, TaskCancelled) or not self.cancelled():

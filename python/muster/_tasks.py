@@ -8,6 +8,7 @@ Threads: any; one loaded job may run in many threads at once.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import struct
@@ -92,11 +93,10 @@ class MapChunk:
         except BaseException as exc:
             failure = _failures.describe(exc)
         seconds = perf_counter() - start
-        try:
+        with contextlib.suppress(DumpError):
             return join_result(seconds, (results, failure))
-        except DumpError:
-            count, failure = _first_failure(results)
-            return join_result(seconds, (results[:count], failure))
+        count, failure = _first_failure(results)
+        return join_result(seconds, (results[:count], failure))
 
 
 def _first_failure(results: list[Any]) -> tuple[int, _failures.Described | None]:

@@ -262,6 +262,7 @@ class ComputePool(concurrent.futures.Executor):
         timeout: float | None = None,
         chunksize: int | str = "auto",
         buffersize: int | None = None,
+        progress: bool = False,
     ) -> MapResults:
         """`fn` of every item, as a lazy iterator in the order of the inputs.
 
@@ -272,8 +273,10 @@ class ComputePool(concurrent.futures.Executor):
         TimeoutError when a result is not there `timeout` seconds after this call. Closing or
         dropping the iterator cancels the rest. The pool's `timeout` and `retries` hold for each
         item; with a chunksize given, `timeout` times chunksize holds for the chunk.
+        `progress` shows how many items are done: a bar if tqdm is installed, else lines on standard
+        error.
         """
-        return self._map(fn, iterables, timeout, chunksize, buffersize, ordered=True)
+        return self._map(fn, iterables, timeout, chunksize, buffersize, progress, ordered=True)
 
     def map_unordered(
         self,
@@ -282,9 +285,10 @@ class ComputePool(concurrent.futures.Executor):
         timeout: float | None = None,
         chunksize: int | str = "auto",
         buffersize: int | None = None,
+        progress: bool = False,
     ) -> MapResults:
         """As `map`, but results come as they are ready."""
-        return self._map(fn, iterables, timeout, chunksize, buffersize, ordered=False)
+        return self._map(fn, iterables, timeout, chunksize, buffersize, progress, ordered=False)
 
     def _map(
         self,
@@ -293,6 +297,7 @@ class ComputePool(concurrent.futures.Executor):
         timeout: float | None,
         chunksize: int | str,
         buffersize: int | None,
+        progress: bool,
         ordered: bool,
     ) -> MapResults:
         self._active_jobs()
@@ -324,6 +329,7 @@ class ComputePool(concurrent.futures.Executor):
             buffersize=buffersize,
             single=single,
             keep_items=fixed is None and self._timeout > 0,
+            progress=label if progress else None,
         )
 
     def as_completed(

@@ -6,6 +6,7 @@ and the main thread waits. Descriptor 3 is the link to the worker.
 
 from __future__ import annotations
 
+import _signal  # the functions of signal make an enum of every answer, which takes longer
 import argparse
 import contextlib
 import importlib
@@ -31,6 +32,15 @@ _THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+
+
+_SIGNALS = (
+    (int(signal.SIGINT), int(signal.SIG_IGN)),  # a terminal's Ctrl-C is the client's to handle
+    (int(signal.SIGTERM), int(signal.SIG_DFL)),
+    (int(signal.SIGALRM), int(signal.SIG_DFL)),
+    (int(signal.SIGCHLD), int(signal.SIG_DFL)),  # ignored, it would hide children's exit codes
+)
+"""What a task finds, whatever the one before did."""
 
 
 class _ThreadLimit:
@@ -187,10 +197,10 @@ class Runner:
         """Takes back what a task changed of its process."""
         if _current_folder() != self._folder and self._folder:
             os.chdir(self._folder)
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm is the task's own
+        for number, handler in _SIGNALS:
+            if _signal.getsignal(number) != handler:
+                signal.signal(number, handler)
 
     def _after_fork(self) -> None:
         self._forked = True
@@ -251,9 +261,10 @@ def _connect(max_result_bytes: int) -> RunnerLink:
 def _prepare_process() -> None:
     import faulthandler
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the client's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    faulthandler.enable(file=2)  # the worker shows the end of it when the process crashes
+    for number, handler in _SIGNALS:
+        signal.signal(number, handler)
+    # The worker shows the end of what it says in the error of the task that crashed.
+    faulthandler.enable(file=2, all_threads=False)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)

@@ -7,6 +7,7 @@ import sys
 import warnings
 
 import pytest
+from pool_support import wait_until
 
 import muster
 from muster import ComputePool, OutputLine, Worker
@@ -65,16 +66,68 @@ def test_output_can_stay_on_the_nodes(capfd: pytest.CaptureFixture[str]) -> None
     assert "] out five" not in capfd.readouterr().out
 
 
-def test_a_flood_is_bounded_and_counted() -> None:
-    def flood(lines: int) -> None:
-        for i in range(lines):
-            print(i)
+def flood(lines: int) -> None:
+    for i in range(lines):
+        print(i)
 
+
+@pytest.mark.parametrize("executor", ["process", "thread"])
+def test_a_flood_is_bounded_and_counted(executor: str) -> None:
     lines: list[OutputLine] = []
-    with ComputePool(worker=Worker(concurrency=1), output=lines.append) as pool:
-        pool.submit(flood, 200_000).result(60)
-    said = len(lines) + sum(line.dropped for line in lines)
-    assert 0 < said <= 200_000
+    worker = Worker(concurrency=2, executor=executor)
+    with ComputePool(worker=worker, output=lines.append) as pool:
+        flooding = pool.submit(flood, 200_000)
+        answered = 0
+        while not flooding.done():  # nothing else waits for it
+            assert pool.submit(abs, -1).result(60) == 1
+            answered += 1
+        flooding.result(60)
+        assert answered > 0
+        said = 200_000
+
+        def all_are_accounted_for() -> bool:
+            """What was dropped is told with the next line that is not."""
+            nonlocal said
+            pool.submit(print, "after the flood").result(60)
+            said += 1
+            return len(lines) + sum(line.dropped for line in lines) == said
+
+        wait_until(all_are_accounted_for, 60)
+    assert len(lines) < 100_000
+    assert [line.text for line in lines[:3]] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("executor", ["process", "thread"])
+def test_everything_that_a_task_says_has_its_place(
+    executor: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with ComputePool(worker=Worker(concurrency=2, executor=executor)) as pool:
+        node = pool.nodes()[0].name
+        words = [f"word{number}" for number in range(6)]
+        assert list(pool.map(speak, words, chunksize=1)) == words
+    said = capsys.readouterr()
+
+    for number, word in enumerate(words):
+        prefix = f"[{node} #{number}] "
+        assert f"{prefix}out {word}\n" in said.out
+        assert f"{prefix}err {word}\n" in said.err
+        assert f"{prefix}UserWarning: " in said.err
+        assert f"warn {word}\n" in said.err
+        assert f"{prefix}log {word}" in caplog.messages
+
+
+def test_dropped_lines_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = ""
+
+    def is_told() -> bool:
+        nonlocal shown
+        pool.submit(print, "after the flood").result(60)
+        shown += capsys.readouterr().err
+        return "lines dropped" in shown
+
+    with ComputePool(worker=Worker(concurrency=1)) as pool:
+        pool.submit(flood, 50_000).result(60)
+        wait_until(is_told, 60)
 
 
 def test_a_sink_that_raises_harms_nothing() -> None:
