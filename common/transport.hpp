@@ -2,8 +2,8 @@
 //
 // Router is the broker's side, Dealer a producer's or worker's. Both carry Frames (codec.hpp),
 // never block, and bound what an endless or silent peer can cost (docs/protocol.md, "Transport").
-// Threads: a Router belongs to the one thread that polls it. A Dealer may be used by several, one at
-// a time, with a mutex in between.
+// Threads: a Router belongs to the one thread that polls it. A Dealer may be used by several, one
+// at a time, with a mutex in between.
 #pragma once
 
 #include <chrono>

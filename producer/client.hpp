@@ -196,13 +196,13 @@ class Client {
   std::uint32_t last_job_ = 0;
   Worker background_;
   Worker leader_;
-  bool leading_ = false;            // a waiting thread works
-  unsigned followers_ = 0;          // threads that wait while another works
-  std::uint64_t visits_ = 0;        // times that a waiting thread began to lead ...
-  std::uint64_t visits_seen_ = 0;   // ... and what the background thread saw of them
-  bool watching_ = false;           // the background thread sleeps on the connection
-  bool parked_ = false;             // it sleeps until the leader leaves
-  Time turn_due_{0};                // the next turn()
+  bool leading_ = false;             // a waiting thread works
+  unsigned followers_ = 0;           // threads that wait while another works
+  std::uint64_t visits_ = 0;         // times that a waiting thread began to lead ...
+  std::uint64_t visits_seen_ = 0;    // ... and what the background thread saw of them
+  bool watching_ = false;            // the background thread sleeps on the connection
+  bool parked_ = false;              // it sleeps until the leader leaves
+  Time turn_due_{0};                 // the next turn()
   std::uint64_t tasks_in_hand_ = 0;  // after the last turn
   bool can_send_ = false;
   int dealer_descriptor_ = -1;

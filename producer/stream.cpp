@@ -79,8 +79,8 @@ bool StreamState::wait_for_more(std::optional<std::chrono::steady_clock::time_po
   {
     std::unique_lock lock(mutex_);
     waiting_ = true;
-    const bool ready = client_->wait(lock, changed_, deadline,
-                                     [this] { return !arrived_.empty() || failure_; });
+    const bool ready =
+        client_->wait(lock, changed_, deadline, [this] { return !arrived_.empty() || failure_; });
     waiting_ = false;
     if (!ready) return false;
     if (arrived_.empty()) throw *failure_;
