@@ -208,6 +208,8 @@ std::optional<Frames> Dealer::receive() {
   return frames;
 }
 
+bool Dealer::has_input() { return (socket_->zmq.get(zmq::sockopt::events) & ZMQ_POLLIN) != 0; }
+
 bool Dealer::take_connected() {
   bool connected = false;
   zmq::message_t frame;
@@ -223,6 +225,8 @@ void Dealer::set_linger(std::chrono::milliseconds time) {
 
 void* Dealer::native_socket() { return socket_->zmq.handle(); }
 void* Dealer::native_monitor() { return socket_->monitor.handle(); }
+int Dealer::descriptor() { return socket_->zmq.get(zmq::sockopt::fd); }
+int Dealer::monitor_descriptor() { return socket_->monitor.get(zmq::sockopt::fd); }
 
 void Poller::watch_socket(void* native_socket) { sockets_.push_back({native_socket, -1, false}); }
 void Poller::watch(int descriptor) { descriptors_.push_back({nullptr, descriptor, false}); }

@@ -2,7 +2,8 @@
 //
 // Router is the broker's side, Dealer a producer's or worker's. Both carry Frames (codec.hpp),
 // never block, and bound what an endless or silent peer can cost (docs/protocol.md, "Transport").
-// Threads: a Router or Dealer belongs to the one thread that polls it.
+// Threads: a Router belongs to the one thread that polls it. A Dealer may be used by several, one
+// at a time, with a mutex in between.
 #pragma once
 
 #include <chrono>
@@ -86,6 +87,8 @@ class Dealer {
 
   SendResult send(Frames frames);  // `full` while the broker does not read
   std::optional<Frames> receive();
+  // Whether receive() would return something.
+  bool has_input();
   // Whether a connection was made since the last call: the moment to say HELLO.
   bool take_connected();
   // Lets what was sent leave for up to `time` after the Dealer is destroyed; otherwise it is
@@ -93,6 +96,11 @@ class Dealer {
   void set_linger(std::chrono::milliseconds time);
   void* native_socket();
   void* native_monitor();
+  // For poll(2): become readable when has_input() or take_connected() may have become true. Only
+  // the change is told: whoever used the Dealer at all, send() included, asks has_input() before
+  // anybody sleeps on them.
+  int descriptor();
+  int monitor_descriptor();
 
  private:
   struct Socket;

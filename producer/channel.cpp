@@ -79,8 +79,8 @@ std::vector<ChannelState::Arrived> ChannelState::take(std::chrono::nanoseconds t
                                                       std::size_t most) {
   std::unique_lock lock(mutex_);
   ++waiters_;
-  changed_.wait_until(lock, deadline_after(timeout),
-                      [this] { return !arrived_.empty() || failure_ || woken_; });
+  client_->wait(lock, changed_, deadline_after(timeout),
+                [this] { return !arrived_.empty() || failure_ || woken_; });
   --waiters_;
   woken_ = false;
   if (arrived_.empty() && failure_) {
@@ -121,6 +121,7 @@ void ChannelState::wake() {
   const std::lock_guard lock(mutex_);
   woken_ = true;
   changed_.notify_one();
+  client_->stir();
 }
 
 std::string ChannelState::waiting_reason(std::uint32_t job) const {
@@ -129,7 +130,7 @@ std::string ChannelState::waiting_reason(std::uint32_t job) const {
   return found == jobs_.end() ? "" : found->second->waiting_reason;
 }
 
-// --- The client's thread
+// --- For the client
 
 void ChannelState::Receiver::deliver(TaskSequence first, std::vector<Outcome>&& outcomes) {
   const auto state = channel.lock();

@@ -2,12 +2,8 @@
 #include "producer/client.hpp"
 
 #include <fmt/format.h>
-#include <sys/eventfd.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <random>
-#include <system_error>
 
 #include "common/codec.hpp"
 #include "producer/outcome_error.hpp"
@@ -21,31 +17,16 @@ SessionId random_session() {
   return {half() | 1, half()};  // never all zero
 }
 
-int make_eventfd() {
-  const int descriptor = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (descriptor < 0) throw std::system_error(errno, std::generic_category(), "eventfd");
-  return descriptor;
-}
-
 }  // namespace
 
 Client::Client(ClientOptions options)
     : options_(std::move(options)),
-      wake_descriptor_(make_eventfd()),
       session_({random_session(), options_.label, limits::kAcknowledgementWindow}) {
-  try {
-    reconnect();
-    thread_ = std::thread([this] { run(); });
-  } catch (...) {
-    ::close(wake_descriptor_);
-    throw;
-  }
+  reconnect();
+  thread_ = std::thread([this] { run(); });
 }
 
-Client::~Client() {
-  stop();
-  ::close(wake_descriptor_);
-}
+Client::~Client() { stop(); }
 
 bool Client::wait_connected(std::chrono::nanoseconds timeout) {
   std::unique_lock lock(mutex_);
@@ -79,18 +60,20 @@ void Client::stop() {
   {
     std::unique_lock lock(mutex_);
     stopping_ = true;
-    wake(lock);
+    wake(lock, leader_);
+    lock.lock();
+    wake(lock, background_);
   }
   thread_.join();
 }
 
-// Ends the sleep of the client's thread, if it sleeps; releases the lock.
-void Client::wake(std::unique_lock<std::mutex>& lock) {
-  const bool slept = std::exchange(sleeping_, false);
+// Ends the sleep of the thread that works, if it sleeps; releases the lock.
+void Client::wake(std::unique_lock<std::mutex>& lock) { wake(lock, on_duty()); }
+
+void Client::wake(std::unique_lock<std::mutex>& lock, Worker& worker) {
+  const bool slept = std::exchange(worker.asleep, false);
   lock.unlock();
-  if (!slept) return;
-  const std::uint64_t one = 1;
-  [[maybe_unused]] const auto written = ::write(wake_descriptor_, &one, sizeof one);
+  if (slept) worker.bell.ring();
 }
 
 void Client::hand_in(Command&& command) {
@@ -114,12 +97,32 @@ JobId Client::open_job(JobSpec spec, std::shared_ptr<Sink> sink) {
 }
 
 void Client::submit(JobId job, std::vector<Payload>&& payloads) {
-  hand_in(Submit{job, std::move(payloads)});
+  std::unique_lock lock(mutex_);
+  if (dead_) return;
+  Submit command{job, std::move(payloads)};
+  if (may_send(command.payloads.size())) {
+    if (const std::unique_lock turn(turn_mutex_, std::try_to_lock); turn) {
+      lock.unlock();
+      send_now(command);
+      return;
+    }
+  }
+  inbox_.emplace_back(std::move(command));
+  wake(lock);
 }
 
 void Client::submit_one(JobId job, Payload&& payload) {
   std::unique_lock lock(mutex_);
   if (dead_) return;
+  if (may_send(1)) {
+    if (const std::unique_lock turn(turn_mutex_, std::try_to_lock); turn) {
+      lock.unlock();
+      Submit command{job, {}};
+      command.payloads.push_back(std::move(payload));
+      send_now(command);
+      return;
+    }
+  }
   Submit* last = inbox_.empty() ? nullptr : std::get_if<Submit>(&inbox_.back());
   if (last == nullptr || last->job != job) {
     last = &std::get<Submit>(inbox_.emplace_back(Submit{job, {}}));

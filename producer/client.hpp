@@ -1,15 +1,24 @@
 // The shell around a Session: one connection, one background thread, and the door through which the
 // application's threads hand work in and get outcomes back.
 //
+// Who works: waking another thread costs more than a small task's messages. So while few tasks are
+// on their way, a thread that submits sends by itself, and a lone thread that waits for an outcome
+// leads: it sleeps on the connection and handles what comes. The background thread does the rest:
+// many tasks, several threads that wait, and the time when none does.
+//
 // Owner: a Producer, and every Stream, Job and Future made from it: they may outlive the Producer,
 // which stops the client. Threads: any, except where a function says otherwise. Nothing here blocks
-// but wait_connected(), wait_for_slots(), next_output() and stop().
+// but wait(), wait_connected(), wait_for_slots(), next_output() and stop().
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <exception>
+#include <functional>
 #include <future>
 #include <map>
 #include <memory>
@@ -22,12 +31,14 @@
 #include <vector>
 
 #include "common/transport.hpp"
+#include "producer/bell.hpp"
 #include "producer/output_queue.hpp"
 #include "producer/session.hpp"
 
 namespace muster::detail {
 
-// Where the outcomes of one job go. All functions are called on the client's thread.
+// Where the outcomes of one job go. The functions are called by one thread at a time, whichever
+// works for the client; they may lock what is also locked around the client's other functions.
 class Sink {
  public:
   virtual ~Sink() = default;
@@ -45,6 +56,8 @@ struct ClientOptions {
 
 class Client {
  public:
+  using Deadline = std::optional<std::chrono::steady_clock::time_point>;  // nothing: no limit
+
   explicit Client(ClientOptions options);  // throws TransportError
   ~Client();
   Client(const Client&) = delete;
@@ -66,6 +79,14 @@ class Client {
   // Cancels what is left and releases the sink.
   void drop_job(JobId job);
   std::future<message::Status> request_status();
+
+  // Waits until `ready()`, which reads what a Sink guards with `lock` and announces with `changed`.
+  // False: `deadline` passed. Meanwhile this thread may do the client's work.
+  template <typename Ready>
+  bool wait(std::unique_lock<std::mutex>& lock, std::condition_variable& changed, Deadline deadline,
+            const Ready& ready);
+  // Something else than a Sink's call made a wait's `ready()` true.
+  void stir();
 
   // Slots of the pool as the broker said last.
   std::uint32_t total_slots() const { return total_slots_.load(std::memory_order_relaxed); }
@@ -111,12 +132,41 @@ class Client {
     bool ended = false;
   };
 
+  // A thread that works for the client when it is not asleep.
+  struct Worker {
+    Bell bell;
+    bool asleep = false;
+  };
+  using Done = std::function<bool()>;
+
   void hand_in(Command&& command);
   void wake(std::unique_lock<std::mutex>& lock);
+  static void wake(std::unique_lock<std::mutex>& lock, Worker& worker);
+  Worker& on_duty() { return leading_ ? leader_ : background_; }
 
-  // The client's thread only.
+  // A thread that waits (client_duty.cpp).
+  bool lead(Deadline deadline, const Done& done);
+  bool may_lead() const;
+  bool await_turn(Deadline deadline);
+  void follow(std::unique_lock<std::mutex>& lock);
+  void unfollow();
+  // A thread that submits.
+  bool may_send(std::size_t tasks) const;
+  void send_now(Submit& command);
+
+  // The background thread only.
   void run();
   void loop();
+  void doze();
+
+  void sleep(std::unique_lock<std::mutex>& lock, Worker& self, bool watch, Time until);
+  void fail_turn(std::exception_ptr fault);
+
+  bool turn(const Done& done);
+
+  // Under turn_mutex_.
+  void finish_turn(Time due);
+  Time next_turn(Time now);
   bool take_commands();
   void apply(Open& command);
   void apply(Submit& command);
@@ -128,7 +178,6 @@ class Client {
   void reconnect();
   void send();
   void receive(Time now);
-  void sleep_until(Time deadline);
   void dispatch();
   void dispatch(Session::Delivered&& delivered);
   void report_link();
@@ -138,13 +187,27 @@ class Client {
 
   const ClientOptions options_;
   TransportContext context_;
-  const int wake_descriptor_;  // an eventfd
 
+  // Locked in this order: turn_mutex_, what a Sink locks, mutex_. A thread that submits holds its
+  // Sink's, so it only tries turn_mutex_.
   std::mutex mutex_;
   std::condition_variable link_changed_;
   std::vector<Command> inbox_;
   std::uint32_t last_job_ = 0;
-  bool sleeping_ = false;
+  Worker background_;
+  Worker leader_;
+  bool leading_ = false;             // a waiting thread works
+  unsigned followers_ = 0;           // threads that wait while another works
+  std::uint64_t visits_ = 0;         // times that a waiting thread began to lead ...
+  std::uint64_t visits_seen_ = 0;    // ... and what the background thread saw of them
+  bool watching_ = false;            // the background thread sleeps on the connection
+  bool parked_ = false;              // it sleeps until the leader leaves
+  Time turn_due_{0};                 // the next turn()
+  std::uint64_t tasks_in_hand_ = 0;  // after the last turn
+  bool can_send_ = false;
+  int dealer_descriptor_ = -1;
+  int monitor_descriptor_ = -1;
+  std::exception_ptr fault_;  // ended a turn; ends the client
   bool stopping_ = false;
   bool dead_ = false;  // the thread takes no more commands
   bool welcomed_ = false;
@@ -158,18 +221,42 @@ class Client {
   std::atomic<std::uint32_t> total_slots_{0};
   OutputQueue output_;
 
-  // The client's thread only.
+  std::mutex turn_mutex_;  // held by the thread that works
   Session session_;
   std::unique_ptr<Dealer> dealer_;
-  Poller poller_;
   std::vector<Command> commands_;
   std::map<JobId, OpenJob> jobs_;
   std::vector<std::promise<message::Status>> status_waiters_;
   std::deque<Frames> backlog_;  // what the socket did not take
   bool replaced_ = false;       // a new connection was opened since the silence began
+  bool stirred_ = false;        // this turn did what a thread may sleep and wait for
 
   std::mutex stop_mutex_;
   std::thread thread_;
 };
+
+template <typename Ready>
+bool Client::wait(std::unique_lock<std::mutex>& lock, std::condition_variable& changed,
+                  Deadline deadline, const Ready& ready) {
+  while (!ready()) {
+    if (deadline && std::chrono::steady_clock::now() >= *deadline) return false;
+    lock.unlock();
+    const bool led = lead(deadline, [&] {
+      const std::lock_guard held(*lock.mutex());
+      return ready();
+    });
+    lock.lock();
+    if (led) continue;  // unless another thread took what was there, this wait is over
+    bool arrived = true;
+    if (deadline) {
+      arrived = changed.wait_until(lock, *deadline, ready);
+    } else {
+      changed.wait(lock, ready);
+    }
+    unfollow();
+    if (!arrived) return false;
+  }
+  return true;
+}
 
 }  // namespace muster::detail

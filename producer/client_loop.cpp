@@ -1,7 +1,7 @@
-// The client's thread: commands in, messages out, messages in, outcomes out.
+// The client's work, a turn at a time: commands in, messages out, messages in, outcomes out.
 #include <fmt/format.h>
-#include <unistd.h>
 
+#include <algorithm>
 #include <exception>
 #include <utility>
 
@@ -28,6 +28,7 @@ void Client::run() {
                   fmt::format("the connection's thread failed: {}", failure.what()));
   }
   output_.close();
+  const std::lock_guard turn(turn_mutex_);
   {
     const std::lock_guard lock(mutex_);
     dead_ = true;
@@ -45,17 +46,8 @@ void Client::run() {
 }
 
 void Client::loop() {
-  while (take_commands()) {
-    const Time now = clock_now();
-    follow_link(now);
-    session_.tick(now);
-    send();
-    dispatch();
-    sleep_until(session_.next_deadline());
-    receive(clock_now());
-    dispatch();
-    report_link();
-  }
+  while (turn(nullptr)) doze();
+  const std::lock_guard turn(turn_mutex_);
   session_.close();
   backlog_.clear();
   send();
@@ -63,10 +55,61 @@ void Client::loop() {
   dealer_.reset();
 }
 
+// What came first: who waits for it goes on. When `done()` then, the rest is left to the next turn.
+// False when the client is to stop.
+bool Client::turn(const Done& done) {
+  const std::lock_guard turn(turn_mutex_);
+  if (!take_commands()) return false;
+  const Time now = clock_now();
+  receive(now);
+  dispatch();
+  if (done && done()) {
+    finish_turn(Time{0});
+    return true;
+  }
+  follow_link(now);
+  session_.tick(now);
+  send();
+  dispatch();
+  report_link();
+  finish_turn(next_turn(clock_now()));
+  return true;
+}
+
+// When the next turn is due if nothing happens before.
+Time Client::next_turn(Time now) {
+  if (dealer_->has_input()) return Time{0};
+  Time due = session_.next_deadline();
+  if (!backlog_.empty()) due = now + kRetryFull;
+  bool slots_wanted = false;
+  {
+    const std::lock_guard lock(mutex_);
+    slots_wanted = slot_waiters_ > 0;
+  }
+  // A wait that broker_timeout ends: the session does not know about it.
+  if (!jobs_.empty() || !status_waiters_.empty() || slots_wanted) {
+    const Time heard = session_.silent_since().value_or(now);
+    const Time limit = heard + options_.broker_timeout;
+    due = std::min(due, limit > now ? limit : now + std::chrono::milliseconds(100));
+  }
+  return due;
+}
+
+// Tells the others what they need to know of the session, and wakes one that it concerns.
+void Client::finish_turn(Time due) {
+  std::unique_lock lock(mutex_);
+  tasks_in_hand_ = session_.tasks_in_hand();
+  can_send_ = session_.link() == Session::Link::up && backlog_.empty();
+  const bool concerns = std::exchange(stirred_, false) || due < turn_due_;
+  turn_due_ = due;
+  if (concerns) wake(lock);
+}
+
 // False when the client is to stop.
 bool Client::take_commands() {
   {
     const std::lock_guard lock(mutex_);
+    if (fault_) std::rethrow_exception(fault_);
     if (stopping_) return false;
     commands_.swap(inbox_);
   }
@@ -137,10 +180,10 @@ void Client::reconnect() {
   dealer_.reset();
   backlog_.clear();
   dealer_ = std::make_unique<Dealer>(context_, options_.endpoint);
-  poller_.clear();
-  poller_.watch_socket(dealer_->native_socket());
-  poller_.watch_socket(dealer_->native_monitor());
-  poller_.watch(wake_descriptor_);
+  const std::lock_guard lock(mutex_);
+  dealer_descriptor_ = dealer_->descriptor();
+  monitor_descriptor_ = dealer_->monitor_descriptor();
+  stirred_ = true;
 }
 
 void Client::send() {
@@ -153,31 +196,6 @@ void Client::send() {
     Frames frames = encode(message, Packing::never);  // a local socket: copying beats lz4
     if (!backlog_.empty() || !put(frames)) backlog_.push_back(std::move(frames));
   }
-}
-
-void Client::sleep_until(Time deadline) {
-  bool slots_wanted = false;
-  {
-    const std::lock_guard lock(mutex_);
-    slots_wanted = slot_waiters_ > 0;
-    sleeping_ = inbox_.empty() && !stopping_;
-    if (!sleeping_) deadline = Time{0};
-  }
-  const Time now = clock_now();
-  if (!backlog_.empty()) deadline = now + kRetryFull;
-  // A wait that broker_timeout ends: the session does not know about it.
-  if (!jobs_.empty() || !status_waiters_.empty() || slots_wanted) {
-    const Time heard = session_.silent_since().value_or(now);
-    const Time limit = heard + options_.broker_timeout;
-    deadline = std::min(deadline, limit > now ? limit : now + std::chrono::milliseconds(100));
-  }
-  poller_.wait(deadline == kNever ? kNever : std::max(Time{0}, deadline - now));
-  if (poller_.readable(0)) {
-    std::uint64_t count = 0;
-    [[maybe_unused]] const auto read = ::read(wake_descriptor_, &count, sizeof count);
-  }
-  const std::lock_guard lock(mutex_);
-  sleeping_ = false;
 }
 
 void Client::receive(Time now) {
@@ -215,6 +233,7 @@ void Client::report_pool(const message::Pool& pool) {
 
 void Client::dispatch() {
   Session::Events events = session_.take_events();
+  if (!events.delivered.empty()) stirred_ = true;
   for (Session::Delivered& delivered : events.delivered) dispatch(std::move(delivered));
   for (const message::Notice& notice : events.notices) {
     const auto found = jobs_.find(notice.job);
@@ -243,6 +262,7 @@ void Client::dispatch(Session::Delivered&& delivered) {
 
 // Ends every wait; outcomes that arrive later are dropped.
 void Client::fail_all(const Error& error) {
+  stirred_ = true;
   {
     const std::lock_guard lock(mutex_);
     ++failures_;

@@ -31,14 +31,11 @@ std::shared_ptr<Call> CallTable::submit(const std::shared_ptr<CallTable>& self, 
 bool CallTable::wait(const Call& call, Deadline deadline) {
   if (call.done.load(std::memory_order_acquire)) return true;
   std::unique_lock lock(mutex_);
-  const auto over = [&] { return call.done.load(std::memory_order_acquire) || failure_; };
+  const auto over = [&] {
+    return call.done.load(std::memory_order_acquire) || failure_.has_value();
+  };
   ++waiters_;
-  bool is_over = true;
-  if (deadline) {
-    is_over = changed_.wait_until(lock, *deadline, over);
-  } else {
-    changed_.wait(lock, over);
-  }
+  const bool is_over = client_->wait(lock, changed_, deadline, over);
   --waiters_;
   return is_over;
 }

@@ -1,6 +1,6 @@
 // The states behind Future and Job.
 //
-// Threads: any. The outcome of a call is written once by the client's thread and read after `done`.
+// Threads: any. The outcome of a call is written once, for the client, and read after `done`.
 #pragma once
 
 #include <atomic>
@@ -31,7 +31,7 @@ struct Call {
 // outcomes arrive in batches, and a batch wakes the waiters once.
 class CallTable final : public Sink {
  public:
-  using Deadline = std::optional<std::chrono::steady_clock::time_point>;
+  using Deadline = Client::Deadline;
 
   explicit CallTable(std::shared_ptr<Client> client) : client_(std::move(client)) {}
 

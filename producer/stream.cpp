@@ -8,7 +8,7 @@ namespace muster {
 namespace detail {
 namespace {
 
-// A batch goes to the client's thread when it has this many tasks or bytes: one lock and one wake
+// A batch goes to the client when it has this many tasks or bytes: one lock and one wake
 // then cost a few nanoseconds per task.
 constexpr std::size_t kHandOverTasks = 512;
 constexpr std::size_t kHandOverBytes = std::size_t{256} << 10;
@@ -78,15 +78,11 @@ std::optional<StreamItem> StreamState::next(
 bool StreamState::wait_for_more(std::optional<std::chrono::steady_clock::time_point> deadline) {
   {
     std::unique_lock lock(mutex_);
-    const auto ready = [this] { return !arrived_.empty() || failure_; };
     waiting_ = true;
-    if (!deadline) {
-      changed_.wait(lock, ready);
-    } else if (!changed_.wait_until(lock, *deadline, ready)) {
-      waiting_ = false;
-      return false;
-    }
+    const bool ready =
+        client_->wait(lock, changed_, deadline, [this] { return !arrived_.empty() || failure_; });
     waiting_ = false;
+    if (!ready) return false;
     if (arrived_.empty()) throw *failure_;
     taken_.swap(arrived_);
   }

@@ -1,5 +1,5 @@
 // The state of a Stream: what one thread of the application pushes and pops, and the hand-over from
-// the client's thread.
+// the client.
 #pragma once
 
 #include <atomic>
@@ -36,7 +36,7 @@ struct StreamState final : Sink {
   std::uint64_t returned() const { return collector_.returned_count(); }
   std::string waiting_reason() const;
 
-  // The client's thread.
+  // For the client.
   void deliver(TaskSequence first, std::vector<Outcome>&& outcomes) override;
   void notice(const std::string& text) override;
   void fail(const Error& error) override;
