@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import types
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from muster._capture import Capture
@@ -43,6 +43,36 @@ _SIGNALS = (
 """What a task finds, whatever the one before did."""
 
 
+class _LoadedLibraries:
+    """Stands for libc in threadpoolctl, which asks it for the loaded libraries.
+
+    libc walks through them with a lock of the loader and calls back into Python. A thread that
+    imports an extension meanwhile has the GIL and waits for that lock: they would wait for each
+    other for ever. The kernel knows the names as well.
+    """
+
+    def dl_iterate_phdr(self, callback: Any, data: Any) -> int:
+        import ctypes
+
+        import threadpoolctl
+
+        with open("/proc/self/maps") as maps:
+            names = {line.split(maxsplit=5)[-1].strip() for line in maps if ".so" in line}
+        for name in sorted(names):
+            info = threadpoolctl._dl_phdr_info(dlpi_name=os.fsencode(name))
+            callback(ctypes.pointer(info), ctypes.sizeof(info), data)
+        return 0
+
+
+def _limit_thread_pools(limit: int) -> None:
+    import threadpoolctl
+
+    known = getattr(threadpoolctl.ThreadpoolController, "_system_libraries", None)
+    if isinstance(known, dict) and hasattr(threadpoolctl, "_dl_phdr_info"):
+        known["libc"] = _LoadedLibraries()
+    threadpoolctl.threadpool_limits(limit)
+
+
 class _ThreadLimit:
     """How many threads BLAS and OpenMP may use in this process: of the task that began last."""
 
@@ -62,12 +92,9 @@ class _ThreadLimit:
         with self._lock:
             if limit != self._limit:
                 self._set_environment(limit)  # for the libraries that are loaded from now on
-            try:
-                import threadpoolctl
-
-                threadpoolctl.threadpool_limits(limit or self._usual)
-            except Exception:
-                pass  # not installed, or at odds with a library: the environment has to do
+            # Not installed, or at odds with a library: the environment has to do.
+            with contextlib.suppress(Exception):
+                _limit_thread_pools(limit or self._usual)
             self._limit = limit
             self._modules = 0 if limit is None else len(sys.modules)
 
