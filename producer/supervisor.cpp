@@ -51,7 +51,10 @@ std::vector<std::string> merged_environment(const Supervisor::Environment& added
     });
     if (!replaced) merged.emplace_back(text);
   }
-  for (const auto& [name, content] : added) merged.push_back(name + "=" + content);
+  for (const auto& [name, content] : added) {
+    merged.push_back(name);
+    merged.back().append("=").append(content);
+  }
   return merged;
 }
 
