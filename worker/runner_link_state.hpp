@@ -1,0 +1,104 @@
+// The inside of a RunnerLink: what its two source files share. Owner and threads: as RunnerLink.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <muster/runner.hpp>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "worker/clock.hpp"
+#include "worker/frame_link.hpp"
+#include "worker/lease.hpp"
+#include "worker/output_gate.hpp"
+#include "worker/waiting.hpp"
+
+namespace muster {
+
+// A job as the daemon declared it.
+struct DeclaredJob {
+  std::shared_ptr<const RunnerJob> job;
+  bool forward_output = false;
+  bool damaged = false;  // its packed body cannot be unpacked
+};
+
+struct HeldTask {
+  std::uint64_t id = 0;
+  Lease lease;
+  std::shared_ptr<const DeclaredJob> job;
+  Payload payload;  // until it starts
+  Time started{};
+};
+
+class RunnerLink::State {
+ public:
+  State(int descriptor, Options options) : link_(descriptor), options_(std::move(options)) {}
+
+  void start_reader();
+  void end();
+
+  RunnerTask next();
+  void finish(std::uint64_t task_id, Bytes result);
+  void fail(std::uint64_t task_id, const Failure& failure);
+  void say(std::uint64_t task_id, message::OutputLine&& line);
+  std::vector<std::uint64_t> forgotten();
+  void write(const Message& message);
+  void abandon();
+
+ private:
+  void keep_reading();
+  bool pass_time(std::unique_lock<std::mutex>& lock);
+  void read_as_leader(std::unique_lock<std::mutex>& lock);
+  void read_some();
+  void await_task(std::unique_lock<std::mutex>& lock);
+  void receive(Message&& message);
+  void declare(message::WorkerJob&& m);
+  void queue_tasks(message::Tasks&& m);
+  void stop_tasks(const message::StopTasks& m);
+  void forget_job(const JobName& name);
+  void take_back(const message::Recall& recall);
+  template <typename Wanted>
+  void cancel_queued(Wanted&& wanted);
+  void end_task(std::uint64_t task_id, Outcome&& outcome);
+  void report(const Lease& lease, Duration busy, Outcome&& outcome);
+  void write_lines();
+  void append_lines();
+  void write_buffer();
+  int lines_due_in_ms();
+  [[noreturn]] void leave(int status);
+
+  int link_;
+  const Options options_;
+  std::atomic<bool> abandoned_{false};
+  std::atomic<bool> closing_{false};
+  MessageReader reader_;                                                  // the leader's
+  std::unordered_map<JobName, std::shared_ptr<const DeclaredJob>> jobs_;  // the leader's
+  std::uint64_t next_key_ = 1;                                            // the leader's
+  Waker waker_;  // the leader is to look again: lines wait, or a task's thread wants to lead
+
+  std::mutex write_mutex_;  // one message at a time; taken before mutex_
+  std::string buffer_;
+
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  std::deque<HeldTask> queue_;
+  std::vector<HeldTask> started_;
+  std::uint64_t next_id_ = 1;
+  std::vector<std::shared_ptr<const DeclaredJob>> leaving_;  // of which no task will come
+  OutputGate gate_;
+  // Whoever waits for a task reads the link itself (it leads): one thread less between the daemon
+  // and the task. While all task threads run tasks the background thread leads.
+  bool led_ = false;
+  bool background_leads_ = false;
+  unsigned waiting_ = 0;  // in next(), led by another
+  Time left_{};           // when a task's thread ceased to lead
+  std::condition_variable background_;
+  bool background_parked_ = false;
+  bool background_runs_ = false;
+};
+
+}  // namespace muster
