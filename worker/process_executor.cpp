@@ -173,6 +173,7 @@ void ProcessExecutor::take_back(Slot& slot) {
 void ProcessExecutor::kill(Slot& slot, OutcomeStatus status) {
   if (slot.ending != OutcomeStatus::result) return;
   slot.ending = status;
+  slot.ending_lease = slot.tasks.front().lease;
   slot.runner.kill();
 }
 
@@ -252,7 +253,10 @@ void ProcessExecutor::finish_exit(Slot& slot, Time now) {
   if (!slot.tasks.empty()) slot.runner.end_output(slot.tasks.front(), now);
   const bool ready = slot.runner.ready();
   const RunnerProcess::End end = slot.runner.take_end(slot.tasks.empty(), now);
-  if (ready && !slot.tasks.empty()) {
+  // The task that it was killed for may have ended just before: the next one is to run again.
+  const bool innocent = slot.ending != OutcomeStatus::result && !slot.tasks.empty() &&
+                        slot.tasks.front().lease != slot.ending_lease;
+  if (ready && !slot.tasks.empty() && !innocent) {
     const TaskStart task = std::move(slot.tasks.front());
     slot.tasks.pop_front();
     const Duration busy = now - slot.task_started;

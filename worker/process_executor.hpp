@@ -51,6 +51,7 @@ class ProcessExecutor final : public Executor {
     Time task_started{};             // when the first of `tasks` started
     bool taking_back = false;        // it was asked to return what it has not started
     OutcomeStatus ending = OutcomeStatus::result;  // timed_out or cancelled: it was killed
+    Lease ending_lease;                            // because of this one, which ran then
   };
   // When a task takes this long, what stands behind it in its runner goes to others, and nothing
   // more is put there.
