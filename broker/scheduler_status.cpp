@@ -29,11 +29,24 @@ message::Status Scheduler::status(Time now) const {
   auto& workers = const_cast<WorkerTable&>(workers_);
   workers.each([&](WorkerIndex, const WorkerRecord& worker) {
     if (status.workers.size() >= limits::kMaxStatusRows) return;
-    status.workers.push_back({to_hex(worker.hello.worker), worker.hello.node, worker.hello.executor,
-                              worker.hello.python, worker.hello.process_id, worker.hello.cores,
-                              worker.hello.slots, worker.leases, worker.stuck_slots,
-                              worker.draining, worker.tasks_done, microseconds(worker.round_trip),
-                              milliseconds(now - worker.last_heard)});
+    message::WorkerStatus row;
+    row.worker = to_hex(worker.hello.worker);
+    row.node = worker.hello.node;
+    row.executor = worker.hello.executor;
+    row.python = worker.hello.python;
+    row.process_id = worker.hello.process_id;
+    row.cores = worker.hello.cores;
+    row.memory_bytes = worker.hello.memory_bytes;
+    row.gpus = worker.hello.gpus;
+    row.labels = worker.hello.labels;
+    row.slots = worker.hello.slots;
+    row.leases = worker.leases;
+    row.stuck_slots = worker.stuck_slots;
+    row.draining = worker.draining;
+    row.tasks_done = worker.tasks_done;
+    row.round_trip_us = microseconds(worker.round_trip);
+    row.silent_ms = milliseconds(now - worker.last_heard);
+    status.workers.push_back(std::move(row));
   });
   for (const auto& [key, job] : jobs_) {
     if (status.jobs.size() >= limits::kMaxStatusRows) break;

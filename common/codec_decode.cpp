@@ -121,6 +121,10 @@ class Reader {
     get(function.python);
     get(function.body);
   }
+  void get(Resources& wanted) {
+    Reader r = inner(next());
+    r.each(wanted.milli_cpus, wanted.memory_bytes, wanted.gpus);
+  }
   void get(JobSpec& spec) {
     Reader r = inner(next());
     r.get(spec.function);
@@ -131,6 +135,8 @@ class Reader {
     if (spec.crash_budget == 0) throw Fault{"a crash budget of zero"};
     r.get(spec.max_running);
     r.get(spec.forward_output);
+    r.get(spec.resources);
+    r.get(spec.labels, limits::kMaxLabels);
     r.finish();
   }
   void get(SequenceRange& range) {
@@ -183,7 +189,18 @@ class Reader {
   void get(message::WorkerStatus& s) {
     Reader r = inner(next());
     r.each(s.worker, s.node, s.executor, s.python, s.process_id, s.cores, s.slots, s.leases,
-           s.stuck_slots, s.draining, s.tasks_done, s.round_trip_us, s.silent_ms);
+           s.stuck_slots, s.draining, s.paused, s.memory_bytes, s.gpus, s.labels, s.tasks_done,
+           s.round_trip_us, s.silent_ms);
+  }
+  void get(message::NodeStatus& s) {
+    Reader r = inner(next());
+    for (std::string* name : {&s.name, &s.address, &s.via, &s.state, &s.step}) r.get(*name);
+    r.get(s.detail, limits::kMaxTextBytes);
+    for (std::uint64_t* count :
+         {&s.state_ms, &s.bytes_in, &s.bytes_out, &s.round_trip_us, &s.reconnects}) {
+      r.get(*count);
+    }
+    r.finish();
   }
   void get(message::JobStatus& s) {
     Reader r = inner(next());
@@ -300,6 +317,9 @@ void read(Reader& r, message::HelloWorker& m) {
   r.get(m.slots);
   if (m.slots == 0 || m.slots > limits::kMaxSlots) throw Fault{"a number of slots out of range"};
   r.get(m.cores);
+  r.get(m.memory_bytes);
+  r.get(m.gpus);
+  r.get(m.labels, limits::kMaxLabels);
   r.get(m.runs_commands);
   r.get(m.python);
   r.get(m.functions, limits::kMaxFunctions);
@@ -317,7 +337,7 @@ void read(Reader& r, message::HelloWorker& m) {
 }
 void read(Reader& r, message::Welcome& m) {
   r.each(m.protocol_version, m.software_version, m.incarnation, m.heartbeat_interval,
-         m.heartbeat_misses, m.credit_tasks, m.credit_bytes, m.pack, m.jobs);
+         m.heartbeat_misses, m.credit_tasks, m.credit_bytes, m.pack, m.jobs, m.proof);
 }
 void read(Reader& r, message::Refuse& m) {
   r.get(m.code, RefuseCode::identity);
@@ -353,11 +373,11 @@ void read(Reader& r, message::Recall& m) { r.each(m.session, m.job, m.leases); }
 void read(Reader& r, message::Returned& m) { r.each(m.session, m.job, m.leases); }
 void read(Reader& r, message::StopTasks& m) { r.each(m.session, m.job, m.leases); }
 void read(Reader& r, message::ForgetJob& m) { r.each(m.session, m.job); }
-void read(Reader& r, message::WorkerState& m) { r.each(m.stuck_slots, m.draining); }
+void read(Reader& r, message::WorkerState& m) { r.each(m.stuck_slots, m.draining, m.paused); }
 void read(Reader& r, message::StatusRequest&) { r.finish(); }
 void read(Reader& r, message::Status& m) {
   r.each(m.software_version, m.incarnation, m.uptime_ms, m.total_slots, m.sessions, m.workers,
-         m.jobs, m.counters);
+         m.jobs, m.counters, m.nodes);
 }
 void read(Reader& r, message::Output& m) {
   r.get(m.job);
@@ -372,6 +392,18 @@ void read(Reader& r, message::WorkerOutput& m) {
   r.get(m.job);
   r.get(m.lines, limits::kMaxOutputLines);
   r.get(m.dropped);
+  r.finish();
+}
+
+void read(Reader& r, message::NodesUp& m) {
+  r.get(m.hosts, limits::kMaxHostsBytes);
+  r.get(m.origin);
+  r.finish();
+}
+void read(Reader& r, message::NodesDown& m) { r.each(m.names, m.end_broker); }
+void read(Reader& r, message::NodesAnswer& m) {
+  r.get(m.error, limits::kMaxTextBytes);
+  r.get(m.names);
   r.finish();
 }
 

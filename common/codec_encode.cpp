@@ -64,10 +64,11 @@ class Writer {
     }
     put(outcome.body);
   }
+  void put(const Resources& wanted) { fields(wanted.milli_cpus, wanted.memory_bytes, wanted.gpus); }
   void put(const JobSpec& spec) {
     fields(spec.function.kind, spec.function.name, spec.function.python, spec.function.body,
            spec.timeout, spec.retries, spec.priority, spec.crash_budget, spec.max_running,
-           spec.forward_output);
+           spec.forward_output, spec.resources, spec.labels);
   }
   void put(const SequenceRange& range) { fields(range.first, range.count); }
   void put(const LeaseRange& range) { fields(range.first, range.count, range.attempt); }
@@ -77,7 +78,12 @@ class Writer {
   void put(const message::JobProgress& progress) { fields(progress.job, progress.next_sequence); }
   void put(const message::WorkerStatus& s) {
     fields(s.worker, s.node, s.executor, s.python, s.process_id, s.cores, s.slots, s.leases,
-           s.stuck_slots, s.draining, s.tasks_done, s.round_trip_us, s.silent_ms);
+           s.stuck_slots, s.draining, s.paused, s.memory_bytes, s.gpus, s.labels, s.tasks_done,
+           s.round_trip_us, s.silent_ms);
+  }
+  void put(const message::NodeStatus& s) {
+    fields(s.name, s.address, s.via, s.state, s.step, s.detail, s.state_ms, s.bytes_in, s.bytes_out,
+           s.round_trip_us, s.reconnects);
   }
   void put(const message::JobStatus& s) {
     fields(s.session, s.label, s.job, s.function, s.priority, s.queued, s.leased, s.done, s.failed,
@@ -117,11 +123,11 @@ class Encoder {
   }
   void operator()(const message::HelloWorker& m) {
     all(m.protocol_version, m.software_version, m.worker, m.node, m.executor, m.process_id, m.slots,
-        m.cores, m.runs_commands, m.python, m.functions, m.held);
+        m.cores, m.memory_bytes, m.gpus, m.labels, m.runs_commands, m.python, m.functions, m.held);
   }
   void operator()(const message::Welcome& m) {
     all(m.protocol_version, m.software_version, m.incarnation, m.heartbeat_interval,
-        m.heartbeat_misses, m.credit_tasks, m.credit_bytes, m.pack, m.jobs);
+        m.heartbeat_misses, m.credit_tasks, m.credit_bytes, m.pack, m.jobs, m.proof);
   }
   void operator()(const message::Refuse& m) { all(m.code, m.text); }
   void operator()(const message::Unknown& m) { all(m.incarnation); }
@@ -143,15 +149,18 @@ class Encoder {
   void operator()(const message::Returned& m) { all(m.session, m.job, m.leases); }
   void operator()(const message::StopTasks& m) { all(m.session, m.job, m.leases); }
   void operator()(const message::ForgetJob& m) { all(m.session, m.job); }
-  void operator()(const message::WorkerState& m) { all(m.stuck_slots, m.draining); }
+  void operator()(const message::WorkerState& m) { all(m.stuck_slots, m.draining, m.paused); }
   void operator()(const message::StatusRequest&) { all(); }
   void operator()(const message::Status& m) {
     all(m.software_version, m.incarnation, m.uptime_ms, m.total_slots, m.sessions, m.workers,
-        m.jobs, m.counters);
+        m.jobs, m.counters, m.nodes);
   }
   void operator()(const message::Output& m) { all(m.job, m.node, m.lines, m.dropped); }
   void operator()(const message::Pool& m) { all(m.total_slots, m.workers); }
   void operator()(const message::WorkerOutput& m) { all(m.session, m.job, m.lines, m.dropped); }
+  void operator()(const message::NodesUp& m) { all(m.hosts, m.origin); }
+  void operator()(const message::NodesDown& m) { all(m.names, m.end_broker); }
+  void operator()(const message::NodesAnswer& m) { all(m.error, m.names); }
 
  private:
   template <typename... Fields>

@@ -8,7 +8,7 @@
 namespace muster::limits {
 
 // docs/protocol.md describes exactly this version; peers with another one are refused.
-inline constexpr std::uint32_t kProtocolVersion = 2;
+inline constexpr std::uint32_t kProtocolVersion = 3;
 
 // A payload of this size or more travels as a ZeroMQ frame of its own: below it a copy into frame 0
 // is cheaper than one more frame (a frame costs about as much as copying 4 KiB).
@@ -65,6 +65,12 @@ inline constexpr std::size_t kMaxExpansion = 255;
 
 // Frame 0 below this size is never packed: lz4 cannot win enough to pay for the call.
 inline constexpr std::size_t kPackThresholdBytes = 512;
+
+// Labels of a worker or a job: places, owners, hardware; more is a misuse.
+inline constexpr std::size_t kMaxLabels = 64;
+
+// A hosts file: ten thousand nodes with every key said.
+inline constexpr std::size_t kMaxHostsBytes = std::size_t{4} << 20;
 
 // The most leases a worker holds beyond its slots, in tasks and bytes: covers a 100 ms round trip
 // at 80 k tasks/s, and two large payloads ahead.

@@ -32,6 +32,15 @@ struct Function {
   bool operator==(const Function&) const = default;
 };
 
+// What one task takes of a node beside its slot. A task that needs more than one slot's share of
+// the node (its cores or memory divided by its slots) takes as many slots as cover it.
+struct Resources {
+  std::uint32_t milli_cpus = 0;    // thousandths of a core; 0: one slot's share
+  std::uint64_t memory_bytes = 0;  // limit and reservation; 0: no wish
+  std::uint32_t gpus = 0;          // whole accelerators
+  bool operator==(const Resources&) const = default;
+};
+
 // What all tasks of a job share; said once, in JOB.
 struct JobSpec {
   Function function;
@@ -41,6 +50,8 @@ struct JobSpec {
   std::uint32_t crash_budget = limits::kCrashBudget;  // losses while running; at least 1
   std::uint32_t max_running = 0;  // leases at once, at most; 0: as many as the pool has slots
   bool forward_output = false;    // what tasks print and log goes to the producer
+  Resources resources = {};
+  std::vector<std::string> labels = {};  // only workers with all of these
   bool operator==(const JobSpec&) const = default;
 };
 
@@ -122,7 +133,10 @@ struct HelloWorker {
   std::string executor;  // "thread" or "process"
   std::uint32_t process_id = 0;
   std::uint32_t slots = 0;
-  std::uint32_t cores = 0;  // that this process may use
+  std::uint32_t cores = 0;         // that this process may use
+  std::uint64_t memory_bytes = 0;  // that its tasks may use together
+  std::uint32_t gpus = 0;
+  std::vector<std::string> labels;
   bool runs_commands = false;
   std::string python;                  // "3.11": runs python functions on it; empty: none
   std::vector<std::string> functions;  // native functions offered
@@ -144,6 +158,8 @@ struct Welcome {
   std::uint64_t credit_bytes = 0;  // producers: payload bytes of those, at most
   bool pack = false;               // pack what leaves this machine: the broker has remote peers
   std::vector<JobProgress> jobs;   // producers: what the broker knows of this session
+  // Workers in a tunnel: what only the broker that started them knows. They obey nobody else.
+  std::string proof = {};
 };
 
 enum class RefuseCode : std::uint8_t {
@@ -269,6 +285,7 @@ struct ForgetJob {
 struct WorkerState {
   std::uint32_t stuck_slots = 0;  // slots held by tasks that timed out or were stopped
   bool draining = false;          // no more leases, please
+  std::string paused = {};        // why it takes no leases for a while; empty: it takes them
 };
 struct WorkerOutput {  // what tasks said, in order; not acknowledged
   SessionId session;
@@ -281,6 +298,19 @@ struct WorkerOutput {  // what tasks said, in order; not acknowledged
 
 struct StatusRequest {};
 
+struct NodeStatus {  // a machine that the broker reaches by ssh, or waits for
+  std::string name;
+  std::string address;  // user@host:port
+  std::string via;      // "libssh" or "openssh"
+  std::string state;    // "connecting", "preparing", "up", "waiting", "failed" or "ending"
+  std::string step;     // the one that goes on or failed: "resolve", "connect", "host key", ...
+  std::string detail;   // progress of the step, or the last error and what to do
+  std::uint64_t state_ms = 0;  // how long it has been in this state
+  std::uint64_t bytes_in = 0;  // through the tunnel, from the node
+  std::uint64_t bytes_out = 0;
+  std::uint64_t round_trip_us = 0;
+  std::uint64_t reconnects = 0;
+};
 struct WorkerStatus {
   std::string worker;
   std::string node;
@@ -292,6 +322,10 @@ struct WorkerStatus {
   std::uint32_t leases = 0;  // held, started or not
   std::uint32_t stuck_slots = 0;
   bool draining = false;
+  std::string paused;
+  std::uint64_t memory_bytes = 0;
+  std::uint32_t gpus = 0;
+  std::vector<std::string> labels;
   std::uint64_t tasks_done = 0;
   std::uint64_t round_trip_us = 0;
   std::uint64_t silent_ms = 0;  // since the last message
@@ -318,6 +352,24 @@ struct Status {
   std::vector<WorkerStatus> workers;
   std::vector<JobStatus> jobs;
   std::vector<std::pair<std::string, std::uint64_t>> counters;
+  std::vector<NodeStatus> nodes;
+};
+
+// --- Nodes that the broker reaches by ssh -------------------------------------------------------
+
+// Brings up the hosts that a hosts file names (docs/hosts.md); those that are up already stay as
+// they are. NODES_ANSWER.
+struct NodesUp {
+  std::string hosts;   // TOML
+  std::string origin;  // the file's name, for error messages
+};
+struct NodesDown {                 // NODES_ANSWER, and STATUS shows how they end
+  std::vector<std::string> names;  // empty: all
+  bool end_broker = false;         // when they are gone
+};
+struct NodesAnswer {
+  std::string error;               // empty: accepted; else nothing was done
+  std::vector<std::string> names;  // of the nodes in question
 };
 
 }  // namespace message
@@ -330,7 +382,8 @@ using Message =
                  message::Tasks, message::WorkerOutcomes, message::AcknowledgeLeases,
                  message::Recall, message::Returned, message::StopTasks, message::ForgetJob,
                  message::WorkerState, message::StatusRequest, message::Status, message::Output,
-                 message::Pool, message::WorkerOutput>;
+                 message::Pool, message::WorkerOutput, message::NodesUp, message::NodesDown,
+                 message::NodesAnswer>;
 
 // The protocol's name of a message ("SUBMIT"), for logs and errors.
 const char* name_of(const Message& message);

@@ -158,6 +158,9 @@ class Session {
   void on(message::WorkerState&&) {}
   void on(message::StatusRequest&&) {}
   void on(message::WorkerOutput&&) {}
+  void on(message::NodesUp&&) {}
+  void on(message::NodesDown&&) {}
+  void on(message::NodesAnswer&&) {}
 
   void say_hello();
   void take_settings(const message::Welcome& welcome);

@@ -18,6 +18,10 @@ Json to_object(const message::WorkerStatus& worker) {
           {"leases", worker.leases},
           {"stuck_slots", worker.stuck_slots},
           {"draining", worker.draining},
+          {"paused", worker.paused},
+          {"memory_bytes", worker.memory_bytes},
+          {"gpus", worker.gpus},
+          {"labels", worker.labels},
           {"tasks_done", worker.tasks_done},
           {"round_trip_us", worker.round_trip_us},
           {"silent_ms", worker.silent_ms}};
@@ -30,6 +34,20 @@ Json to_object(const message::JobStatus& job) {
           {"mean_us", job.mean_us},   {"waiting", job.waiting}};
 }
 
+Json to_object(const message::NodeStatus& node) {
+  return {{"name", node.name},
+          {"address", node.address},
+          {"via", node.via},
+          {"state", node.state},
+          {"step", node.step},
+          {"detail", node.detail},
+          {"state_ms", node.state_ms},
+          {"bytes_in", node.bytes_in},
+          {"bytes_out", node.bytes_out},
+          {"round_trip_us", node.round_trip_us},
+          {"reconnects", node.reconnects}};
+}
+
 }  // namespace
 
 std::string to_json(const message::Status& status) {
@@ -37,6 +55,8 @@ std::string to_json(const message::Status& status) {
   for (const auto& worker : status.workers) workers.push_back(to_object(worker));
   Json jobs = Json::array();
   for (const auto& job : status.jobs) jobs.push_back(to_object(job));
+  Json nodes = Json::array();
+  for (const auto& node : status.nodes) nodes.push_back(to_object(node));
   Json counters = Json::object();
   for (const auto& [name, count] : status.counters) counters[name] = count;
   const Json object = {{"software_version", status.software_version},
@@ -46,7 +66,8 @@ std::string to_json(const message::Status& status) {
                        {"sessions", status.sessions},
                        {"workers", std::move(workers)},
                        {"jobs", std::move(jobs)},
-                       {"counters", std::move(counters)}};
+                       {"counters", std::move(counters)},
+                       {"nodes", std::move(nodes)}};
   // A peer chose some of these texts: what is not UTF-8 is shown as U+FFFD.
   return object.dump(2, ' ', false, Json::error_handler_t::replace);
 }

@@ -25,7 +25,8 @@ constexpr bool kNotForWorkers =
            message::Submit, message::EndJob, message::Cancel, message::Outcomes,
            message::AcknowledgeOutcomes, message::Credit, message::Notice, message::WorkerOutcomes,
            message::Returned, message::WorkerState, message::StatusRequest, message::Status,
-           message::Output, message::Pool, message::WorkerOutput>;
+           message::Output, message::Pool, message::WorkerOutput, message::NodesUp,
+           message::NodesDown, message::NodesAnswer>;
 
 }  // namespace
 

@@ -20,7 +20,7 @@ Agent::Actions Agent::take_actions() {
   if (purge_due_) purge_jobs(false);
   fill_executor();
   if (link_ == Link::up) {
-    if (state_changed_) outbox_.emplace_back(message::WorkerState{stuck_, draining_});
+    if (state_changed_) outbox_.emplace_back(message::WorkerState{stuck_, draining_, {}});
     state_changed_ = false;
     if (!may_wait()) flush_outcomes();
     flush_returns();

@@ -56,14 +56,16 @@ inline std::vector<Message> sample_messages() {
                      -7,
                      4,
                      3,
-                     true};
+                     true,
+                     {1500, std::uint64_t{8} << 30, 1},
+                     {"gpu", "room 7"}};
   const std::vector<OutputLine> lines = {{TaskSequence{3}, OutputKind::output, 0, "", "hello"},
                                          {kLastSequence, OutputKind::log, 20, "root", "said"}};
   const std::vector<LeaseRange> leases = {{TaskSequence{5}, 2, Attempt{0}},
                                           {kLastSequence, 1, kLastAttempt}};
   const std::vector<SequenceRange> ranges = {{TaskSequence{0}, 3}, {kLastSequence, 1}};
   const JobId job{77};
-  HelloWorker hello{2,
+  HelloWorker hello{3,
                     "0.1.0",
                     kWorker,
                     "node7",
@@ -71,17 +73,38 @@ inline std::vector<Message> sample_messages() {
                     4711,
                     16,
                     8,
+                    std::uint64_t{64} << 30,
+                    2,
+                    {"gpu", "room 7"},
                     true,
                     "3.11",
                     {"square", "word_count"},
                     {{kSession, job, leases}}};
-  Status status{"0.1.0", to_hex(kIncarnation), 123456, 16, 2, {}, {}, {{"jobs", 3}, {"lost", 0}}};
-  status.workers.push_back({"w", "node7", "thread", "3.11", 4711, 8, 16, 3, 1, true, 99, 250, 12});
+  Status status{"0.1.0", to_hex(kIncarnation),       123456, 16, 2, {},
+                {},      {{"jobs", 3}, {"lost", 0}}, {}};
+  status.workers.push_back({"w",
+                            "node7",
+                            "thread",
+                            "3.11",
+                            4711,
+                            8,
+                            16,
+                            3,
+                            1,
+                            true,
+                            "load",
+                            std::uint64_t{64} << 30,
+                            2,
+                            {"gpu"},
+                            99,
+                            250,
+                            12});
+  status.nodes.push_back({"node7", "ada@node7:22", "libssh", "up", "serve", "", 5, 6, 7, 8, 9});
   status.jobs.push_back({"s", "label", 77, "square", -7, 1, 2, 3, 4, 5, "no worker"});
   return {
-      HelloProducer{2, "0.1.0", kSession, "demo 4711", true},
+      HelloProducer{3, "0.1.0", kSession, "demo 4711", true},
       std::move(hello),
-      Welcome{2,
+      Welcome{3,
               "0.1.0",
               kIncarnation,
               std::chrono::milliseconds(2000),
@@ -89,7 +112,8 @@ inline std::vector<Message> sample_messages() {
               1'000'000,
               std::uint64_t{1} << 40,
               true,
-              {{job, TaskSequence{41}}}},
+              {{job, TaskSequence{41}}},
+              "proof"},
       Refuse{RefuseCode::identity, "one connection cannot be two workers"},
       Unknown{kIncarnation},
       Heartbeat{UINT64_MAX, true},
@@ -110,12 +134,15 @@ inline std::vector<Message> sample_messages() {
       Returned{kSession, job, leases},
       StopTasks{kSession, job, leases},
       ForgetJob{kSession, job},
-      WorkerState{3, true},
+      WorkerState{3, true, "the load of others"},
       StatusRequest{},
       std::move(status),
       Output{job, "node7", lines, 5},
       Pool{16, 2},
       WorkerOutput{kSession, job, lines, 5},
+      NodesUp{"hosts = [\"ada@node7*4\"]", "hosts.toml"},
+      NodesDown{{"node7"}, true},
+      NodesAnswer{"hosts.toml:1:1: no hosts", {"node7"}},
   };
 }
 

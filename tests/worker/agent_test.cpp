@@ -241,7 +241,7 @@ TEST(Agent, SendsOutcomesAgainAfterEveryWelcomeAndListsWhatItHolds) {
   env.finish(0);
   env.expect_nothing();  // not before WELCOME
   env.say(message::Welcome{
-      limits::kProtocolVersion, "broker", {9, 9}, std::chrono::seconds(2), 5, 0, 0, false, {}});
+      limits::kProtocolVersion, "broker", {9, 9}, std::chrono::seconds(2), 5, 0, 0, false, {}, {}});
   const auto outcomes = env.expect<message::WorkerOutcomes>();
   ASSERT_EQ(outcomes.runs.size(), 1U);
   EXPECT_EQ(outcomes.runs[0].outcomes.size(), 2U);
