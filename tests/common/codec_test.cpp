@@ -49,7 +49,9 @@ TEST_P(EveryMessage, HasItsTypeNumber) {
   EXPECT_EQ(message_.index(), GetParam()) << "sample_messages() is in the order of the types";
   const Bytes frame = encode(message_, Packing::never)[0];
   EXPECT_EQ(frame.text()[0], 0) << "a plain frame 0";
-  EXPECT_EQ(static_cast<std::size_t>(frame.text()[2]), GetParam() + 1) << name_of(message_);
+  // The head of a msgpack array of 16 fields or more has three bytes instead of one.
+  const std::size_t place = frame.text()[1] == '\xdc' ? 4 : 2;
+  EXPECT_EQ(static_cast<std::size_t>(frame.text()[place]), GetParam() + 1) << name_of(message_);
 }
 
 TEST_P(EveryMessage, ArrivesAsItWasSent) {
@@ -123,7 +125,7 @@ TEST(Codec, TheWireFormIsPinned) {
   EXPECT_EQ(wire(message::Refuse{message::RefuseCode::malformed, "no"}), "00930402a26e6f");
   EXPECT_EQ(wire(message::Job{JobId{1}, {{FunctionKind::native, "f"}, {}, 2, -1, 3}}),
             "00930801"
-            "9a00a166a0c4000002ff0300c2");
+            "9c00a166a0c4000002ff0300c29300000090");
   EXPECT_EQ(wire(message::Submit{JobId{1}, TaskSequence{2}, {payload_of(1), {}}}),
             "0094090102"
             "92c40100c400");
