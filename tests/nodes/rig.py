@@ -80,7 +80,9 @@ def wait_until(
 
 
 def _command(*argv: str, stdin: str | None = None) -> str:
-    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        argv, check=False, input=stdin, capture_output=True, text=True, timeout=60
+    )
     if done.returncode != 0:
         raise RigError(f"{' '.join(argv)}: {done.stderr.strip() or done.stdout.strip()}")
     return done.stdout
@@ -154,7 +156,7 @@ class Node:
 
     def await_boot(self) -> None:
         assert self._sandbox is not None
-        wait_until(lambda: (self.folder / "ready").exists(), f"{self.name} has booted")
+        wait_until((self.folder / "ready").exists, f"{self.name} has booted")
         self._init = int(_command("pgrep", "-P", str(self._sandbox.pid)).split()[0])
 
     def inside(self, argv: Sequence[str], user: str | None = None) -> list[str]:
@@ -170,7 +172,12 @@ class Node:
         """Runs a shell command on the node, as its root or as `user`; checks nothing."""
         argv = self.inside(["sh", "-c", command], user)
         return subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds
+            argv,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
         )
 
     def processes(self, pattern: str) -> list[int]:
