@@ -119,7 +119,7 @@ void run_broker(const BrokerOptions& options) {
   CounterLog counter_log;
   const Packing packing = options.scheduler.pack ? Packing::when_smaller : Packing::never;
   Poller poller;
-  poller.watch_socket(router.native_socket());
+  router.watch(poller);
   poller.watch(signals);
   if (options.lifeline >= 0) poller.watch(options.lifeline);
   while (true) {
