@@ -62,7 +62,8 @@ struct Router::Socket {
   zmq::socket_t zmq;
   BindOptions options;
   std::uint64_t index = 0;
-  bool may_have_input = true;  // remote sockets only: false until its descriptor tells a change
+  bool is_watched = false;  // a poller tells when there may be input
+  bool may_have_input = true;
 };
 
 Router::Router(TransportContext& context) : context_(context) {}
@@ -124,7 +125,7 @@ SendResult Router::send(PeerId peer, Frames frames) {
 std::optional<Received> Router::receive() {
   for (std::size_t asked = 0; asked < sockets_.size(); ++asked) {
     Socket& socket = *sockets_[current_];
-    if (!socket.is_remote() || socket.may_have_input) {
+    if (!socket.is_watched || socket.may_have_input) {
       auto received = receive_from(socket);
       if (received && ++burst_ < kBurst) return received;
       if (!received) socket.may_have_input = false;
@@ -177,6 +178,7 @@ bool Router::is_remote(PeerId peer) const {
 void Router::watch(Poller& poller) {
   for (const auto& socket : sockets_) {
     if (socket->is_remote()) {
+      socket->is_watched = true;
       poller.watch_changes(socket->zmq.get(zmq::sockopt::fd), &socket->may_have_input);
     } else {
       poller.watch_socket(socket->zmq.handle());
