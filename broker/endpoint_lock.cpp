@@ -7,14 +7,30 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 #include "common/transport.hpp"
 
 namespace muster {
+namespace {
+
+// A program that looks for a broker holds the lock for a moment, to see whether it can.
+bool take_lock(int descriptor) {
+  constexpr int kTries = 50;
+  constexpr std::chrono::milliseconds kPause{5};
+  for (int i = 0; i < kTries; ++i) {
+    if (i > 0) std::this_thread::sleep_for(kPause);
+    if (flock(descriptor, LOCK_EX | LOCK_NB) == 0) return true;
+  }
+  return false;
+}
+
+}  // namespace
 
 EndpointLock::EndpointLock(const std::string& endpoint)
     : path_(endpoint.substr(std::string_view("ipc://").size())) {
@@ -29,7 +45,7 @@ EndpointLock::EndpointLock(const std::string& endpoint)
         fmt::format("cannot create '{}': {}; choose a folder that you may write to", lock,
                     std::strerror(errno)));
   }
-  if (flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
+  if (!take_lock(descriptor_)) {
     close(descriptor_);
     throw TransportError(fmt::format(
         "another broker already listens on '{}'; connect to it, or choose another path", endpoint));

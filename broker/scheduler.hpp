@@ -13,6 +13,8 @@
 #include <string>
 #include <tuple>
 #include <unordered_map>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include "broker/job_table.hpp"
@@ -48,6 +50,12 @@ struct SchedulerOptions {
   Duration acknowledgement_window = limits::kAcknowledgementWindow;
 };
 
+// What a producer wants of the nodes that the broker reaches by ssh: not the scheduler's to do.
+struct NodeRequest {
+  PeerId peer{};  // gets the answer
+  std::variant<message::NodesUp, message::NodesDown> request;
+};
+
 class Scheduler {
  public:
   Scheduler(SchedulerOptions options, Time now);
@@ -66,6 +74,14 @@ class Scheduler {
 
   // Leases what can be leased, then returns every message to send. Call after each burst of events.
   std::vector<Outgoing> take_outgoing(Time now);
+
+  // --- Nodes
+  // Requests that came since the last call; answer() each.
+  std::vector<NodeRequest> take_node_requests() { return std::exchange(node_requests_, {}); }
+  // Dropped when that producer is gone.
+  void answer(PeerId peer, message::NodesAnswer&& answer);
+  // STATUS shows these from now on, each with the round trip of the worker on it.
+  void set_nodes(std::vector<message::NodeStatus> rows) { nodes_ = std::move(rows); }
 
   // --- Views ---
   message::Status status(Time now) const;
@@ -184,6 +200,8 @@ class Scheduler {
   std::vector<WorkerIndex> unacknowledged_;  // workers with acknowledgements, oldest first
   std::uint64_t turn_ = 1;
   std::vector<Outgoing> outgoing_;
+  std::vector<NodeRequest> node_requests_;
+  std::vector<message::NodeStatus> nodes_;
   message::Pool announced_;  // what every present session was told
   std::uint64_t last_key_ = 0;
   double virtual_now_ = 0;

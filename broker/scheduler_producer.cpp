@@ -67,6 +67,10 @@ void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now)
     }
   } else if (std::holds_alternative<message::StatusRequest>(message)) {
     send(session.peer, status(now));
+  } else if (auto* up = std::get_if<message::NodesUp>(&message)) {
+    node_requests_.push_back({session.peer, std::move(*up)});
+  } else if (auto* down = std::get_if<message::NodesDown>(&message)) {
+    node_requests_.push_back({session.peer, std::move(*down)});
   } else if (std::holds_alternative<message::Goodbye>(message)) {
     peers_.erase(session.peer);
     end_session(session);
@@ -74,6 +78,12 @@ void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now)
     refuse(session.peer, RefuseCode::out_of_order,
            std::string(name_of(message)) + " is not a producer's message");
   }
+}
+
+void Scheduler::answer(PeerId peer, message::NodesAnswer&& answer) {
+  const auto found = peers_.find(peer);
+  if (found == peers_.end() || found->second.session == nullptr) return;
+  send(peer, std::move(answer));
 }
 
 JobRecord* Scheduler::find_job(SessionRecord& session, JobId id) {

@@ -1,5 +1,7 @@
 // Views of the scheduler: STATUS, counters, and the invariants that tests check after every step.
 #include <algorithm>
+#include <map>
+#include <string_view>
 #include <utility>
 
 #include "broker/scheduler.hpp"
@@ -26,8 +28,10 @@ message::Status Scheduler::status(Time now) const {
   status.uptime_ms = milliseconds(now - started_);
   status.sessions = static_cast<std::uint32_t>(sessions_.size());
   status.total_slots = workers_.pool().total_slots;
+  std::map<std::string_view, Duration> round_trips;  // by node
   auto& workers = const_cast<WorkerTable&>(workers_);
   workers.each([&](WorkerIndex, const WorkerRecord& worker) {
+    if (!nodes_.empty()) round_trips[worker.hello.node] = worker.round_trip;
     if (status.workers.size() >= limits::kMaxStatusRows) return;
     message::WorkerStatus row;
     row.worker = to_hex(worker.hello.worker);
@@ -59,6 +63,14 @@ message::Status Scheduler::status(Time now) const {
   std::sort(status.jobs.begin(), status.jobs.end(), [](const auto& left, const auto& right) {
     return std::tie(left.session, left.job) < std::tie(right.session, right.job);
   });
+  for (const message::NodeStatus& node : nodes_) {
+    if (status.nodes.size() >= limits::kMaxStatusRows) break;
+    status.nodes.push_back(node);
+    const auto found = round_trips.find(node.name);
+    if (found != round_trips.end()) {
+      status.nodes.back().round_trip_us = microseconds(found->second);
+    }
+  }
   status.counters.assign(counters_.begin(), counters_.end());
   return status;
 }

@@ -144,6 +144,13 @@ std::future<message::Status> Client::request_status() {
   return answer;
 }
 
+std::future<message::NodesAnswer> Client::request_nodes(NodeCommand command) {
+  AskNodes ask{std::move(command), {}};
+  std::future<message::NodesAnswer> answer = ask.promise.get_future();
+  hand_in(std::move(ask));
+  return answer;
+}
+
 Payload Client::pack(Bytes bytes) const {
   if (bytes.size() > limits::kMaxPayloadBytes) {
     throw invalid_call(fmt::format("a task's arguments take {} bytes; the limit is {} (1 GiB)",

@@ -79,6 +79,8 @@ class Client {
   // Cancels what is left and releases the sink.
   void drop_job(JobId job);
   std::future<message::Status> request_status();
+  // The answer, or what ended the connection.
+  std::future<message::NodesAnswer> request_nodes(NodeCommand command);
 
   // Waits until `ready()`, which reads what a Sink guards with `lock` and announces with `changed`.
   // False: `deadline` passed. Meanwhile this thread may do the client's work.
@@ -125,7 +127,11 @@ class Client {
   struct AskStatus {
     std::promise<message::Status> promise;
   };
-  using Command = std::variant<Open, Submit, Cancel, End, Drop, AskStatus>;
+  struct AskNodes {
+    NodeCommand command;
+    std::promise<message::NodesAnswer> promise;
+  };
+  using Command = std::variant<Open, Submit, Cancel, End, Drop, AskStatus, AskNodes>;
   struct OpenJob {
     std::shared_ptr<Sink> sink;
     std::uint64_t missing = 0;  // submitted and not delivered
@@ -174,6 +180,7 @@ class Client {
   void apply(End& command);
   void apply(Drop& command);
   void apply(AskStatus& command);
+  void apply(AskNodes& command);
   void follow_link(Time now);
   void reconnect();
   void send();
@@ -227,6 +234,7 @@ class Client {
   std::vector<Command> commands_;
   std::map<JobId, OpenJob> jobs_;
   std::vector<std::promise<message::Status>> status_waiters_;
+  std::multimap<std::uint64_t, std::promise<message::NodesAnswer>> node_waiters_;
   std::deque<Frames> backlog_;  // what the socket did not take
   bool replaced_ = false;       // a new connection was opened since the silence began
   bool stirred_ = false;        // this turn did what a thread may sleep and wait for

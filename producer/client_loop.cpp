@@ -39,6 +39,9 @@ void Client::run() {
     if (auto* ask = std::get_if<AskStatus>(&command)) {
       status_waiters_.push_back(std::move(ask->promise));
     }
+    if (auto* ask = std::get_if<AskNodes>(&command)) {
+      node_waiters_.emplace(0, std::move(ask->promise));
+    }
   }
   commands_.clear();
   fail_all(error.value_or(
@@ -87,7 +90,8 @@ Time Client::next_turn(Time now) {
     slots_wanted = slot_waiters_ > 0;
   }
   // A wait that broker_timeout ends: the session does not know about it.
-  if (!jobs_.empty() || !status_waiters_.empty() || slots_wanted) {
+  const bool asked = !status_waiters_.empty() || !node_waiters_.empty();
+  if (!jobs_.empty() || asked || slots_wanted) {
     const Time heard = session_.silent_since().value_or(now);
     const Time limit = heard + options_.broker_timeout;
     due = std::min(due, limit > now ? limit : now + std::chrono::milliseconds(100));
@@ -157,6 +161,11 @@ void Client::apply(Drop& command) {
 void Client::apply(AskStatus& command) {
   status_waiters_.push_back(std::move(command.promise));
   session_.request_status();
+}
+
+void Client::apply(AskNodes& command) {
+  const std::uint64_t number = session_.request_nodes(std::move(command.command));
+  node_waiters_.emplace(number, std::move(command.promise));
 }
 
 // Opens a new connection after a silence, and ends every wait after a long one.
@@ -244,6 +253,12 @@ void Client::dispatch() {
   if (events.status) {
     for (auto& waiter : std::exchange(status_waiters_, {})) waiter.set_value(*events.status);
   }
+  for (auto& [number, answer] : events.nodes_answered) {
+    const auto found = node_waiters_.find(number);
+    if (found == node_waiters_.end()) continue;
+    found->second.set_value(std::move(answer));
+    node_waiters_.erase(found);
+  }
   if (events.refused) {
     const std::lock_guard lock(mutex_);
     refused_ = std::move(events.refused);
@@ -278,14 +293,18 @@ void Client::fail_all(const Error& error) {
   for (auto& waiter : std::exchange(status_waiters_, {})) {
     waiter.set_exception(std::make_exception_ptr(error));
   }
+  session_.forget_unanswered_nodes();
+  for (auto& [number, waiter] : std::exchange(node_waiters_, {})) {
+    waiter.set_exception(std::make_exception_ptr(error));
+  }
 }
 
 Error Client::silence_error(Time now) const {
   const std::chrono::duration<double> silent = now - session_.silent_since().value_or(now);
   return Error(ErrorCode::disconnected, "disconnected",
                fmt::format("the broker at {0} has not answered for {1:.1f} s; is muster-broker "
-                           "running? start it with `muster-broker --listen {0}`, or unset "
-                           "MUSTER_BROKER to use a pool on this machine",
+                           "running? start it with `muster-broker --listen {0}`, or set "
+                           "MUSTER_BROKER to nothing to use a pool on this machine",
                            options_.endpoint, silent.count()));
 }
 

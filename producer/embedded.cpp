@@ -50,7 +50,7 @@ unsigned slots_of(const Options& options) {
 }
 
 void check(const Options& options) {
-  if (options.workers == 0 || options.workers > kMostWorkers) {
+  if ((options.workers == 0 && options.hosts.empty()) || options.workers > kMostWorkers) {
     throw invalid_call("Options::workers must be between 1 and " + std::to_string(kMostWorkers));
   }
   if (options.slots > limits::kMaxSlots) {
@@ -152,6 +152,9 @@ void Embedded::check_alive() const {
   if (obituary.empty()) return;
   throw Error(ErrorCode::unusable, "unusable", "the embedded pool did not start: " + obituary);
 }
+
+// The broker gives its nodes a little less.
+void Embedded::has_nodes() { supervisor_->set_grace(std::chrono::seconds(6)); }
 
 void Embedded::started() { supervisor_->keep_alive(); }
 

@@ -19,7 +19,7 @@ class Embedded {
  public:
   // Starts the programs; throws Error unusable when they are not found or cannot be started.
   explicit Embedded(const Options& options);
-  // Closes the lifeline; after two seconds kills what is left; removes the folder.
+  // Closes the lifeline; after two seconds, with nodes six, kills what is left; removes the folder.
   ~Embedded();
   Embedded(const Embedded&) = delete;
   Embedded& operator=(const Embedded&) = delete;
@@ -31,6 +31,8 @@ class Embedded {
   // From now on the children's standard error is this process's, and a child that ends is started
   // again.
   void started();
+  // The broker gets time at the end to end the workers on other machines.
+  void has_nodes();
 
  private:
   void start(const Options& options, const std::string& broker, const std::string& worker);

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -10,6 +11,7 @@
 #include <utility>
 
 #include "producer/channel.hpp"
+#include "producer/discovery.hpp"
 #include "producer/embedded.hpp"
 #include "producer/future.hpp"
 #include "producer/job_spec.hpp"
@@ -33,10 +35,28 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// Whether an option says what an embedded pool is to be like, which a running one need not be.
+bool shapes_pool(const Options& options) {
+  const Options usual;
+  return options.workers != usual.workers || options.slots != usual.slots ||
+         options.executor != usual.executor || !options.plugins.empty() ||
+         !options.python.empty() || !options.environment.empty();
+}
+
+// Empty: an embedded pool.
 std::string endpoint_of(const Options& options) {
-  if (!options.endpoint.empty()) return options.endpoint;
-  const char* variable = std::getenv("MUSTER_BROKER");
-  return variable == nullptr ? "" : variable;
+  if (!options.endpoint.empty()) {
+    if (!options.embedded && options.hosts.empty()) return options.endpoint;
+    throw invalid_call(
+        "Options::embedded and hosts are for a pool without endpoint; give the hosts "
+        "of a running broker to Producer::up()");
+  }
+  if (options.embedded || !options.hosts.empty()) return "";
+  if (shapes_pool(options)) {
+    const char* variable = std::getenv("MUSTER_BROKER");
+    return variable == nullptr ? "" : variable;
+  }
+  return default_endpoint();
 }
 
 std::string label_of(const Options& options) {
@@ -62,15 +82,15 @@ void connect(ProducerState& state, const Options& options, Clock::time_point dea
     if (!state.embedded && Clock::now() >= no_socket && !socket_exists(state.endpoint)) {
       throw Error(ErrorCode::disconnected, "disconnected",
                   fmt::format("no broker listens at {0}: there is no such socket; start one with "
-                              "`muster-broker --listen {0}`, correct the path, or unset "
-                              "MUSTER_BROKER to use a pool on this machine",
+                              "`muster-broker --listen {0}`, correct the path, or set "
+                              "MUSTER_BROKER to nothing to use a pool on this machine",
                               state.endpoint));
     }
     if (Clock::now() < deadline) continue;
     throw Error(ErrorCode::disconnected, "disconnected",
                 fmt::format("no broker answered at {0} within {1:.1f} s; is muster-broker running? "
-                            "start it with `muster-broker --listen {0}`, or unset MUSTER_BROKER to "
-                            "use a pool on this machine",
+                            "start it with `muster-broker --listen {0}`, or set MUSTER_BROKER to "
+                            "nothing to use a pool on this machine",
                             state.endpoint,
                             std::chrono::duration<double>(options.connect_timeout).count()));
   }
@@ -99,6 +119,49 @@ void await_workers(ProducerState& state, Clock::time_point deadline) {
   }
 }
 
+// Blocks until the broker has accepted the command.
+void command_nodes(Client& client, NodeCommand command) {
+  auto answer = client.request_nodes(std::move(command));
+  try {
+    if (const std::string error = answer.get().error; !error.empty()) {
+      throw Error(ErrorCode::invalid, "nodes", error);
+    }
+  } catch (const std::future_error&) {
+    throw Error(ErrorCode::disconnected, "closed", "the connection to the broker has ended");
+  }
+}
+
+void bring_up(ProducerState& state, const std::string& hosts, const std::string& origin) {
+  if (hosts.size() > limits::kMaxHostsBytes) {
+    throw invalid_call(fmt::format("{}: a hosts file has at most 4 MiB", origin));
+  }
+  if (origin.size() > limits::kMaxNameBytes) {
+    throw invalid_call("the name of a hosts file has at most 512 bytes: " + origin);
+  }
+  if (state.embedded) state.embedded->has_nodes();
+  command_nodes(*state.client, message::NodesUp{hosts, origin});
+}
+
+// Waits for the first worker on any node; throws when no node can get one any more, or in time.
+void await_nodes(ProducerState& state, Clock::time_point deadline) {
+  constexpr std::chrono::milliseconds kStep{50};
+  constexpr std::chrono::seconds kStatus{5};
+  while (!state.client->wait_for_slots(1, kStep)) {
+    state.embedded->check_alive();
+    const auto status = ask_status(*state.client, kStatus);
+    if (!status) continue;
+    const bool late = Clock::now() >= deadline;
+    const auto hopeless = [](const message::NodeStatus& node) { return node.state == "failed"; };
+    if (!late && !std::all_of(status->nodes.begin(), status->nodes.end(), hopeless)) continue;
+    std::string text = late ? "no node is up within Options::connect_timeout:" : "no node is up:";
+    for (const message::NodeStatus& node : status->nodes) {
+      text += fmt::format("\n{} ({}): {}: {}: {}", node.name, node.address, node.state, node.step,
+                          node.detail);
+    }
+    throw Error(ErrorCode::unusable, "unusable", text);
+  }
+}
+
 }  // namespace
 }  // namespace detail
 
@@ -115,6 +178,10 @@ Producer::Producer(const Options& options) : state_(std::make_unique<detail::Pro
     detail::connect(*state_, options, deadline);
     if (!state_->embedded) return;
     detail::await_workers(*state_, deadline);
+    if (!options.hosts.empty()) {
+      detail::bring_up(*state_, options.hosts, options.hosts_origin);
+      if (options.workers == 0) detail::await_nodes(*state_, deadline);
+    }
     state_->embedded->started();
   } catch (const TransportError& error) {
     throw Error(ErrorCode::unusable, "unusable", error.what());
@@ -170,6 +237,14 @@ bool Producer::wait_for_slots(std::uint32_t slots, std::chrono::milliseconds tim
 }
 
 std::uint32_t Producer::total_slots() const { return state_->client->total_slots(); }
+
+void Producer::up(const std::string& hosts, const std::string& origin) {
+  detail::bring_up(*state_, hosts, origin);
+}
+
+void Producer::down(const std::vector<std::string>& names, bool end_broker) {
+  detail::command_nodes(*state_->client, message::NodesDown{names, end_broker});
+}
 
 std::vector<OutputLine> Producer::next_output(std::chrono::nanoseconds timeout) {
   const std::shared_ptr<detail::Client> client = state_->client;  // the wait may outlive this

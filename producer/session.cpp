@@ -174,6 +174,7 @@ void Session::take_settings(const message::Welcome& welcome) {
 
 void Session::resume(const message::Welcome& welcome) {
   link_ = Link::up;
+  const bool is_new = incarnation_ != welcome.incarnation;
   incarnation_ = welcome.incarnation;
   tasks_at_broker_ = bytes_at_broker_ = 0;
   std::map<JobId, std::uint64_t> listed;
@@ -192,6 +193,7 @@ void Session::resume(const message::Welcome& welcome) {
     messages_.emplace_back(message::EndJob{id});
   }
   if (status_wanted_) messages_.emplace_back(message::StatusRequest{});
+  resume_nodes(is_new);
 }
 
 // `next_sequence`: the broker has the job, and every task before this one.

@@ -10,6 +10,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "common/ids.hpp"
@@ -28,6 +29,9 @@ struct SessionOptions {
   Duration acknowledgement_window = Duration(0);
 };
 
+// What the broker is to do about the nodes that it reaches by ssh.
+using NodeCommand = std::variant<message::NodesUp, message::NodesDown>;
+
 class Session {
  public:
   enum class Link {
@@ -43,7 +47,12 @@ class Session {
     TaskSequence first{};
     std::vector<Outcome> outcomes;
   };
+  struct NodesAnswered {
+    std::uint64_t number = 0;  // as request_nodes() returned it
+    message::NodesAnswer answer;
+  };
   struct Events {
+    std::vector<NodesAnswered> nodes_answered;
     std::vector<Delivered> delivered;
     std::vector<message::Notice> notices;
     std::vector<message::Output> outputs;
@@ -65,6 +74,10 @@ class Session {
   void cancel(JobId job);   // every task submitted so far
   void cancel(JobId job, TaskSequence sequence);
   void request_status();
+  // What the broker accepted is said again to its every new incarnation, in the same order.
+  std::uint64_t request_nodes(NodeCommand command);
+  // Nobody waits for these answers any more: commands without one are not said again.
+  void forget_unanswered_nodes();
   void close();  // GOODBYE; nothing is said or heard after it
 
   // --- What happens on the link.
@@ -160,11 +173,12 @@ class Session {
   void on(message::WorkerOutput&&) {}
   void on(message::NodesUp&&) {}
   void on(message::NodesDown&&) {}
-  void on(message::NodesAnswer&&) {}
+  void on(message::NodesAnswer&& answer);
 
   void say_hello();
   void take_settings(const message::Welcome& welcome);
   void resume(const message::Welcome& welcome);
+  void resume_nodes(bool new_incarnation);
   void resume_job(JobId id, Job& job, std::optional<std::uint64_t> next_sequence);
   void accept(JobId id, Job& job, OutcomeRun&& run);
   void finish(Job& job, std::uint64_t sequence);
@@ -204,6 +218,15 @@ class Session {
   std::uint64_t tasks_in_hand_ = 0;
   std::uint64_t bytes_in_hand_ = 0;
   Outcome cancelled_;  // what a task ends in that was cancelled before it was sent
+
+  struct NodeCall {
+    std::uint64_t number = 0;
+    NodeCommand command;
+    bool answered = false;
+  };
+  std::vector<NodeCall> node_calls_;       // without answer, or in effect; oldest first
+  std::deque<std::uint64_t> nodes_asked_;  // said on this connection, without answer; in order
+  std::uint64_t last_node_call_ = 0;
 
   std::vector<Message> messages_;  // said before anything else
   Events events_;

@@ -23,7 +23,6 @@ namespace {
 constexpr std::size_t kTailBytes = 4096;  // of standard error, for the message of an Error
 constexpr std::chrono::milliseconds kLongestPause{5'000};  // before a child is started again
 constexpr std::chrono::seconds kLivedWell{10};  // a child that lived so long is restarted at once
-constexpr std::chrono::milliseconds kGrace{2'000};  // to end after the lifeline closed
 constexpr std::chrono::milliseconds kStep{5};
 
 Error unusable(const std::string& what, int error) {
@@ -170,6 +169,11 @@ void Supervisor::keep_alive() {
   keep_alive_ = true;
 }
 
+void Supervisor::set_grace(std::chrono::milliseconds grace) {
+  const std::lock_guard lock(mutex_);
+  grace_ = grace;
+}
+
 std::string Supervisor::obituary() const {
   const std::lock_guard lock(mutex_);
   for (const Child& child : children_) {
@@ -248,11 +252,12 @@ void Supervisor::restart_ended() {
 }
 
 void Supervisor::end_children() {
+  auto deadline = Clock::now();
   {
     const std::lock_guard lock(mutex_);
     lifeline_write_.reset();
+    deadline += grace_;
   }
-  const auto deadline = Clock::now() + kGrace;
   bool killed = false;
   while (true) {
     {

@@ -49,6 +49,8 @@ class Supervisor {
   std::string obituary() const;
   // From now on standard error is passed on and ended children are started again.
   void keep_alive();
+  // How long children may take to end after their lifeline closed; two seconds unless set.
+  void set_grace(std::chrono::milliseconds grace);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -78,6 +80,7 @@ class Supervisor {
   std::vector<Child> children_;
   bool keep_alive_ = false;
   bool stopping_ = false;
+  std::chrono::milliseconds grace_{2'000};
   std::thread thread_;
 };
 

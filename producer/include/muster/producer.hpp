@@ -37,14 +37,16 @@ namespace muster {
 enum class Executor { thread, process };
 
 struct Options {
-  // Where the broker listens, "ipc:///path". Empty: the MUSTER_BROKER environment variable, and if
-  // that is empty too, an embedded pool (private broker and workers on this machine).
+  // Where the broker listens, "ipc:///path". Empty: what the environment variable MUSTER_BROKER
+  // names; if it is not set, your running broker (`muster up` starts it), unless an option below
+  // shapes an embedded pool; else an embedded pool: private broker and workers on this machine.
   std::string endpoint = {};
   // Shown in `muster status`. Empty: program name and process id.
   std::string label = {};
 
   // --- Embedded pool only ---
-  unsigned workers = 1;                   // the pool's nodes on this machine, 256 at most
+  bool embedded = false;                  // true: whatever MUSTER_BROKER says and whichever runs
+  unsigned workers = 1;                   // nodes on this machine, 256 at most; 0: only `hosts`
   unsigned slots = 0;                     // of each worker; 0: the number of processors
   Executor executor = Executor::thread;   // process: a crash of a task harms nothing else
   std::vector<std::string> plugins = {};  // paths of plug-in libraries with native functions
@@ -55,9 +57,14 @@ struct Options {
   std::vector<std::pair<std::string, std::string>> environment = {};
   // The folder of muster-broker and muster-worker. Empty: they are looked for (docs/producer.md).
   std::string programs = {};
+  // Machines that the pool reaches by ssh, too: the text of a hosts file (docs/hosts.md), and its
+  // name for messages. Relative paths in it count from the folder of an absolute `hosts_origin`.
+  std::string hosts = {};
+  std::string hosts_origin = {};
 
   // --- Waiting ---
-  // How long the constructor waits for the broker's WELCOME, and for an embedded pool's workers.
+  // How long the constructor waits for the broker's WELCOME, and for an embedded pool's workers:
+  // all on this machine, and with `hosts` and no other the first on any of them.
   std::chrono::milliseconds connect_timeout{10'000};
   // A broker that is silent for longer ends every wait with ErrorCode::disconnected. Shorter
   // silences (a restart, a network break) pass unseen: what was in flight is resent.
@@ -360,7 +367,7 @@ class MUSTER_API Producer {
   // (unusable, disconnected, refused).
   explicit Producer(const Options& options = {});
   // Ends the session: what has no outcome is cancelled; an embedded pool ends. Blocks at most
-  // about two seconds.
+  // about two seconds, with machines reached by ssh five.
   ~Producer();
   Producer(const Producer&) = delete;
   Producer& operator=(const Producer&) = delete;
@@ -398,6 +405,15 @@ class MUSTER_API Producer {
   bool wait_for_slots(std::uint32_t slots, std::chrono::milliseconds timeout);
   // Slots of the pool as the broker said last; follows workers that come and go. Never blocks.
   std::uint32_t total_slots() const;
+  // Has the broker bring up the hosts of a hosts file (docs/hosts.md); those that are up stay as
+  // they are. `origin` as Options::hosts_origin. Blocks until the broker has accepted them, not
+  // until they are up: status() shows how it goes. A broker that is started anew is asked again.
+  // Throws Error invalid with LINE:COLUMN when the text is wrong, disconnected, or refused.
+  void up(const std::string& hosts, const std::string& origin);
+  // Has the broker end the workers and tunnels of these nodes (none named: of all), and then
+  // itself, if asked to. Blocks until it has accepted that. Throws Error invalid (a name is
+  // unknown), disconnected or refused.
+  void down(const std::vector<std::string>& names, bool end_broker = false);
   // What tasks said: blocks until there is something, `timeout` passed or the producer ends (then
   // it is empty). At most 10,000 lines wait; beyond that the oldest are dropped and counted.
   std::vector<OutputLine> next_output(std::chrono::nanoseconds timeout);

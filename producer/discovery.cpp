@@ -1,0 +1,76 @@
+#include "producer/discovery.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+
+namespace muster {
+namespace {
+
+constexpr mode_t kOthers = 077;
+
+bool is_socket(const std::string& path) {
+  struct stat entry {};
+  return lstat(path.c_str(), &entry) == 0 && S_ISSOCK(entry.st_mode) && entry.st_uid == geteuid();
+}
+
+// A broker locks its endpoint for its life; the kernel undoes that however it ends.
+bool is_locked(const std::string& path) {
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (file < 0) return false;
+  const bool locked = flock(file, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  close(file);
+  return locked;
+}
+
+}  // namespace
+
+std::vector<std::string> runtime_folders() {
+  std::vector<std::string> folders;
+  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
+  if (runtime != nullptr && *runtime == '/' && access(runtime, W_OK | X_OK) == 0) {
+    folders.push_back(std::string(runtime) + "/muster");
+  }
+  folders.push_back(fmt::format("/tmp/muster-{}", geteuid()));
+  return folders;
+}
+
+std::string folder_complaint(const std::string& folder) {
+  struct stat entry {};
+  if (lstat(folder.c_str(), &entry) != 0) return "";
+  if (!S_ISDIR(entry.st_mode)) return folder + " is no folder: remove it";
+  if (entry.st_uid != geteuid()) {
+    return fmt::format(
+        "{} belongs to user {}, not to you: set XDG_RUNTIME_DIR to a folder of yours", folder,
+        entry.st_uid);
+  }
+  if ((entry.st_mode & kOthers) != 0) {
+    return fmt::format("{} is open to other users: chmod 700 {}", folder, folder);
+  }
+  return "";
+}
+
+std::optional<std::string> running_broker() {
+  for (const std::string& folder : runtime_folders()) {
+    const std::string path = folder + "/broker";
+    if (!is_socket(path) || !folder_complaint(folder).empty()) continue;
+    if (is_locked(path + ".lock")) return "ipc://" + path;
+  }
+  return {};
+}
+
+std::string default_endpoint() {
+  if (const char* variable = std::getenv("MUSTER_BROKER")) return variable;
+  return running_broker().value_or("");
+}
+
+std::string endpoint_or_default(const std::string& given) {
+  return given.empty() ? default_endpoint() : given;
+}
+
+}  // namespace muster

@@ -1,0 +1,30 @@
+// Which broker a program uses that names none, and where `muster up` starts one.
+// Threads: any; nothing is kept. Reads the environment and the file system; waits for nothing.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace muster {
+
+// Folders in which the user's broker may have its socket `broker`, the best first:
+// $XDG_RUNTIME_DIR/muster, then /tmp/muster-UID.
+std::vector<std::string> runtime_folders();
+
+// Why `folder` is not safe to use (another's, open to others, no folder at all); empty: it is, or
+// is missing.
+std::string folder_complaint(const std::string& folder);
+
+// The endpoint of the user's broker in one of the runtime folders, if one runs. What a broker left
+// that was killed is not one, and a folder that is not safe is passed over.
+std::optional<std::string> running_broker();
+
+// What MUSTER_BROKER names (it may be empty: an embedded pool is wanted); if it is not set, the
+// running broker; else empty.
+std::string default_endpoint();
+
+// `given`, else default_endpoint().
+std::string endpoint_or_default(const std::string& given);
+
+}  // namespace muster
