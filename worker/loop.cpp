@@ -20,7 +20,9 @@ constexpr int kRefusedExitCode = 2;
 }  // namespace
 
 WorkerLoop::WorkerLoop(LoopOptions options, Agent& agent, Executor& executor)
-    : options_(std::move(options)), agent_(agent), executor_(executor) {}
+    : options_(std::move(options)), agent_(agent), executor_(executor) {
+  if (options_.pause_load > 0) load_.emplace(options_.pause_load);
+}
 
 int WorkerLoop::run() {
   connect();
@@ -28,6 +30,7 @@ int WorkerLoop::run() {
   while (true) {
     const Time now = steady_now();
     check_signals(now);
+    check_load(now);
     receive(now);
     agent_.tick(now);
     carry_out();
@@ -124,6 +127,18 @@ void WorkerLoop::check_signals(Time now) {
   }
 }
 
+void WorkerLoop::check_load(Time now) {
+  if (!load_) return;
+  const std::string before = load_->reason();
+  if (!load_->look(now) || load_->reason() == before) return;
+  agent_.set_paused(load_->reason(), now);
+  if (load_->reason().empty()) {
+    spdlog::info("goes on: the others are quiet again");
+  } else {
+    spdlog::info("pauses: {}", load_->reason());
+  }
+}
+
 bool WorkerLoop::ended(Time now) {
   if (at_once_) return true;
   return drain_deadline_ != kNever && (agent_.idle() || now >= drain_deadline_);
@@ -149,7 +164,9 @@ void WorkerLoop::notice_absence(Time now) {
 }
 
 void WorkerLoop::wait() {
-  const Time deadline = std::min({next_poll_, agent_.next_deadline(), drain_deadline_, warn_at_});
+  const Time look = load_ ? load_->next_look() : kNever;
+  const Time deadline =
+      std::min({next_poll_, agent_.next_deadline(), drain_deadline_, warn_at_, look});
   next_poll_ = kNever;
   poller_.wait(deadline == kNever ? kNever : std::max(deadline - steady_now(), Duration::zero()));
 }

@@ -4,11 +4,13 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "common/transport.hpp"
 #include "worker/agent.hpp"
 #include "worker/executor.hpp"
+#include "worker/load.hpp"
 
 namespace muster {
 
@@ -17,6 +19,7 @@ struct LoopOptions {
   int signals = -1;          // a signalfd: the first signal drains, the second ends at once
   int lifeline = -1;         // end when this pipe's other side is gone; -1: none
   Duration drain_timeout{};  // how long running tasks may go on after the first signal
+  double pause_load = 0;     // pause while others keep so many cores busy; 0: never
 };
 
 class WorkerLoop {
@@ -33,6 +36,7 @@ class WorkerLoop {
   void carry_out();
   void send(const Message& message);
   void check_signals(Time now);
+  void check_load(Time now);
   bool ended(Time now);
   void say_goodbye();
   void notice_absence(Time now);
@@ -46,6 +50,7 @@ class WorkerLoop {
   Poller poller_;
   Time next_poll_ = kNever;
   Time drain_deadline_ = kNever;
+  std::optional<LoadMeter> load_;
   Time warn_at_ = kNever;  // when to say that no broker answers
   bool replaced_ = false;  // the connection is new and not established yet
   bool send_failed_ = false;
