@@ -11,7 +11,7 @@ set(library_package libmuster${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
 set(same_version "(= ${PROJECT_VERSION})")
 
 function(muster_package component section)
-  cmake_parse_arguments(PARSE_ARGV 2 arg "" "NAME;SUMMARY;DETAILS;DEPENDS;RECOMMENDS;SUGGESTS;ARCH"
+  cmake_parse_arguments(PARSE_ARGV 2 arg "" "NAME;DETAILS;DEPENDS;RECOMMENDS;SUGGESTS;ARCH"
                         "CONTROL")
   if(NOT arg_NAME)
     set(arg_NAME ${component})
@@ -24,7 +24,7 @@ function(muster_package component section)
   set(${prefix}_RECOMMENDS "${arg_RECOMMENDS}" PARENT_SCOPE)
   set(${prefix}_SUGGESTS "${arg_SUGGESTS}" PARENT_SCOPE)
   set(${prefix}_CONTROL_EXTRA "${arg_CONTROL}" PARENT_SCOPE)
-  set(CPACK_DEBIAN_${key}_DESCRIPTION "${arg_SUMMARY}\n${arg_DETAILS}" PARENT_SCOPE)
+  set(CPACK_DEBIAN_${key}_DESCRIPTION "${arg_DETAILS}" PARENT_SCOPE)
 
   set(documents ${CMAKE_INSTALL_DATAROOTDIR}/doc/${arg_NAME})
   install(FILES ${packaging}/debian/copyright ${PROJECT_BINARY_DIR}/packages/changelog.gz
@@ -39,13 +39,12 @@ execute_process(COMMAND gzip -9nc ${PROJECT_SOURCE_DIR}/CHANGELOG.md
 
 muster_package(
   muster net
-  SUMMARY "work queue over every machine you can ssh into: command line"
-  DETAILS "`muster run` runs a command for every line of its input on all slots of a pool,\n\
-`muster status` shows the pool, and `muster keygen` makes keys for standing workers."
+  DETAILS "The command line: `muster run` runs a command for every line of its input on\n\
+all slots of a pool, `muster status` shows the pool, and `muster keygen` makes keys\n\
+for standing workers."
   RECOMMENDS "muster-broker ${same_version}, muster-worker ${same_version}")
 muster_package(
   muster-broker net
-  SUMMARY "work queue over every machine you can ssh into: broker"
   DETAILS "The broker takes tasks from programs and leases them to workers on this and other\n\
 machines. Programs start one of their own when there is none; the services of this\n\
 package are for brokers that stay."
@@ -55,7 +54,6 @@ package are for brokers that stay."
           ${packaging}/debian/muster-broker/postrm ${packaging}/debian/muster-broker/conffiles)
 muster_package(
   muster-worker net
-  SUMMARY "work queue over every machine you can ssh into: worker"
   DETAILS "The worker runs commands, native functions and Python functions that a broker sends\n\
 it, as many at once as the machine has cores. With the service of this package a\n\
 machine offers its slots whenever it is up."
@@ -65,12 +63,10 @@ machine offers its slots whenever it is up."
           ${packaging}/debian/muster-worker/postrm ${packaging}/debian/muster-worker/conffiles)
 muster_package(
   libmuster libs NAME ${library_package}
-  SUMMARY "work queue over every machine you can ssh into: library"
   DETAILS "What C++ programs that submit tasks are linked with."
   RECOMMENDS "muster-broker ${same_version}, muster-worker ${same_version}")
 muster_package(
   libmuster-dev libdevel
-  SUMMARY "work queue over every machine you can ssh into: development files"
   DETAILS "Headers and CMake package for C++ programs that submit tasks and for plug-ins whose\n\
 functions workers run: find_package(muster)."
   DEPENDS "${library_package} ${same_version}, libmsgpack-cxx-dev, libboost-dev")
@@ -78,7 +74,6 @@ if(MUSTER_PYTHON)
   math(EXPR next_minor "${Python_VERSION_MINOR} + 1")
   muster_package(
     python3-muster python
-    SUMMARY "work queue over every machine you can ssh into: Python package"
     DETAILS "Pools for joblib, scikit-learn and concurrent.futures whose slots are on any machine.\n\
 Machines whose workers run Python functions need it as well."
     DEPENDS "python3 (>= ${Python_VERSION_MAJOR}.${Python_VERSION_MINOR}), \
@@ -115,6 +110,7 @@ set(CPACK_INSTALL_PREFIX /usr)
 set(CPACK_STRIP_FILES ON)
 set(CPACK_PACKAGE_NAME muster)
 set(CPACK_PACKAGE_VERSION ${PROJECT_VERSION})
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "work queue over every machine you can ssh into")
 set(CPACK_PACKAGE_VENDOR "The Muster developers")
 set(CPACK_PACKAGE_CONTACT "The Muster developers <muster@localhost>")
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)

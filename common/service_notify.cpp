@@ -53,8 +53,8 @@ ServiceManager take_service_manager() {
 
 ServiceNotifier::ServiceNotifier(ServiceManager manager) : manager_(std::move(manager)) {
   if (manager_.address.empty()) return;
-  if (manager_.watchdog > Duration::zero()) alive_at_ = Time::min();
-  next_deadline_ = Time::min();
+  if (manager_.watchdog > Duration::zero()) alive_at_ = Time::zero();
+  next_deadline_ = Time::zero();
 }
 
 void ServiceNotifier::turn(Time now, ServiceState state, std::string_view status) {

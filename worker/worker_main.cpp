@@ -40,6 +40,7 @@ struct Options {
   std::uint32_t drain_timeout_seconds = 10;
   std::uint64_t max_result_bytes = limits::kMaxPayloadBytes;
   std::string log_level = "warn";
+  ServiceManager service;
 };
 
 constexpr const char* kDescription =
@@ -170,7 +171,7 @@ int run(const Options& options, int signals) {
                                      options.max_result_bytes, python, cores},
                    functions);
   WorkerLoop loop({options.endpoint, signals, options.lifeline,
-                   std::chrono::seconds(options.drain_timeout_seconds)},
+                   std::chrono::seconds(options.drain_timeout_seconds), options.service},
                   agent, *executor);
   const int exit_code = loop.run();
   executor.reset();  // ends what runs
@@ -184,6 +185,7 @@ int run(const Options& options, int signals) {
 
 int main(int argument_count, char** arguments) {
   muster::Options options;
+  options.service = muster::take_service_manager();
   CLI::App app;
   muster::declare(app, options);
   try {

@@ -2,48 +2,22 @@
 #include "common/service_notify.hpp"
 
 #include <gtest/gtest.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <array>
-#include <cstddef>
 #include <cstdlib>
-#include <cstring>
 #include <vector>
 
 #include "tests/support/child.hpp"
+#include "tests/support/service_manager.hpp"
 
 namespace muster {
 namespace {
 
 using namespace std::chrono_literals;
 
-using testing::Descriptor;
+using Manager = testing::HearingManager;
 using testing::TemporaryFolder;
-
-// Stands where systemd stands: a datagram socket that takes what services say.
-class Manager {
- public:
-  explicit Manager(const std::string& address)
-      : socket_(::socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)) {
-    sockaddr_un name{};
-    name.sun_family = AF_UNIX;
-    std::memcpy(name.sun_path, address.data(), address.size());
-    if (name.sun_path[0] == '@') name.sun_path[0] = '\0';
-    const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + address.size());
-    EXPECT_EQ(::bind(socket_.get(), reinterpret_cast<const sockaddr*>(&name), length), 0);
-  }
-  // The oldest datagram that was not heard yet; empty: none.
-  std::string hear() {
-    std::array<char, 4096> buffer{};
-    const auto size = ::recv(socket_.get(), buffer.data(), buffer.size(), 0);
-    return size < 0 ? "" : std::string(buffer.data(), static_cast<std::size_t>(size));
-  }
-
- private:
-  Descriptor socket_;
-};
 
 class ServiceNotify : public ::testing::Test {
  protected:
