@@ -20,7 +20,10 @@ constexpr int kRefusedExitCode = 2;
 }  // namespace
 
 WorkerLoop::WorkerLoop(LoopOptions options, Agent& agent, Executor& executor)
-    : options_(std::move(options)), agent_(agent), executor_(executor) {
+    : options_(std::move(options)),
+      agent_(agent),
+      executor_(executor),
+      notifier_(options_.service) {
   if (options_.pause_load > 0) load_.emplace(options_.pause_load);
 }
 
@@ -35,6 +38,7 @@ int WorkerLoop::run() {
     agent_.tick(now);
     carry_out();
     notice_absence(now);
+    tell_manager(now);
     if (agent_.link() == Agent::Link::refused) {
       spdlog::error("the broker refused this worker: {}", agent_.refusal());
       return kRefusedExitCode;
@@ -163,10 +167,21 @@ void WorkerLoop::notice_absence(Time now) {
       options_.endpoint, options_.endpoint);
 }
 
+// Ready means set up: a broker may start after its workers.
+void WorkerLoop::tell_manager(Time now) {
+  if (drain_deadline_ != kNever) {
+    notifier_.turn(now, ServiceState::stopping, "draining: running tasks end, others went back");
+  } else {
+    const bool is_connected = agent_.link() == Agent::Link::up;
+    notifier_.turn(now, ServiceState::ready,
+                   is_connected ? "connected to its broker" : "not connected: no broker answers");
+  }
+}
+
 void WorkerLoop::wait() {
   const Time look = load_ ? load_->next_look() : kNever;
-  const Time deadline =
-      std::min({next_poll_, agent_.next_deadline(), drain_deadline_, warn_at_, look});
+  const Time deadline = std::min({next_poll_, agent_.next_deadline(), drain_deadline_, warn_at_,
+                                  look, notifier_.next_deadline()});
   next_poll_ = kNever;
   poller_.wait(deadline == kNever ? kNever : std::max(deadline - steady_now(), Duration::zero()));
 }

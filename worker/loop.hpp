@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "common/service_notify.hpp"
 #include "common/transport.hpp"
 #include "worker/agent.hpp"
 #include "worker/executor.hpp"
@@ -20,6 +21,7 @@ struct LoopOptions {
   int lifeline = -1;         // end when this pipe's other side is gone; -1: none
   Duration drain_timeout{};  // how long running tasks may go on after the first signal
   double pause_load = 0;     // pause while others keep so many cores busy; 0: never
+  ServiceManager service;    // who wants to know that the worker is ready, and lives
 };
 
 class WorkerLoop {
@@ -40,11 +42,13 @@ class WorkerLoop {
   bool ended(Time now);
   void say_goodbye();
   void notice_absence(Time now);
+  void tell_manager(Time now);
   void wait();
 
   LoopOptions options_;
   Agent& agent_;
   Executor& executor_;
+  ServiceNotifier notifier_;
   std::unique_ptr<TransportContext> context_ = std::make_unique<TransportContext>();
   std::unique_ptr<Dealer> dealer_;
   Poller poller_;

@@ -52,6 +52,7 @@ struct Options {
   std::vector<std::string> labels;
   int nice = 0;
   double pause_load = 0;
+  ServiceManager service;
 };
 
 constexpr const char* kDescription =
@@ -253,7 +254,8 @@ int run(const Options& options, int signals) {
                                      options.max_result_bytes, python, cores, gpus, memory},
                    functions);
   WorkerLoop loop({options.endpoint, signals, options.lifeline,
-                   std::chrono::seconds(options.drain_timeout_seconds), options.pause_load},
+                   std::chrono::seconds(options.drain_timeout_seconds), options.pause_load,
+                   options.service},
                   agent, *executor);
   const int exit_code = loop.run();
   executor.reset();  // ends what runs
@@ -267,6 +269,7 @@ int run(const Options& options, int signals) {
 
 int main(int argument_count, char** arguments) {
   muster::Options options;
+  options.service = muster::take_service_manager();
   CLI::App app;
   muster::declare(app, options);
   muster::declare_limits(app, options);
