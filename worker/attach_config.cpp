@@ -138,6 +138,12 @@ void read_wishes(const Reader& reader, AttachConfig& config) {
 
 }  // namespace
 
+std::string with_program(std::string_view line, const std::string& program) {
+  Json object = Json::parse(line, nullptr, false);
+  if (object.is_object()) object["program"] = program;
+  return object.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 AttachConfig parse_attach_config(std::string_view line) {
   Json object = Json::parse(line, nullptr, false);
   if (!object.is_object()) {

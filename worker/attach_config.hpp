@@ -43,6 +43,9 @@ struct AttachConfig {
   std::string settings;
 };
 
+// The same line with the path of the program that is to run it: another one is another worker.
+std::string with_program(std::string_view line, const std::string& program);
+
 // Throws std::invalid_argument, which names the key and holds no value.
 AttachConfig parse_attach_config(std::string_view line);
 
