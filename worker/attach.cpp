@@ -266,7 +266,7 @@ void Attachment::start() {
     case Answer::silent:
       kill_silent();
       throw Unusable(fmt::format("the worker said nothing for {} s after its start",
-                                 std::chrono::seconds(kAnswerPatience).count()));
+                                 std::chrono::duration_cast<std::chrono::seconds>(kAnswerPatience).count()));
     case Answer::gone:
     case Answer::replaced:
       break;

@@ -121,7 +121,7 @@ void Control::read(Connection& connection, Time now, std::vector<Event>& events)
   while (!connection.gone) {
     switch (receive_packet(connection.socket.get(), packet, 0)) {
       case PacketResult::packet:
-        handle(connection, packet, now, events);
+        handle(connection, packet, events);
         break;
       case PacketResult::none:
         return;
@@ -133,10 +133,10 @@ void Control::read(Connection& connection, Time now, std::vector<Event>& events)
   }
 }
 
-void Control::handle(Connection& connection, std::string_view packet, Time now,
+void Control::handle(Connection& connection, std::string_view packet,
                      std::vector<Event>& events) {
   if (packet.starts_with("attach ")) {
-    attach(connection, packet.substr(7), now, events);
+    attach(connection, packet.substr(7), events);
   } else if (packet.starts_with("end ")) {
     std::uint64_t seconds = 0;
     std::from_chars(packet.data() + 4, packet.data() + packet.size(), seconds);
@@ -147,7 +147,7 @@ void Control::handle(Connection& connection, std::string_view packet, Time now,
   }
 }
 
-void Control::attach(Connection& connection, std::string_view json, Time now,
+void Control::attach(Connection& connection, std::string_view json,
                      std::vector<Event>& events) {
   AttachConfig config;
   try {

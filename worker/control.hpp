@@ -61,9 +61,8 @@ class Control {
   };
   void accept_all();
   void read(Connection& connection, Time now, std::vector<Event>& events);
-  void handle(Connection& connection, std::string_view packet, Time now,
-              std::vector<Event>& events);
-  void attach(Connection& connection, std::string_view json, Time now, std::vector<Event>& events);
+  void handle(Connection& connection, std::string_view packet, std::vector<Event>& events);
+  void attach(Connection& connection, std::string_view json, std::vector<Event>& events);
   void lose(Time now, std::vector<Event>& events);
   static void send(const Connection& connection, std::string_view packet);
 
