@@ -193,7 +193,7 @@ Progress Node::progress() {
 void Node::failed(const NodeError& error) {
   if (stopped()) return;
   const bool lasting = error.kind() == NodeError::Kind::lasting;
-  const std::uniform_real_distribution<double> uniform(0, 1);
+  std::uniform_real_distribution<double> uniform(0, 1);
   const Duration delay = backoff_.failed(lasting, now(), uniform(chance_));
   const auto milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(delay);
   spdlog::log(lasting ? spdlog::level::err : spdlog::level::warn,
