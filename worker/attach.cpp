@@ -87,9 +87,10 @@ void make_private_folder(const std::string& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (error) {
-    throw Unusable(fmt::format("cannot make the folder {}: {}; is the disk full, or the home "
-                               "folder not this user's?",
-                               path, error.message()));
+    throw Unusable(
+        fmt::format("cannot make the folder {}: {}; is the disk full, or the home "
+                    "folder not this user's?",
+                    path, error.message()));
   }
   struct stat folder {};
   if (::lstat(path.c_str(), &folder) != 0 || !S_ISDIR(folder.st_mode) ||
@@ -179,8 +180,9 @@ bool Attachment::connect() {
 
 Attachment::Answer Attachment::ask(const std::string& packet) {
   if (::send(socket_.get(), packet.data(), packet.size(), MSG_NOSIGNAL) < 0) {
-    return errno == EMSGSIZE ? throw Unusable("the configuration is too long: fewer labels or "
-                                              "environment variables for this host")
+    return errno == EMSGSIZE ? throw Unusable(
+                                   "the configuration is too long: fewer labels or "
+                                   "environment variables for this host")
                              : Answer::gone;
   }
   const Time deadline = steady_now() + kAnswerPatience;
@@ -229,7 +231,8 @@ bool Attachment::find() {
       say(fmt::format("worker {} found", worker_pid_));
       return true;
     case Answer::replaced:
-      say(fmt::format("worker {} is another one than is wanted: it drains for up to {} s and is "
+      say(
+          fmt::format("worker {} is another one than is wanted: it drains for up to {} s and is "
                       "replaced",
                       worker_pid_, kReplacedDrain.count()));
       await_end(steady_now() + kReplacedDrain + kEndMargin);
@@ -265,8 +268,9 @@ void Attachment::start() {
       return;
     case Answer::silent:
       kill_silent();
-      throw Unusable(fmt::format("the worker said nothing for {} s after its start",
-                                 std::chrono::duration_cast<std::chrono::seconds>(kAnswerPatience).count()));
+      throw Unusable(
+          fmt::format("the worker said nothing for {} s after its start",
+                      std::chrono::duration_cast<std::chrono::seconds>(kAnswerPatience).count()));
     case Answer::gone:
     case Answer::replaced:
       break;

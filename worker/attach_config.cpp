@@ -16,9 +16,8 @@ namespace {
 using Json = nlohmann::json;
 
 // What may change without another worker.
-constexpr const char* kConnectionKeys[] = {"endpoint",     "user",        "password",
-                                           "proof",        "curve",       "orphan_grace",
-                                           "end_only",     "end_seconds"};
+constexpr const char* kConnectionKeys[] = {"endpoint", "user",         "password", "proof",
+                                           "curve",    "orphan_grace", "end_only", "end_seconds"};
 
 [[noreturn]] void refuse(const std::string& key, const char* wanted) {
   throw std::invalid_argument("the configuration's \"" + key + "\" must be " + wanted +
@@ -93,8 +92,9 @@ class Reader {
 // One component of a path, whoever chose it.
 bool is_plain_name(const std::string& text) {
   return !text.empty() && text.size() <= 128 && text.front() != '.' &&
-         text.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                "._-") == std::string::npos;
+         text.find_first_not_of(
+             "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+             "._-") == std::string::npos;
 }
 
 Login read_login(const Reader& reader) {
@@ -131,8 +131,7 @@ void read_wishes(const Reader& reader, AttachConfig& config) {
   config.nice = static_cast<int>(reader.number("nice", 0, 19));
   config.max_cores = static_cast<std::uint32_t>(
       reader.number("max_cores", 0, std::numeric_limits<std::uint32_t>::max()));
-  config.max_memory =
-      reader.number("max_memory", 0, std::numeric_limits<std::uint64_t>::max());
+  config.max_memory = reader.number("max_memory", 0, std::numeric_limits<std::uint64_t>::max());
   config.pause_load = reader.real("pause_load");
 }
 

@@ -14,7 +14,7 @@
 namespace muster {
 
 struct AttachConfig {
-  std::string pool;      // names the run folder
+  std::string pool;       // names the run folder
   bool end_only = false;  // ends a worker of the pool if there is one, starts none
   std::chrono::seconds end_seconds{0};
 

@@ -40,9 +40,10 @@ std::string from_home(const std::string& path) {
 }
 
 std::vector<std::string> worker_arguments(const AttachConfig& config, const std::string& cache) {
-  std::vector<std::string> words = {own_program(), "--control",
-                                    std::to_string(kControlDescriptor), "--node", config.node,
-                                    "--executor", config.executor, "--log-level", "info"};
+  std::vector<std::string> words = {
+      own_program(),   "--control",   std::to_string(kControlDescriptor),
+      "--node",        config.node,   "--executor",
+      config.executor, "--log-level", "info"};
   const auto add = [&](const char* option, const std::string& value) {
     words.insert(words.end(), {option, value});
   };
@@ -151,8 +152,8 @@ pid_t spawn_worker(const AttachConfig& config, const std::string& cache, int con
   ::posix_spawn_file_actions_addchdir_np(&actions, directory.c_str());
   posix_spawnattr_t attributes;
   ::posix_spawnattr_init(&attributes);
-  ::posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
-                                              POSIX_SPAWN_SETSIGDEF);
+  ::posix_spawnattr_setflags(&attributes,
+                             POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   sigset_t signals;
   ::sigemptyset(&signals);
   ::posix_spawnattr_setsigmask(&attributes, &signals);

@@ -22,8 +22,8 @@ std::optional<PreparedPython> read_environment(const std::string& cache, const s
 // The path of this program.
 std::string own_program();
 
-// `control`: the listening socket. The working directory is the run folder; the worker's log goes to
-// `log` there. Throws std::runtime_error.
+// `control`: the listening socket. The working directory is the run folder; the worker's log goes
+// to `log` there. Throws std::runtime_error.
 pid_t spawn_worker(const AttachConfig& config, const std::string& cache, int control);
 
 // The last lines of the worker's log, in one line.

@@ -68,8 +68,7 @@ void widen(int socket) {
 }
 
 void install_attached_logger(Control* control) {
-  auto logger =
-      std::make_shared<spdlog::logger>("worker", std::make_shared<AttachedSink>(control));
+  auto logger = std::make_shared<spdlog::logger>("worker", std::make_shared<AttachedSink>(control));
   logger->set_level(spdlog::level::info);
   logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %l: %v");
   spdlog::set_default_logger(std::move(logger));
@@ -133,8 +132,7 @@ void Control::read(Connection& connection, Time now, std::vector<Event>& events)
   }
 }
 
-void Control::handle(Connection& connection, std::string_view packet,
-                     std::vector<Event>& events) {
+void Control::handle(Connection& connection, std::string_view packet, std::vector<Event>& events) {
   if (packet.starts_with("attach ")) {
     attach(connection, packet.substr(7), events);
   } else if (packet.starts_with("end ")) {
@@ -147,8 +145,7 @@ void Control::handle(Connection& connection, std::string_view packet,
   }
 }
 
-void Control::attach(Connection& connection, std::string_view json,
-                     std::vector<Event>& events) {
+void Control::attach(Connection& connection, std::string_view json, std::vector<Event>& events) {
   AttachConfig config;
   try {
     config = parse_attach_config(json);

@@ -1,5 +1,5 @@
-// The control socket of a worker that `muster-worker attach` started: through it a broker that comes
-// back hands over the new end of its tunnel, and the worker hears when that tunnel is gone.
+// The control socket of a worker that `muster-worker attach` started: through it a broker that
+// comes back hands over the new end of its tunnel, and the worker hears when that tunnel is gone.
 //
 // Messages (one per packet of a SOCK_SEQPACKET Unix socket in a folder of mode 0700):
 //   attach -> worker:  "attach JSON" (attach_config.hpp), "end SECONDS", "who"

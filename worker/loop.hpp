@@ -8,15 +8,18 @@
 
 #include "common/transport.hpp"
 #include "worker/agent.hpp"
+#include "worker/control.hpp"
 #include "worker/executor.hpp"
 
 namespace muster {
 
 struct LoopOptions {
-  std::string endpoint;      // of the broker
-  int signals = -1;          // a signalfd: the first signal drains, the second ends at once
-  int lifeline = -1;         // end when this pipe's other side is gone; -1: none
-  Duration drain_timeout{};  // how long running tasks may go on after the first signal
+  std::string endpoint;        // of the broker; empty: `control` says it
+  Login login = {};            // there
+  Control* control = nullptr;  // of a worker that a broker started over ssh; outlives the loop
+  int signals = -1;            // a signalfd: the first signal drains, the second ends at once
+  int lifeline = -1;           // end when this pipe's other side is gone; -1: none
+  Duration drain_timeout{};    // how long running tasks may go on after the first signal
 };
 
 class WorkerLoop {
@@ -29,6 +32,11 @@ class WorkerLoop {
 
  private:
   void connect();
+  void connect_to(const std::string& endpoint, const Login& login, const std::string& proof);
+  void disconnect();
+  void watch_all();
+  void obey_control(Time now);
+  void drain(Duration patience, Time now);
   void receive(Time now);
   void carry_out();
   void send(const Message& message);

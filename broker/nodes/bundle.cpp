@@ -32,9 +32,7 @@ constexpr const char* kProbe =
     "echo \"glibc=$( (getconf GNU_LIBC_VERSION || ldd --version) 2>/dev/null | head -n 1)\"; "
     "echo \"disk=$(df -Pk \"$c\" | tail -n 1)\"";
 
-std::string last_word(const std::string& text) {
-  return text.substr(text.find_last_of(' ') + 1);
-}
+std::string last_word(const std::string& text) { return text.substr(text.find_last_of(' ') + 1); }
 
 std::string trimmed(std::string text) {
   text.erase(text.find_last_not_of(" \r\n") + 1);
@@ -177,9 +175,9 @@ Bundle find_bundle(const std::string& path) {
 NodeFacts probe_node(Remote& remote) {
   const CommandOutput probe = remote.run(shell_command(kProbe), "", kShortPatience);
   if (probe.status != 0) {
-    throw NodeError(NodeError::Kind::lasting, "probe",
-                    fmt::format("cannot prepare ~/.cache/muster on the node: {}",
-                                trimmed(probe.error_output)));
+    throw NodeError(
+        NodeError::Kind::lasting, "probe",
+        fmt::format("cannot prepare ~/.cache/muster on the node: {}", trimmed(probe.error_output)));
   }
   NodeFacts facts;
   std::istringstream lines(probe.output);
@@ -201,8 +199,9 @@ NodeFacts probe_node(Remote& remote) {
   }
   if (!missing.empty()) {
     throw NodeError(NodeError::Kind::lasting, "probe",
-                    "the node has no " + missing + ": install it there (apt install tar gzip "
-                                                   "coreutils findutils)");
+                    "the node has no " + missing +
+                        ": install it there (apt install tar gzip "
+                        "coreutils findutils)");
   }
   if (facts.cache.empty()) {
     throw NodeError(NodeError::Kind::lasting, "probe",
@@ -254,14 +253,14 @@ void place_bundle(Remote& remote, const Bundle& bundle, const NodeFacts& facts,
       upload_part(remote, facts, bundle.file, "bundles", "the worker bundle", progress);
   progress("upload", "unpacking the worker bundle");
   const std::string archive = shell_word(part), folder = shell_word(part + ".d");
-  const CommandOutput unpacked = remote.run(
-      shell_command(fmt::format(
-          "umask 077; a={}; d={}; trap 'rm -rf \"$a\" \"$d\"' EXIT; "
-          "echo \"{}  $a\" | sha256sum -c - >/dev/null || exit 3; "
-          "mkdir \"$d\" && tar xzf \"$a\" -C \"$d\" || exit 4; "
-          "mv -T \"$d\" {} 2>/dev/null || test -x {} || exit 4; {} --version",
-          archive, folder, bundle.sha256, shell_word(place), program, program)),
-      "", kUnpackPatience);
+  const CommandOutput unpacked =
+      remote.run(shell_command(fmt::format(
+                     "umask 077; a={}; d={}; trap 'rm -rf \"$a\" \"$d\"' EXIT; "
+                     "echo \"{}  $a\" | sha256sum -c - >/dev/null || exit 3; "
+                     "mkdir \"$d\" && tar xzf \"$a\" -C \"$d\" || exit 4; "
+                     "mv -T \"$d\" {} 2>/dev/null || test -x {} || exit 4; {} --version",
+                     archive, folder, bundle.sha256, shell_word(place), program, program)),
+                 "", kUnpackPatience);
   if (unpacked.status == 0) return;
   const std::string text = trimmed(unpacked.error_output);
   if (tells_full_disk(text)) throw_full("the worker bundle", bundle.bytes * kUnpackedFactor, facts);

@@ -34,8 +34,8 @@ struct NodeFacts {
 // Tells what goes on, for STATUS.
 using Progress = std::function<void(const std::string& step, const std::string& detail)>;
 
-// Looks at the node and makes our folders there. Throws NodeError, lasting when a tool is missing or
-// the disk is full.
+// Looks at the node and makes our folders there. Throws NodeError, lasting when a tool is missing
+// or the disk is full.
 NodeFacts probe_node(Remote& remote);
 
 // Throws NodeError (lasting, "probe") unless the bundle's programs can run there.
@@ -45,14 +45,14 @@ void check_fits(const Bundle& bundle, const NodeFacts& facts);
 void place_bundle(Remote& remote, const Bundle& bundle, const NodeFacts& facts,
                   const Progress& progress);
 
-// Uploads a file to the cache's `folder` under a name of its own; returns its path there. `what`: for
-// the progress, "the worker bundle". Throws NodeError.
+// Uploads a file to the cache's `folder` under a name of its own; returns its path there. `what`:
+// for the progress, "the worker bundle". Throws NodeError.
 std::string upload_part(Remote& remote, const NodeFacts& facts, const std::filesystem::path& file,
                         const std::string& folder, const std::string& what,
                         const Progress& progress);
 
-// A shell command line that runs `script` with /bin/sh, whatever the user's shell is. The script has
-// no single quote and no newline.
+// A shell command line that runs `script` with /bin/sh, whatever the user's shell is. The script
+// has no single quote and no newline.
 std::string shell_command(std::string_view script);
 // The text as one word of such a script.
 std::string shell_word(std::string_view text);

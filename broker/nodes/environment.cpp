@@ -115,11 +115,19 @@ class TemporaryFile {
 };
 
 void pack(const Host& host, const std::string& archive) {
-  std::vector<std::string> words = {
-      "tar",           "--sort=name",           "--mtime=@0",     "--owner=0",
-      "--group=0",     "--numeric-owner",       "--format=gnu",   "--exclude=__pycache__",
-      "--exclude=.git", "--exclude=*.pyc",      "--dereference",  "-czf",
-      archive};
+  std::vector<std::string> words = {"tar",
+                                    "--sort=name",
+                                    "--mtime=@0",
+                                    "--owner=0",
+                                    "--group=0",
+                                    "--numeric-owner",
+                                    "--format=gnu",
+                                    "--exclude=__pycache__",
+                                    "--exclude=.git",
+                                    "--exclude=*.pyc",
+                                    "--dereference",
+                                    "-czf",
+                                    archive};
   for (const std::string& include : host.includes) {
     const fs::path path = fs::absolute(without_slash(include));
     words.insert(words.end(), {"-C", path.parent_path().string(), "./" + path.filename().string()});
@@ -176,8 +184,9 @@ Image describe_image(const Host& host, const Bundle& bundle) {
     return image;
   }
   if (bundle.python.empty()) {
-    fail("this Muster was built without Python: build it with -D MUSTER_PYTHON=ON, or leave out "
-         "`python`");
+    fail(
+        "this Muster was built without Python: build it with -D MUSTER_PYTHON=ON, or leave out "
+        "`python`");
   }
   if (!host.wheels.empty()) describe_wheels(host, image);
   std::vector<std::string> requirements = host.pip;
@@ -209,8 +218,12 @@ void prepare_environment(Remote& remote, const Host& host, const Bundle& bundle,
   if (!image.wheels.empty()) place_wheels(remote, image, facts, progress);
   const std::string folder = facts.cache + "/bundles/" + bundle.digest;
   const nlohmann::json wanted = {
-      {"cache", facts.cache},     {"digest", image.environment}, {"python", host.python},
-      {"pip", host.pip},          {"bundle", folder},            {"bundle_python", bundle.python},
+      {"cache", facts.cache},
+      {"digest", image.environment},
+      {"python", host.python},
+      {"pip", host.pip},
+      {"bundle", folder},
+      {"bundle_python", bundle.python},
       {"version", bundle.version},
       {"wheels", image.wheels.empty() ? "" : facts.cache + "/wheels/" + image.wheels}};
   // Any interpreter may run the script; it looks for the right one.
@@ -220,16 +233,16 @@ void prepare_environment(Remote& remote, const Host& host, const Bundle& bundle,
       "echo \"error there is no Python on the node: install it (apt install python3)\"; exit 1",
       shell_word(host.python), bundle.python, shell_word(folder + "/share/environment.py")));
   std::string problem, complaint;
-  const int status = remote.serve(command, wanted.dump() + "\n",
-                                  [&](std::string_view line, bool is_error) {
-                                    if (is_error) {
-                                      complaint = line;
-                                    } else if (line.starts_with("progress ")) {
-                                      progress("python", std::string(line.substr(9)));
-                                    } else if (line.starts_with("error ")) {
-                                      problem = line.substr(6);
-                                    }
-                                  });
+  const int status =
+      remote.serve(command, wanted.dump() + "\n", [&](std::string_view line, bool is_error) {
+        if (is_error) {
+          complaint = line;
+        } else if (line.starts_with("progress ")) {
+          progress("python", std::string(line.substr(9)));
+        } else if (line.starts_with("error ")) {
+          problem = line.substr(6);
+        }
+      });
   if (status == 0) return;
   if (problem.empty()) problem = "the environment could not be made: " + complaint;
   fail(problem);

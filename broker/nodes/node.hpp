@@ -1,5 +1,5 @@
-// One machine that the broker reaches by ssh, for as long as it is in the pool: connects, puts there
-// what is missing, holds the worker's tunnel, and does it again when the connection breaks.
+// One machine that the broker reaches by ssh, for as long as it is in the pool: connects, puts
+// there what is missing, holds the worker's tunnel, and does it again when the connection breaks.
 //
 // Owner: NodePool. One thread each; the functions below may be called by the broker's loop at any
 // time and never block, except the destructor.

@@ -70,10 +70,10 @@ std::string Node::attach_command() const {
     return shell_command("exec " + path_word(current_.worker) + " attach");
   }
   // One round trip when the bundle is there; exit code 127 when it is not.
-  return shell_command(fmt::format(
-      "w=${{XDG_CACHE_HOME:-$HOME/.cache}}/muster/bundles/{}/bin/muster-worker; "
-      "test -x \"$w\" || exit 127; exec \"$w\" attach",
-      bundle_->digest));
+  return shell_command(
+      fmt::format("w=${{XDG_CACHE_HOME:-$HOME/.cache}}/muster/bundles/{}/bin/muster-worker; "
+                  "test -x \"$w\" || exit 127; exec \"$w\" attach",
+                  bundle_->digest));
 }
 
 // The secrets of this attach; those of the one before are void.
@@ -101,8 +101,9 @@ Node::AttachEnd Node::attach(Remote& remote, std::uint16_t port) {
   set_state(State::connecting, "start", "");
   AttachEnd end;
   may_run_ = true;
-  end.status = remote.serve(attach_command(), attach_input(port),
-                            [&](std::string_view line, bool is_error) { heard(line, is_error, end); });
+  end.status =
+      remote.serve(attach_command(), attach_input(port),
+                   [&](std::string_view line, bool is_error) { heard(line, is_error, end); });
   const std::lock_guard lock(mutex_);
   held_up_ = false;
   return end;
@@ -160,9 +161,9 @@ void Node::explain_end(const AttachEnd& end) const {
       throw NodeError(Kind::lasting, "start",
                       "muster-worker was not found although it is there: " + words);
     default:
-      throw NodeError(end.status > 128 ? Kind::passing : Kind::lasting, "start",
-                      fmt::format("muster-worker attach ended with status {}: {}", end.status,
-                                  words));
+      throw NodeError(
+          end.status > 128 ? Kind::passing : Kind::lasting, "start",
+          fmt::format("muster-worker attach ended with status {}: {}", end.status, words));
   }
 }
 

@@ -38,8 +38,8 @@ void NodePool::up(const std::vector<Host>& hosts) {
         const std::lock_guard lock(state->mutex);
         state->ended.notify_all();
       };
-      state_->nodes.emplace(host.name, std::make_unique<Node>(host, state_->options,
-                                                              state_->authenticator, on_end));
+      state_->nodes.emplace(
+          host.name, std::make_unique<Node>(host, state_->options, state_->authenticator, on_end));
     } else if (found->second->ending() || !(found->second->host() == host)) {
       found->second->replace(host, state_->options.drain);
     }
