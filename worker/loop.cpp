@@ -28,12 +28,17 @@ WorkerLoop::WorkerLoop(LoopOptions options, Agent& agent, Executor& executor)
 }
 
 int WorkerLoop::run() {
-  connect();
+  if (options_.endpoint.empty()) {
+    watch_all();
+  } else {
+    connect();
+  }
   warn_at_ = steady_now() + kWarnAfter;
   while (true) {
     const Time now = steady_now();
     check_signals(now);
     check_load(now);
+    obey_control(now);
     receive(now);
     agent_.tick(now);
     carry_out();
@@ -47,7 +52,7 @@ int WorkerLoop::run() {
       say_goodbye();
       return 0;
     }
-    if ((agent_.link() == Agent::Link::silent || send_failed_) && !replaced_) {
+    if ((agent_.link() == Agent::Link::silent || send_failed_) && !replaced_ && dealer_) {
       spdlog::warn("the broker does not answer; connecting again to {}", options_.endpoint);
       connect();
       continue;
@@ -60,16 +65,65 @@ void WorkerLoop::connect() {
   send_failed_ = false;
   replaced_ = true;
   dealer_.reset();
-  dealer_ = std::make_unique<Dealer>(*context_, options_.endpoint);
+  dealer_ = std::make_unique<Dealer>(*context_, options_.endpoint, options_.login);
+  watch_all();
+}
+
+void WorkerLoop::connect_to(const std::string& endpoint, const Login& login,
+                            const std::string& proof) {
+  static_cast<void>(proof);
+  options_.endpoint = endpoint;
+  options_.login = login;
+  warn_at_ = steady_now() + kWarnAfter;
+  connect();
+}
+
+void WorkerLoop::disconnect() {
+  dealer_.reset();
+  options_.endpoint.clear();
+  options_.login = {};
+  send_failed_ = false;
+  warn_at_ = kNever;
+  watch_all();
+}
+
+void WorkerLoop::watch_all() {
   poller_.clear();
   poller_.watch(options_.signals);
   if (options_.lifeline >= 0) poller_.watch(options_.lifeline);
   poller_.watch(executor_.wake_descriptor());
+  if (options_.control != nullptr) poller_.watch(options_.control->descriptor());
+  if (!dealer_) return;
   poller_.watch_socket(dealer_->native_socket());
   poller_.watch_socket(dealer_->native_monitor());
 }
 
+void WorkerLoop::obey_control(Time now) {
+  if (options_.control == nullptr) return;
+  for (Control::Event& event : options_.control->poll(now)) {
+    if (auto* attached = std::get_if<Control::Attached>(&event)) {
+      connect_to(attached->endpoint, attached->login, attached->proof);
+    } else if (std::holds_alternative<Control::Lost>(event)) {
+      spdlog::warn("the tunnel is gone; running tasks go on");
+      disconnect();
+    } else if (const auto* end = std::get_if<Control::End>(&event)) {
+      drain(end->patience, now);
+    } else {
+      spdlog::warn("no broker came back: this worker ends");
+      at_once_ = true;
+    }
+  }
+}
+
+void WorkerLoop::drain(Duration patience, Time now) {
+  drain_deadline_ = std::min(drain_deadline_, now + patience);
+  agent_.drain(now);
+  spdlog::info("draining: running tasks get {} s",
+               std::chrono::duration_cast<std::chrono::seconds>(patience).count());
+}
+
 void WorkerLoop::receive(Time now) {
+  if (!dealer_) return;
   if (dealer_->take_connected()) {
     spdlog::info("connected to {}", options_.endpoint);
     replaced_ = false;
@@ -109,6 +163,7 @@ void WorkerLoop::carry_out() {
 }
 
 void WorkerLoop::send(const Message& message) {
+  if (!dealer_) return;  // said again after the next WELCOME, if it matters
   const Packing packing = agent_.pack() ? Packing::when_smaller : Packing::never;
   if (dealer_->send(encode(message, packing)) != SendResult::sent) send_failed_ = true;
 }
@@ -149,7 +204,7 @@ bool WorkerLoop::ended(Time now) {
 }
 
 void WorkerLoop::say_goodbye() {
-  if (agent_.link() != Agent::Link::up) return;
+  if (agent_.link() != Agent::Link::up || !dealer_) return;
   send(message::Goodbye{});
   dealer_->set_linger(kGoodbyePatience);
   poller_.clear();
@@ -180,8 +235,9 @@ void WorkerLoop::tell_manager(Time now) {
 
 void WorkerLoop::wait() {
   const Time look = load_ ? load_->next_look() : kNever;
+  const Time control = options_.control == nullptr ? kNever : options_.control->next_deadline();
   const Time deadline = std::min({next_poll_, agent_.next_deadline(), drain_deadline_, warn_at_,
-                                  look, notifier_.next_deadline()});
+                                  look, control, notifier_.next_deadline()});
   next_poll_ = kNever;
   poller_.wait(deadline == kNever ? kNever : std::max(deadline - steady_now(), Duration::zero()));
 }

@@ -14,11 +14,14 @@
 #include <optional>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/transport.hpp"
 #include "worker/agent.hpp"
+#include "worker/attach.hpp"
 #include "worker/clock.hpp"
+#include "worker/control.hpp"
 #include "worker/descriptor.hpp"
 #include "worker/loop.hpp"
 #include "worker/machine.hpp"
@@ -33,6 +36,7 @@ constexpr int kUnusable = 2;
 
 struct Options {
   std::string endpoint;
+  int control = -1;  // a listening socket: `muster-worker attach` started this worker
   std::uint32_t slots = 0;
   std::string executor = "process";
   std::vector<std::string> plugins;
@@ -79,8 +83,8 @@ void declare(CLI::App& app, Options& options) {
   app.set_version_flag("--version", std::string("muster-worker " MUSTER_VERSION));
   app.add_option("--connect", options.endpoint, "The broker's endpoint, ipc:///path/to/socket")
       ->envname("MUSTER_BROKER")
-      ->required()
       ->type_name("ENDPOINT");
+  app.add_option("--control", options.control, "For muster-worker attach")->group("");
   app.add_option("--slots", options.slots, "Tasks to run at once (default: the number of cores)")
       ->check(CLI::Range(1U, limits::kMaxSlots))
       ->take_last()
@@ -223,7 +227,15 @@ void settle_limits(Options& options) {
 }
 
 int run(const Options& options, int signals) {
-  check_endpoint(options.endpoint);
+  std::optional<Control> control;
+  if (options.control >= 0) {
+    control.emplace(Descriptor(options.control));
+    install_attached_logger(&*control);
+  } else if (options.endpoint.empty()) {
+    throw TransportError("--connect is needed: the broker's endpoint, or MUSTER_BROKER");
+  } else {
+    check_endpoint(options.endpoint);
+  }
   if (options.lifeline >= 0 && ::fcntl(options.lifeline, F_SETFD, FD_CLOEXEC) != 0) {
     throw TransportError("--lifeline " + std::to_string(options.lifeline) +
                          " is not an open descriptor: pass the reading end of a pipe");
@@ -253,10 +265,18 @@ int run(const Options& options, int signals) {
   executor.emplace(TaskRouterOptions{options.executor, options.slots, options.plugins, options.node,
                                      options.max_result_bytes, python, cores, gpus, memory},
                    functions);
-  WorkerLoop loop({options.endpoint, signals, options.lifeline,
-                   std::chrono::seconds(options.drain_timeout_seconds), options.pause_load,
-                   options.service},
-                  agent, *executor);
+  LoopOptions loop_options;
+  if (control) {
+    loop_options.control = &*control;
+  } else {
+    loop_options.endpoint = options.endpoint;
+  }
+  loop_options.signals = signals;
+  loop_options.lifeline = options.lifeline;
+  loop_options.drain_timeout = std::chrono::seconds(options.drain_timeout_seconds);
+  loop_options.pause_load = options.pause_load;
+  loop_options.service = options.service;
+  WorkerLoop loop(std::move(loop_options), agent, *executor);
   const int exit_code = loop.run();
   executor.reset();  // ends what runs
   // Not through static destructors: a thread task that never returned may still run.
@@ -268,6 +288,9 @@ int run(const Options& options, int signals) {
 }  // namespace muster
 
 int main(int argument_count, char** arguments) {
+  if (argument_count == 2 && std::string_view(arguments[1]) == "attach") {
+    return muster::run_attach();
+  }
   muster::Options options;
   options.service = muster::take_service_manager();
   CLI::App app;
@@ -281,6 +304,7 @@ int main(int argument_count, char** arguments) {
   muster::settle_limits(options);
   if (options.node.empty()) options.node = muster::host_name();
   muster::keep_large_buffers();
+  if (options.control >= 0) ::signal(SIGHUP, SIG_IGN);  // the ssh session's end is not ours
   const muster::Descriptor signals = muster::take_signals();
   spdlog::set_default_logger(spdlog::stderr_logger_st("muster-worker"));
   spdlog::set_level(spdlog::level::from_str(options.log_level));
