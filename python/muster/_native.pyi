@@ -35,7 +35,9 @@ class Producer:
     """`muster::Producer` and one `muster::Channel` of it.
 
     `endpoint` "" starts an embedded pool of `workers` workers with `slots` slots each (0: the
-    number of cores), whose python tasks run on `python`. Times are in seconds. Raises Error.
+    number of cores), whose python tasks run on `python`; with `hosts`, the text of a hosts file,
+    its broker brings up these (`workers` may then be 0), and `hosts_origin` names it in errors.
+    Times are in seconds. Raises Error.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class Producer:
         python_version: str = "",
         environment: dict[str, str] = ...,
         programs: str = "",
+        hosts: str = "",
+        hosts_origin: str = "",
         connect_timeout: float = 10.0,
         broker_timeout: float = 30.0,
     ) -> None: ...
@@ -74,6 +78,10 @@ class Producer:
         priority: int = 0,
         crash_budget: int = 3,
         max_running: int = 0,
+        cpus: float = 0.0,
+        memory_bytes: int = 0,
+        gpus: int = 0,
+        labels: list[str] = ...,
         forward_output: bool = False,
     ) -> int: ...
     def push(self, job: int, payload: bytes | bytearray | memoryview) -> int:

@@ -102,10 +102,29 @@ std::unique_ptr<Native> connect(Options options) {
   }
 }
 
+// TODO: plain assignments when the library has these.
+template <typename Target>
+void set_hosts(Target& options, const py::str& hosts, const py::str& origin) {
+  if constexpr (requires { options.hosts_origin; }) {
+    options.hosts = to_text(hosts);
+    options.hosts_origin = to_text(origin);
+  }
+}
+template <typename Target>
+void set_resources(Target& options, double cpus, std::uint64_t memory_bytes, std::uint32_t gpus,
+                   const std::vector<std::string>& labels) {
+  if constexpr (requires { options.cpus; }) {
+    options.cpus = cpus;
+    options.memory_bytes = memory_bytes;
+    options.gpus = gpus;
+    options.labels = labels;
+  }
+}
+
 Owned make(const py::str& endpoint, const py::str& label, unsigned workers, unsigned slots,
            const std::string& executor, const py::str& python, const py::str& python_version,
-           const py::dict& environment, const py::str& programs, double connect_timeout,
-           double broker_timeout) {
+           const py::dict& environment, const py::str& programs, const py::str& hosts,
+           const py::str& hosts_origin, double connect_timeout, double broker_timeout) {
   Options options;
   options.endpoint = to_text(endpoint);
   options.label = to_text(label);
@@ -122,6 +141,7 @@ Owned make(const py::str& endpoint, const py::str& label, unsigned workers, unsi
     options.environment.emplace_back(to_text(py::str(name)), to_text(py::str(value)));
   }
   options.programs = to_text(programs);
+  set_hosts(options, hosts, hosts_origin);
   options.connect_timeout = milliseconds(connect_timeout);
   options.broker_timeout = milliseconds(broker_timeout);
   Owned session(new Session(connect(std::move(options))), Unlocked());
@@ -200,7 +220,8 @@ bool wait_for_slots(Session& session, std::uint32_t slots, double timeout) {
 std::uint32_t open_job(Session& session, const py::str& label, const py::str& python,
                        const py::object& body, double timeout, std::uint32_t retries,
                        std::int32_t priority, std::uint32_t crash_budget, std::uint32_t max_running,
-                       bool forward_output) {
+                       double cpus, std::uint64_t memory_bytes, std::uint32_t gpus,
+                       const std::vector<std::string>& labels, bool forward_output) {
   FunctionName function{to_text(label), false, to_text(python), to_bytes(body)};
   JobOptions options;
   options.timeout = milliseconds(timeout);
@@ -208,6 +229,7 @@ std::uint32_t open_job(Session& session, const py::str& label, const py::str& py
   options.priority = priority;
   options.crash_budget = crash_budget;
   options.max_running = max_running;
+  set_resources(options, cpus, memory_bytes, gpus, labels);
   options.forward_output = forward_output;
   return session.use([&](Native& native) {
     const py::gil_scoped_release unlocked;
@@ -239,7 +261,8 @@ void bind_channel(py::class_<Session, Owned>& producer) {
       .def("open_job", &open_job, py::kw_only(), py::arg("label"), py::arg("python"),
            py::arg("body"), py::arg("timeout") = 0.0, py::arg("retries") = 0,
            py::arg("priority") = 0, py::arg("crash_budget") = 3, py::arg("max_running") = 0,
-           py::arg("forward_output") = false)
+           py::arg("cpus") = 0.0, py::arg("memory_bytes") = 0, py::arg("gpus") = 0,
+           py::arg("labels") = std::vector<std::string>(), py::arg("forward_output") = false)
       .def("push", &push, py::arg("job"), py::arg("payload"))
       .def(
           "cancel",
@@ -280,8 +303,9 @@ void bind_producer(py::module_& module) {
       .def(py::init(&make), py::kw_only(), py::arg("endpoint") = "", py::arg("label") = "",
            py::arg("workers") = 1, py::arg("slots") = 0, py::arg("executor") = "process",
            py::arg("python") = "", py::arg("python_version") = "",
-           py::arg("environment") = py::dict(), py::arg("programs") = "",
-           py::arg("connect_timeout") = 10.0, py::arg("broker_timeout") = 30.0)
+           py::arg("environment") = py::dict(), py::arg("programs") = "", py::arg("hosts") = "",
+           py::arg("hosts_origin") = "", py::arg("connect_timeout") = 10.0,
+           py::arg("broker_timeout") = 30.0)
       .def_property_readonly("endpoint",
                              [](const Session& session) { return to_python(session.endpoint()); })
       .def("total_slots",
