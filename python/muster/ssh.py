@@ -294,7 +294,11 @@ def _include(include: str) -> Path:
     return path
 
 
-_SAID_IN_ADDRESS = {"user": r"^[^@]+@", "port": r"^(?:[^@]+@)?[^:]+:\d+(?:\*\d+)?$", "slots": r"\*"}
+_SAID_IN_ADDRESS = {
+    "user": re.compile(r"[^@]+@"),
+    "port": re.compile(r"(?:[^@]+@)?(?:\[[^]]*\]|[^][:*]+):\d"),
+    "slots": re.compile(r".*\*"),
+}
 
 
 def _merge(host: _Host, file_defaults: _Host, said: _Host, image: _Host) -> _Host:
@@ -304,7 +308,7 @@ def _merge(host: _Host, file_defaults: _Host, said: _Host, image: _Host) -> _Hos
     merged: _Host = {"python": mine, **file_defaults, **said, **image}
     address = str(host.get("address", ""))
     for key, pattern in _SAID_IN_ADDRESS.items():
-        if key not in host and re.search(pattern, address):
+        if key not in host and pattern.match(address):
             merged.pop(key, None)
     merged.update(host)
     layers = (file_defaults, said, image, host)
