@@ -165,7 +165,7 @@ def test_wrong_arguments_are_named(make: Any, named: str) -> None:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[[host]]\naddress =", "line 2"),
+        ("[[host]]\naddress = = 1\n", "line 2"),
         ("", "names no host"),
         ("[defaults]\nslots = 1\n", "names no host"),
         ('[hots]\naddress = "a"', "hots"),
