@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +18,6 @@ from typing import Any
 from muster import _failures, _native
 from muster._dispatch import Core, Handler, Route, live_cores, rebuilt
 from muster._output import Printer, Sink
-
-_environment_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -138,30 +134,26 @@ class Session:
         python_version: str = "",
         environment: Mapping[str, str] | None = None,
         programs: str = "",
-        hosts: str = "",
-        hosts_origin: str = "",
         connect_timeout: float = 10.0,
         broker_timeout: float = 30.0,
     ) -> None:
         self.python_version = python_version
         self.forwards_output = output is not False
         try:
-            with _environment_lock, _without_broker_variable():
-                producer = _native.Producer(
-                    endpoint=broker,
-                    label=label,
-                    workers=workers,
-                    slots=slots,
-                    executor=executor,
-                    python=python,
-                    python_version=python_version,
-                    environment=dict(environment or {}),
-                    programs=programs,
-                    hosts=hosts,
-                    hosts_origin=hosts_origin,
-                    connect_timeout=connect_timeout,
-                    broker_timeout=broker_timeout,
-                )
+            producer = _native.Producer(
+                endpoint=broker,
+                label=label,
+                embedded=not broker,
+                workers=workers,
+                slots=slots,
+                executor=executor,
+                python=python,
+                python_version=python_version if python else "",
+                environment=dict(environment or {}),
+                programs=programs,
+                connect_timeout=connect_timeout,
+                broker_timeout=broker_timeout,
+            )
         except _native.Error as error:
             raise rebuilt(error) from None
         core = Core(producer, Printer(output) if self.forwards_output else None)
@@ -237,6 +229,15 @@ class Session:
             core.routes[number] = route
         return Job(self, core, number, route)
 
+    def up(self, hosts: str, origin: str) -> None:
+        """Has the broker bring up the hosts of a hosts file (docs/hosts.md), which `origin` names
+        in errors. Blocks until it has accepted them; `status` shows how they come."""
+        self._core.check()
+        try:
+            self._core.producer.up(hosts, origin)
+        except _native.Error as error:
+            raise rebuilt(error) from None
+
     def total_slots(self) -> int:
         """Slots of the pool as the broker said last; follows workers that come and go."""
         self._core.check()
@@ -311,15 +312,3 @@ def _node(worker: Mapping[str, Any], row: Mapping[str, Any] | None) -> Node:
 
 def _detail(row: Mapping[str, Any]) -> str:
     return ": ".join(part for part in (row["step"], row["detail"]) if part)
-
-
-@contextlib.contextmanager
-def _without_broker_variable() -> Any:
-    """The core would attach to the broker that MUSTER_BROKER names where a pool of this program's
-    own was asked for."""
-    value = os.environ.pop("MUSTER_BROKER", None)
-    try:
-        yield
-    finally:
-        if value is not None:
-            os.environ["MUSTER_BROKER"] = value

@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from muster import _active, _bring_up, _tasks
+from muster import _active, _bring_up, _native, _tasks
 from muster._dispatch import Handler
 from muster._executor import TaskExecutor
 from muster._options import Resources, TaskOptions
@@ -62,7 +62,9 @@ class ComputePool(TaskExecutor):
       timeout       seconds that a task may run, from its start on a slot; None: any time
       retries       runs again after an exception, crash or time-out, this many times
       plugins       objects with `transform_image(image)` and `around_client(pool)`, both optional
-      broker        "ipc://…" of a running pool; "auto": what MUSTER_BROKER names
+      broker        "ipc://…" of a running pool; "auto": what MUSTER_BROKER names, else the one that
+                    `muster up` started, if any; `ComputePool()`, which says nothing of what the
+                    pool is to be, takes that one, too
       output        what tasks print, log and warn: True shows it here, a callable gets each
                     `OutputLine`, False leaves it on the nodes
       name          shown in `muster status`
@@ -115,7 +117,8 @@ class ComputePool(TaskExecutor):
             "region": region,
             "ttl": ttl,
         }
-        self._broker = _endpoint(broker)
+        shaped = any(value is not None for value in asked.values())
+        self._broker = _endpoint("auto" if broker is None and not shaped else broker)
         if self._broker:
             _refuse_shape(broker, asked)
         for plugin in self._plugins:
@@ -337,15 +340,14 @@ class ComputePool(TaskExecutor):
 
 def _over_hosts(open_session: Callable[..., Session], hosts: Hosts) -> Session:
     """With a broker of the pool's own that reaches the nodes by ssh."""
-    start = functools.partial(open_session, workers=0, programs=programs_folder())
+    session = open_session(workers=0, programs=programs_folder())
     try:
-        session = start(hosts=hosts.text, hosts_origin=hosts.origin)
-    except MusterError:
-        for text, path in hosts.sources:
-            # What is wrong with a file is said of its own lines.
-            start(hosts=text, hosts_origin=path).close()
-        raise
-    try:
+        try:
+            session.up(hosts.text, hosts.origin)
+        except MusterError:
+            for text, path in hosts.sources:  # what is wrong with a file is said of its own lines
+                session.up(text, path)
+            raise
         _bring_up.await_nodes(session.status, hosts)
     except BaseException:
         session.close()
@@ -375,7 +377,7 @@ def _endpoint(broker: str | None) -> str:
     if broker is None:
         return ""
     if broker == "auto":
-        return os.environ.get("MUSTER_BROKER", "")
+        return _native.default_endpoint()
     if not isinstance(broker, str) or "://" not in broker:
         raise ValueError(f'broker must be like "ipc:///path" or "auto", not {broker!r}')
     return broker

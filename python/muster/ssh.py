@@ -117,7 +117,7 @@ class SSH:
         return Plan(
             hosts=Hosts(
                 text=_to_toml(merged),
-                origin=" and ".join(path for _, path in texts) or "SSH(...)",
+                origin=texts[0][1] if len(self._sources) == len(texts) == 1 else repr(self)[:200],
                 sources=tuple(texts),
                 count=len(merged),
                 at_least=at_least,

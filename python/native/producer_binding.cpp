@@ -104,13 +104,6 @@ std::unique_ptr<Native> connect(Options options) {
 
 // TODO: plain assignments when the library has these.
 template <typename Target>
-void set_hosts(Target& options, const py::str& hosts, const py::str& origin) {
-  if constexpr (requires { options.hosts_origin; }) {
-    options.hosts = to_text(hosts);
-    options.hosts_origin = to_text(origin);
-  }
-}
-template <typename Target>
 void set_resources(Target& options, double cpus, std::uint64_t memory_bytes, std::uint32_t gpus,
                    const std::vector<std::string>& labels) {
   if constexpr (requires { options.cpus; }) {
@@ -121,13 +114,14 @@ void set_resources(Target& options, double cpus, std::uint64_t memory_bytes, std
   }
 }
 
-Owned make(const py::str& endpoint, const py::str& label, unsigned workers, unsigned slots,
-           const std::string& executor, const py::str& python, const py::str& python_version,
-           const py::dict& environment, const py::str& programs, const py::str& hosts,
-           const py::str& hosts_origin, double connect_timeout, double broker_timeout) {
+Owned make(const py::str& endpoint, const py::str& label, bool embedded, unsigned workers,
+           unsigned slots, const std::string& executor, const py::str& python,
+           const py::str& python_version, const py::dict& environment, const py::str& programs,
+           double connect_timeout, double broker_timeout) {
   Options options;
   options.endpoint = to_text(endpoint);
   options.label = to_text(label);
+  options.embedded = embedded;
   options.workers = workers;
   options.slots = slots;
   if (executor != "process" && executor != "thread") {
@@ -141,7 +135,6 @@ Owned make(const py::str& endpoint, const py::str& label, unsigned workers, unsi
     options.environment.emplace_back(to_text(py::str(name)), to_text(py::str(value)));
   }
   options.programs = to_text(programs);
-  set_hosts(options, hosts, hosts_origin);
   options.connect_timeout = milliseconds(connect_timeout);
   options.broker_timeout = milliseconds(broker_timeout);
   Owned session(new Session(connect(std::move(options))), Unlocked());
@@ -215,6 +208,15 @@ bool wait_for_slots(Session& session, std::uint32_t slots, double timeout) {
                 return std::nullopt;
               })
       .has_value();
+}
+
+void up(Session& session, const py::str& hosts, const py::str& origin) {
+  const std::string text = to_text(hosts);
+  const std::string name = to_text(origin);
+  session.use([&](Native& native) {
+    const py::gil_scoped_release unlocked;
+    native.producer.up(text, name);
+  });
 }
 
 std::uint32_t open_job(Session& session, const py::str& label, const py::str& python,
@@ -298,14 +300,15 @@ void bind_channel(py::class_<Session, Owned>& producer) {
 void bind_producer(py::module_& module) {
   py::module_::import("atexit").attr("register")(py::cpp_function(&close_all));
 
+  module.def("default_endpoint", [] { return to_python(default_endpoint()); });
+
   py::class_<Session, Owned> producer(module, "Producer", py::is_final());
   producer
       .def(py::init(&make), py::kw_only(), py::arg("endpoint") = "", py::arg("label") = "",
-           py::arg("workers") = 1, py::arg("slots") = 0, py::arg("executor") = "process",
-           py::arg("python") = "", py::arg("python_version") = "",
-           py::arg("environment") = py::dict(), py::arg("programs") = "", py::arg("hosts") = "",
-           py::arg("hosts_origin") = "", py::arg("connect_timeout") = 10.0,
-           py::arg("broker_timeout") = 30.0)
+           py::arg("embedded") = false, py::arg("workers") = 1, py::arg("slots") = 0,
+           py::arg("executor") = "process", py::arg("python") = "", py::arg("python_version") = "",
+           py::arg("environment") = py::dict(), py::arg("programs") = "",
+           py::arg("connect_timeout") = 10.0, py::arg("broker_timeout") = 30.0)
       .def_property_readonly("endpoint",
                              [](const Session& session) { return to_python(session.endpoint()); })
       .def("total_slots",
@@ -314,6 +317,7 @@ void bind_producer(py::module_& module) {
            })
       .def("status", &status, py::arg("timeout") = 5.0)
       .def("wait_for_slots", &wait_for_slots, py::arg("slots"), py::arg("timeout"))
+      .def("up", &up, py::arg("hosts"), py::arg("origin"))
       .def("next_output", &next_output, py::arg("timeout"))
       .def("close", &close);
   bind_channel(producer);

@@ -50,7 +50,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
 
     `pool`: an active ComputePool. `broker`: the address of a broker to connect to instead. Without
     both: the innermost pool whose block this process is in, else the one that the environment
-    variable MUSTER_BROKER names, looked up when `Parallel` starts.
+    variable MUSTER_BROKER names or `muster up` started, looked up when `Parallel` starts.
 
     `scatter`: a list of objects that many tasks share; only a hint. `inner_max_num_threads`: how
     many threads BLAS and OpenMP may use inside a task. `wait_for_workers_timeout`: how many seconds
