@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <muster/producer.hpp>
 
 namespace muster {
 namespace {
