@@ -22,18 +22,25 @@ class Authenticator {
   Authenticator& operator=(const Authenticator&) = delete;
 
   // PLAIN: `user` may connect with `password` from now on; an earlier password of it is void.
-  // `proof` is what WELCOME tells that user.
-  void allow(const std::string& user, const std::string& password, const std::string& proof);
+  // `proof` is what WELCOME tells that user. `public_key` (Z85), if any: CURVE with that key is
+  // good, too. Throws TransportError unless user and password have 1 to 255 bytes and the key is
+  // one.
+  void allow(const std::string& user, const std::string& password, const std::string& proof,
+             const std::string& public_key = {});
   // Connections that are open stay; the scheduler decides about those.
   void revoke(const std::string& user);
   std::string proof(const std::string& user) const;  // empty: unknown user
+  // Whether the user may still connect: it may have been revoked since it did.
+  bool admits(const std::string& user) const;
 
   // CURVE: the public keys (Z85) that may connect; `user` is the name in the authorized file.
   struct Key {
     std::string user;
     std::string public_key;
   };
-  void allow_keys(std::vector<Key> keys);
+  // Instead of those named so before. Returns the users of whom a key is no longer good. Throws
+  // TransportError, and changes nothing, when a key is none.
+  std::vector<std::string> allow_keys(const std::vector<Key>& keys);
 
   // Connections refused so far.
   std::uint64_t refused() const;
@@ -42,5 +49,12 @@ class Authenticator {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// Whether wrong logins are really refused at `endpoint`, where a Router listens: connects with one.
+// Throws TransportError when it was let in, or when nobody answers. `server_key`: curve, the public
+// one.
+void check_refusal(TransportContext& context, const Authenticator& authenticator,
+                   const std::string& endpoint, Security security,
+                   const std::string& server_key = {});
 
 }  // namespace muster

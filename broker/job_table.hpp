@@ -52,6 +52,8 @@ class WorkerSet {
 };
 
 struct SessionRecord;
+struct Demand;
+struct ClassCache;
 
 struct JobRecord {
   JobRecord(SessionRecord& owner, JobId id_in, JobKey key_in)
@@ -61,8 +63,10 @@ struct JobRecord {
   JobId id;
   JobKey key;
   JobSpec spec;
-  bool declared = false;  // JOB arrived; false: only leases of it were reported
-  bool closed = false;    // END_JOB arrived
+  bool declared = false;          // JOB arrived; false: only leases of it were reported
+  bool closed = false;            // END_JOB arrived
+  Demand* demand = nullptr;       // what its tasks ask for; null: one slot each, and no more
+  ClassCache* classes = nullptr;  // where its function runs; null: not looked up yet
 
   std::uint64_t queued = 0;
   std::uint64_t leased = 0;

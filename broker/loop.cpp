@@ -7,6 +7,7 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <map>
@@ -117,13 +118,14 @@ void run_broker(const BrokerOptions& options) {
   }
   Scheduler scheduler(options.scheduler, now());
   CounterLog counter_log;
+  ServiceNotifier notifier(options.service);
   const Packing packing = options.scheduler.pack ? Packing::when_smaller : Packing::never;
   Poller poller;
-  poller.watch_socket(router.native_socket());
+  router.watch(poller);
   poller.watch(signals);
   if (options.lifeline >= 0) poller.watch(options.lifeline);
   while (true) {
-    poller.wait(scheduler.next_deadline() - now());
+    poller.wait(std::min(scheduler.next_deadline(), notifier.next_deadline()) - now());
     if (poller.readable(0)) break;
     if (options.lifeline >= 0 && poller.readable(1)) {
       char ignored = 0;
@@ -135,7 +137,9 @@ void run_broker(const BrokerOptions& options) {
       counter_log.look(scheduler);
     }
     send_output(router, scheduler, packing);
+    notifier.turn(now(), ServiceState::ready, "serving");
   }
+  notifier.turn(now(), ServiceState::stopping, "ending");
   spdlog::info("ending");
   close(signals);
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "broker/scheduler.hpp"
+#include "common/service_notify.hpp"
 #include "common/transport.hpp"
 
 namespace muster {
@@ -15,6 +16,7 @@ struct BrokerOptions {
   bool private_folder = false;      // remove the folder of the first endpoint at the end
   int lifeline = -1;                // descriptor; its end of file ends the broker
   SchedulerOptions scheduler;
+  ServiceManager service;  // who wants to know that the broker is ready, and lives
 };
 
 // Binds every endpoint and serves until SIGTERM, SIGINT or the lifeline's end. Blocks for the life

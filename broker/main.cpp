@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <exception>
 #include <random>
+#include <utility>
 
 #include "broker/loop.hpp"
 
@@ -117,6 +118,7 @@ muster::BrokerOptions to_options(const CommandLine& line) {
 }
 
 int run(int argc, char** argv) {
+  muster::ServiceManager service = muster::take_service_manager();
   CLI::App app(kDescription, "muster-broker");
   CommandLine line;
   describe(app, line);
@@ -131,7 +133,9 @@ int run(int argc, char** argv) {
   // glibc gives each large buffer back to the kernel and faults it in again: keep them instead.
   mallopt(M_MMAP_THRESHOLD, 256 << 20);
   mallopt(M_TRIM_THRESHOLD, 512 << 20);
-  muster::run_broker(to_options(line));
+  muster::BrokerOptions options = to_options(line);
+  options.service = std::move(service);
+  muster::run_broker(options);
   return 0;
 }
 

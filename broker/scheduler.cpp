@@ -170,6 +170,7 @@ void Scheduler::tick(Time now) {
   last_tick_ = now;
   next_tick_ = now + kTick;
   check_liveness(now);
+  review_drained(now);
   explain_waiting(now);
 }
 

@@ -35,11 +35,11 @@ struct SchedulerOptions {
   std::uint64_t credit_bytes = limits::kCreditBytes;  // per session
   // A producer may stay away this long (a network break, a laptop asleep) and keep its tasks.
   Duration session_grace = std::chrono::seconds(60);
-  // Tasks fail with kind "no_worker" when for so long no connected worker could run them …
+  // Tasks fail with kind "no_worker" when for so long no worker is connected …
   Duration no_worker_timeout = std::chrono::seconds(60);
-  // … and with "unknown_function" or "wrong_interpreter" when workers are connected but none offers
-  // the function or has its Python: long enough for the other workers of a pool that is just
-  // starting.
+  // … and with "unknown_function", "wrong_interpreter" or "no_worker" when workers are connected
+  // but none offers the function, has its Python, or has the labels and resources that a task asks
+  // for: long enough for the other workers of a pool that is just starting.
   Duration unknown_function_timeout = std::chrono::seconds(2);
   // After a broker's start, sessions of an earlier incarnation lease nothing for so long, so that
   // workers can report what they already run: a little more than the longest reconnect interval.
@@ -159,6 +159,7 @@ class Scheduler {
              message::Tasks& tasks);
   void send_tasks(JobRecord& job, WorkerIndex index, message::Tasks&& tasks);
   const std::vector<std::uint32_t>& eligible_classes(JobRecord& job);
+  bool may_run(JobRecord& job, WorkerIndex index);
   WorkerIndex best_worker(JobRecord& job);
   bool wants_leases(const JobRecord& job) const;
   bool takes_outcomes(const SessionRecord& session) const;
@@ -170,6 +171,25 @@ class Scheduler {
   bool is_open(WorkerIndex index, const LeaseRun& run, const TaskRecord* task) const;
   void settle(WorkerIndex index);
   void release_reservation();
+  void unreserve_last_chance_worker();
+
+  // scheduler_resources.cpp: tasks that take more than one slot
+  void set_demand(JobRecord& job);
+  void drop_demand(JobRecord& job);
+  void consider(WorkerIndex index);    // a new worker, for every demand
+  void unconsider(WorkerIndex index);  // it is gone
+  void charge(const JobRecord& job, WorkerRecord& worker) const;
+  void refund(const JobRecord& job, WorkerRecord& worker) const;
+  bool has_room(const Demand& demand, const Demand::Candidate& candidate) const;
+  const Demand::Candidate* find_room(Demand& demand);
+  WorkerIndex least_loaded(const Demand& demand) const;
+  bool place_demanding(JobRecord& job, Time now);
+  void reserve(Demand& demand, Time now);
+  void release_drained();
+  void review_drained(Time now);
+  std::string nobody_is_large_enough(JobRecord& job);
+  std::string nobody_has_room(JobRecord& job);
+  void check_demands() const;
 
   // scheduler_outcomes.cpp: what producers are told
   void end_task(JobRecord& job, std::uint64_t sequence, TaskRecord& task, Outcome&& outcome);
@@ -181,7 +201,7 @@ class Scheduler {
   void explain_waiting(Time now);
   void explain_waiting(JobRecord& job, Time now);
   std::string waiting_reason(JobRecord& job, Duration& patience, const char*& kind);
-  std::string nobody_offers(const Function& function, const char*& kind);
+  std::string nobody_offers(const JobSpec& spec, const char*& kind);
   std::string nobody_interprets(const Function& function);
   void notice(JobRecord& job, std::string text);
 
@@ -205,12 +225,23 @@ class Scheduler {
   message::Pool announced_;  // what every present session was told
   std::uint64_t last_key_ = 0;
   double virtual_now_ = 0;
-  struct ClassCache {
-    std::uint64_t generation = 0;
-    std::vector<std::uint32_t> classes;
+  // What decides where a job runs: its kind, a native function's name or a python function's
+  // interpreter, and its labels.
+  using ClassKey = std::tuple<FunctionKind, std::string, std::vector<std::string>>;
+  static ClassKey class_key(const JobSpec& spec);
+  std::map<ClassKey, ClassCache> class_cache_;
+  // … and what its tasks take: processor thousandths, memory, accelerators.
+  using DemandKey = std::tuple<ClassKey, std::uint32_t, std::uint64_t, std::uint32_t>;
+  static DemandKey demand_key(const JobSpec& spec);
+  std::map<DemandKey, Demand> demands_;
+  // A worker that gets no other leases until a task of this demand fits, so that a wide task finds
+  // its slots on a busy pool.
+  struct Drained {
+    WorkerIndex worker = kNoWorker;
+    Demand* demand = nullptr;
+    Time until = kNever;  // it is kept so long after the first task found room
   };
-  // By what decides: a native function's name, a python function's interpreter.
-  std::map<std::pair<FunctionKind, std::string>, ClassCache> class_cache_;
+  Drained drained_;
   std::map<std::string, std::uint64_t> counters_;
 };
 

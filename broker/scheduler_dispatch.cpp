@@ -5,6 +5,7 @@
 
 #include "broker/scheduler.hpp"
 #include "common/check.hpp"
+#include "common/resources.hpp"
 
 namespace muster {
 namespace {
@@ -83,22 +84,34 @@ void Scheduler::dispatch(Time now) {
   recall_unstarted(now);
 }
 
+Scheduler::ClassKey Scheduler::class_key(const JobSpec& spec) {
+  const Function& function = spec.function;
+  std::string decides;
+  if (function.kind == FunctionKind::native) decides = function.name;
+  if (function.kind == FunctionKind::python) decides = function.python;
+  return {function.kind, std::move(decides), spec.labels};
+}
+
 const std::vector<std::uint32_t>& Scheduler::eligible_classes(JobRecord& job) {
-  const Function& function = job.spec.function;
-  static const std::string kNothing;
-  const std::string& decides = function.kind == FunctionKind::native   ? function.name
-                               : function.kind == FunctionKind::python ? function.python
-                                                                       : kNothing;
-  ClassCache& cache = class_cache_[{function.kind, decides}];
+  if (job.classes == nullptr) job.classes = &class_cache_[class_key(job.spec)];
+  ClassCache& cache = *job.classes;
   if (cache.generation != workers_.generation()) {
     cache.generation = workers_.generation();
     cache.classes.clear();
     const auto& classes = workers_.classes();
     for (std::uint32_t i = 0; i < classes.size(); ++i) {
-      if (classes[i].offers(function)) cache.classes.push_back(i);
+      if (classes[i].offers(job.spec)) cache.classes.push_back(i);
     }
   }
   return cache.classes;
+}
+
+// Whether its tasks can run there at all, however busy the worker is.
+bool Scheduler::may_run(JobRecord& job, WorkerIndex index) {
+  const WorkerRecord& worker = workers_.at(index);
+  const auto& classes = eligible_classes(job);
+  return std::find(classes.begin(), classes.end(), worker.class_index) != classes.end() &&
+         fits(job.spec.resources, shape_of(worker.hello));
 }
 
 WorkerIndex Scheduler::best_worker(JobRecord& job) {
@@ -128,15 +141,16 @@ std::uint32_t Scheduler::prefetch(const JobRecord& job, const WorkerRecord& work
 std::uint32_t Scheduler::room(const JobRecord& job, const WorkerRecord& worker) const {
   const std::uint32_t usable = worker.usable_slots();
   const std::uint32_t ahead = prefetch(job, worker);
-  const std::uint32_t taken = ahead == 0 ? worker.leases - worker.short_leases : worker.leases;
+  const std::uint64_t taken = ahead == 0 ? worker.load() - worker.short_leases : worker.load();
   const bool full = worker.lease_bytes >= limits::kMaxPrefetchBytes;
   const std::uint32_t target = full ? usable : usable + ahead;
-  return target > taken ? target - taken : 0;
+  return target > taken ? target - static_cast<std::uint32_t>(taken) : 0;
 }
 
 // Leases one batch of the job to one worker; false: no worker has room.
 bool Scheduler::place(JobRecord& job, Time now) {
   if (job.session->hold_until > now) return false;
+  if (job.demand != nullptr) return place_demanding(job, now);
   const WorkerIndex index = best_worker(job);
   if (index == kNoWorker) return false;
   WorkerRecord& worker = workers_.at(index);
@@ -153,13 +167,13 @@ bool Scheduler::place(JobRecord& job, Time now) {
   std::uint64_t leased = 0;
   const bool is_short = prefetch(job, worker) > 0;
   while (leased < count && (leased == 0 || bytes < limits::kBatchBytes)) {
-    const bool fresh_only = worker.leases >= worker.usable_slots();
+    const bool fresh_only = worker.load() >= worker.usable_slots();
     const auto sequence = job.take_queued(fresh_only);
     if (!sequence) break;
     bytes += job.find(*sequence)->data.bytes.size();
     lease(job, index, *sequence, {std::min(count, job.queued + 1), is_short}, tasks);
     ++leased;
-    if (worker.leases >= worker.usable_slots() && worker.lease_bytes >= limits::kMaxPrefetchBytes) {
+    if (worker.load() >= worker.usable_slots() && worker.lease_bytes >= limits::kMaxPrefetchBytes) {
       break;
     }
   }
@@ -187,6 +201,7 @@ void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
   task.is_short = hint.is_short;
   worker.short_leases += hint.is_short ? 1 : 0;
   worker.lease_bytes += task.data.bytes.size();
+  if (job.demand != nullptr) charge(job, worker);
   worker.append_lease(job.key, sequence, attempt);
   if (tasks.runs.empty() || tasks.runs.back().attempt != attempt ||
       value(tasks.runs.back().first) + tasks.runs.back().payloads.size() != sequence) {
@@ -213,6 +228,7 @@ void Scheduler::close_lease(JobRecord& job, TaskRecord& task) {
   --worker.leases;
   worker.short_leases -= std::exchange(task.is_short, false) ? 1 : 0;
   worker.lease_bytes -= task.data.bytes.size();
+  if (job.demand != nullptr) refund(job, worker);
   task.worker = kNoWorker;
   if (job.spec.max_running == 0) return;
   set_runnable(job);
@@ -252,17 +268,20 @@ void Scheduler::settle(WorkerIndex index) {
 // along.
 bool Scheduler::place_last_chance(JobRecord& job) {
   if (job.at_cap()) return false;
+  if (reserved_worker_ != kNoWorker && workers_.at(reserved_worker_).leases == 0 &&
+      !may_run(job, reserved_worker_)) {
+    unreserve_last_chance_worker();  // it was another job's, which is gone or comes again
+  }
   if (reserved_worker_ == kNoWorker) {
-    const WorkerIndex index = best_worker(job);
+    const WorkerIndex index = job.demand == nullptr ? best_worker(job) : least_loaded(*job.demand);
     if (index == kNoWorker) return false;
     reserved_worker_ = index;
     workers_.at(index).reserved = true;
     workers_.update_level(index);
   }
   WorkerRecord& worker = workers_.at(reserved_worker_);
-  if (worker.leases > 0 || worker.draining || worker.usable_slots() == 0) return false;
-  const auto& classes = eligible_classes(job);
-  if (std::find(classes.begin(), classes.end(), worker.class_index) == classes.end()) return false;
+  if (worker.leases > 0 || !worker.takes_leases() || worker.usable_slots() == 0) return false;
+  if (!may_run(job, reserved_worker_)) return false;
   const auto sequence = job.take_last_chance();
   if (!sequence) return false;
   message::Tasks tasks{job.session->id, job.id, {}};
@@ -275,9 +294,12 @@ bool Scheduler::place_last_chance(JobRecord& job) {
 // The reserved worker serves everybody again once no task needs it.
 void Scheduler::release_reservation() {
   if (reserved_worker_ == kNoWorker) return;
-  WorkerRecord& worker = workers_.at(reserved_worker_);
-  if (worker.leases > 0 || !last_chance_jobs_.empty()) return;
-  worker.reserved = false;
+  if (workers_.at(reserved_worker_).leases > 0 || !last_chance_jobs_.empty()) return;
+  unreserve_last_chance_worker();
+}
+
+void Scheduler::unreserve_last_chance_worker() {
+  workers_.at(reserved_worker_).reserved = false;
   workers_.update_level(reserved_worker_);
   reserved_worker_ = kNoWorker;
 }
@@ -294,9 +316,10 @@ void Scheduler::recall_unstarted(Time now) {
     if (workers_.level(idle) >= kFullLevel || workers_.level(loaded) <= kFullLevel ||
         giver.recall_until > now)
       continue;
-    const std::uint32_t waiting = giver.leases - giver.usable_slots();
-    const std::uint32_t idle_slots = taker.usable_slots() - taker.leases;
-    recall_from(loaded, std::min(waiting, std::max(idle_slots, waiting / 2)), now);
+    const std::uint64_t waiting = giver.load() - giver.usable_slots();
+    const std::uint64_t idle_slots = taker.usable_slots() - taker.load();
+    const std::uint64_t count = std::min(waiting, std::max(idle_slots, waiting / 2));
+    recall_from(loaded, static_cast<std::uint32_t>(count), now);
   }
 }
 

@@ -128,7 +128,20 @@ void Scheduler::explain_waiting(Time now) {
 }
 
 // Why no connected worker can run the function at all.
-std::string Scheduler::nobody_offers(const Function& function, const char*& kind) {
+std::string Scheduler::nobody_offers(const JobSpec& spec, const char*& kind) {
+  const Function& function = spec.function;
+  const auto& classes = workers_.classes();
+  if (!spec.labels.empty() && std::any_of(classes.begin(), classes.end(),
+                                          [&](auto& group) { return group.offers(function); })) {
+    std::set<std::string> labels;
+    for (const WorkerClass& group : classes) {
+      if (group.workers > 0) labels.insert(group.labels.begin(), group.labels.end());
+    }
+    return "no connected worker that could run it has all of the labels " + list_some(spec.labels) +
+           " (workers have: " +
+           (labels.empty() ? "none" : list_some({labels.begin(), labels.end()})) +
+           "); start a worker with --label, or name other labels";
+  }
   if (function.kind == FunctionKind::python) {
     kind = "wrong_interpreter";
     return nobody_interprets(function);
@@ -176,23 +189,31 @@ std::string Scheduler::waiting_reason(JobRecord& job, Duration& patience, const 
   }
   if (eligible_classes(job).empty()) {
     patience = options_.unknown_function_timeout;
-    return nobody_offers(job.spec.function, kind);
+    return nobody_offers(job.spec, kind);
+  }
+  if (job.demand != nullptr && job.demand->candidates.empty()) {
+    patience = options_.unknown_function_timeout;
+    return nobody_is_large_enough(job);
   }
   patience = Duration::max();
   std::uint64_t stuck = 0;
   std::uint64_t usable = 0;
+  std::string paused;
   for (const std::uint32_t index : eligible_classes(job)) {
     workers_.each([&](WorkerIndex, const WorkerRecord& worker) {
       if (worker.class_index != index) return;
       stuck += worker.stuck_slots;
-      usable += worker.draining ? 0 : worker.usable_slots();
+      usable += worker.draining || worker.paused ? 0 : worker.usable_slots();
+      if (worker.paused) paused = worker.hello.node + ": " + worker.pause_reason;
     });
   }
+  if (usable == 0 && !paused.empty()) return "the workers that could run it pause (" + paused + ")";
   if (usable == 0) {
     return "no slot is free: " + std::to_string(stuck) +
            " are held by tasks that timed out or were stopped and have not returned, the other "
            "workers are draining; use the process executor, whose tasks can be killed";
   }
+  if (job.demand != nullptr) return nobody_has_room(job);
   return "";  // its turn comes
 }
 

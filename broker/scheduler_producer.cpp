@@ -122,6 +122,8 @@ void Scheduler::declare(SessionRecord& session, message::Job&& message) {
   if (!job->declared) {
     job->spec = std::move(message.spec);
     job->declared = true;
+    job->classes = nullptr;
+    set_demand(*job);
   } else if (job->spec != message.spec) {
     refuse(session.peer, RefuseCode::out_of_order,
            "job " + std::to_string(value(message.job)) + " was declared with other options");
@@ -194,6 +196,10 @@ void Scheduler::adopt_or_queue(JobRecord& job, std::uint64_t sequence, TaskRecor
   task.worker = adopted.worker;
   ++job.leased;
   worker.lease_bytes += task.data.bytes.size();
+  if (job.demand != nullptr) {
+    charge(job, worker);
+    workers_.update_level(adopted.worker);
+  }
   worker.append_lease(job.key, sequence, adopted.attempt);
   job.told.insert(adopted.worker);
 }
@@ -311,6 +317,7 @@ void Scheduler::forget_job(JobRecord& job) {
   });
   if (job.runnable) run_queue_.erase(run_key(job));
   last_chance_jobs_.erase(job.key);
+  drop_demand(job);
   job.session->jobs.erase(value(job.id));
   jobs_.erase(job.key);
 }

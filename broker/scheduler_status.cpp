@@ -47,6 +47,7 @@ message::Status Scheduler::status(Time now) const {
     row.leases = worker.leases;
     row.stuck_slots = worker.stuck_slots;
     row.draining = worker.draining;
+    row.paused = worker.paused ? worker.pause_reason : "";
     row.tasks_done = worker.tasks_done;
     row.round_trip_us = microseconds(worker.round_trip);
     row.silent_ms = milliseconds(now - worker.last_heard);
@@ -127,7 +128,7 @@ void Scheduler::check_invariants() const {
   self.workers_.each([&](WorkerIndex index, const WorkerRecord& worker) {
     CHECK(worker.leases == leases[index]);
     CHECK(worker.lease_bytes == bytes[index]);
-    CHECK(worker.leases <= worker.hello.slots + limits::kMaxPrefetch + worker.stuck_slots ||
+    CHECK(worker.load() <= worker.hello.slots + limits::kMaxPrefetch + worker.stuck_slots ||
           counter("leases_adopted") > 0);
     const auto peer = peers_.find(worker.peer);
     CHECK(!worker.present || (peer != peers_.end() && peer->second.worker == index));
@@ -138,6 +139,7 @@ void Scheduler::check_invariants() const {
     if (session->present) CHECK(peers_.at(session->peer).session == session.get());
   }
   CHECK(run_queue_.size() <= jobs_.size());
+  check_demands();
 }
 
 }  // namespace muster

@@ -5,6 +5,7 @@
 #include "broker/scheduler.hpp"
 #include "common/check.hpp"
 #include "common/codec.hpp"
+#include "common/resources.hpp"
 
 namespace muster {
 
@@ -36,6 +37,7 @@ void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now) {
   if (index == kNoWorker) {
     index = workers_.add(std::move(hello));
     ++counters_["workers"];
+    consider(index);
   } else {
     const PeerId previous = workers_.at(index).peer;
     if (workers_.at(index).present && previous != peer) peers_.erase(previous);
@@ -43,6 +45,8 @@ void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now) {
   WorkerRecord& worker = workers_.at(index);
   worker.peer = peer;
   worker.present = true;
+  worker.stuck_slots = 0;  // it says so again if that still holds
+  worker.paused = false;
   worker.last_heard = now;
   worker.last_sent = now;
   peers_[peer] = {PeerKind::worker, nullptr, index, now};
@@ -62,6 +66,8 @@ void Scheduler::on_worker(WorkerIndex index, Message&& message, Time now) {
   } else if (const auto* state = std::get_if<message::WorkerState>(&message)) {
     worker.stuck_slots = state->stuck_slots;
     worker.draining = state->draining;
+    worker.paused = !state->paused.empty();
+    worker.pause_reason = state->paused;
     workers_.update_level(index);
   } else if (std::holds_alternative<message::Goodbye>(message)) {
     peers_.erase(worker.peer);
@@ -144,6 +150,7 @@ void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
         ++job.leased;
         ++worker.leases;
         worker.lease_bytes += task->data.bytes.size();
+        if (job.demand != nullptr) charge(job, worker);
         worker.append_lease(job.key, sequence, range.attempt);
         ++counters_["leases_adopted"];
       } else if (task == nullptr && sequence >= job.end() && !job.closed) {
@@ -336,7 +343,8 @@ void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
       TaskRecord* task = job->find(s);
       if (!is_open(index, run, task)) continue;
       const bool was_running = !told_to_stop && running > 0;
-      if (running > 0) --running;
+      const std::uint32_t width = width_of(job->spec.resources, shape_of(worker.hello));
+      running -= std::min(running, width);
       if (!told_to_stop) task->suspect = task->out_of_sight = true;
       lose_lease(*job, s, *task, was_running);
     }
@@ -346,6 +354,7 @@ void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
     std::erase_if(job->adopted, [&](const auto& entry) { return entry.second.worker == index; });
   }
   if (reserved_worker_ == index) reserved_worker_ = kNoWorker;
+  unconsider(index);
   std::erase(unacknowledged_, index);
   workers_.remove(index);
 }

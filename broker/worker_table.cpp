@@ -4,16 +4,17 @@
 #include <bit>
 #include <utility>
 
+#include "common/resources.hpp"
+
 namespace muster {
 namespace {
 
 std::int32_t level_of(const WorkerRecord& worker) {
   const std::uint32_t usable = worker.usable_slots();
-  if (usable == 0 || !worker.present || worker.draining || worker.reserved) return -1;
-  if (worker.leases < usable) {
-    return static_cast<std::int32_t>(std::uint64_t{worker.leases} * kFullLevel / usable);
-  }
-  const std::uint64_t eighths = std::uint64_t{worker.leases - usable} * 8 / usable;
+  if (usable == 0 || !worker.takes_leases() || worker.reserved) return -1;
+  const std::uint64_t load = worker.load();
+  if (load < usable) return static_cast<std::int32_t>(load * kFullLevel / usable);
+  const std::uint64_t eighths = (load - usable) * 8 / usable;
   return std::min(kFullLevel + static_cast<std::int32_t>(std::bit_width(eighths)), kLevels - 1);
 }
 
@@ -32,9 +33,14 @@ bool WorkerClass::offers(const Function& function) const {
   return false;
 }
 
+bool WorkerClass::offers(const JobSpec& spec) const {
+  return offers(spec.function) && has_labels(labels, spec.labels);
+}
+
 WorkerIndex WorkerTable::add(message::HelloWorker hello) {
   auto worker = std::make_unique<WorkerRecord>();
   std::sort(hello.functions.begin(), hello.functions.end());
+  std::sort(hello.labels.begin(), hello.labels.end());
   worker->hello = std::move(hello);
   worker->class_index = class_of(worker->hello);
   WorkerIndex index = static_cast<WorkerIndex>(workers_.size());
@@ -76,7 +82,7 @@ WorkerIndex WorkerTable::find(const WorkerId& id) const {
 std::uint32_t WorkerTable::class_of(const message::HelloWorker& hello) {
   for (std::uint32_t i = 0; i < classes_.size(); ++i) {
     if (classes_[i].runs_commands == hello.runs_commands && classes_[i].python == hello.python &&
-        classes_[i].functions == hello.functions) {
+        classes_[i].functions == hello.functions && classes_[i].labels == hello.labels) {
       return i;
     }
   }
@@ -86,6 +92,7 @@ std::uint32_t WorkerTable::class_of(const message::HelloWorker& hello) {
   free->runs_commands = hello.runs_commands;
   free->python = hello.python;
   free->functions = hello.functions;
+  free->labels = hello.labels;
   return static_cast<std::uint32_t>(free - classes_.begin());
 }
 

@@ -1,9 +1,9 @@
 // What the broker knows of workers, and how it finds the least loaded one. Part of the scheduler,
 // pure.
 //
-// Workers that offer the same functions and interpreter form a *class*; a class keeps its workers
-// in levels of relative load, so that finding, raising or lowering one is O(1) however many there
-// are.
+// Workers that offer the same functions, interpreter and labels form a *class*; a class keeps its
+// workers in levels of relative load, so that finding, raising or lowering one is O(1) however many
+// there are.
 #pragma once
 
 #include <array>
@@ -31,12 +31,15 @@ struct WorkerRecord {
   PeerId peer{};
   bool present = true;  // connected; away it keeps its leases until it counts as lost
   bool draining = false;
+  bool paused = false;  // `pause_reason` says why
   std::uint32_t stuck_slots = 0;
   std::uint32_t leases = 0;        // open, started or not
   std::uint32_t short_leases = 0;  // of those, tasks that are done in a moment
   std::size_t lease_bytes = 0;     // payload bytes of those
-  std::deque<LeaseRun> order;      // as leased, oldest first; closed ones are dropped lazily
-  Duration round_trip{0};          // learned; 0: unknown
+  std::uint64_t extra_slots = 0;   // what wide leases take beyond one slot each
+  std::uint64_t gpus_taken = 0;
+  std::deque<LeaseRun> order;  // as leased, oldest first; closed ones are dropped lazily
+  Duration round_trip{0};      // learned; 0: unknown
   Time last_heard{0};
   Time last_sent{0};
   Time recall_until = Time::min();  // no second recall before
@@ -60,12 +63,16 @@ struct WorkerRecord {
   std::uint32_t usable_slots() const {
     return hello.slots > stuck_slots ? hello.slots - stuck_slots : 0;
   }
+  // Slots that its leases take, or will when they start.
+  std::uint64_t load() const { return leases + extra_slots; }
+  bool takes_leases() const { return present && !draining && !paused; }
 
   // --- Owned by WorkerTable ---
   std::uint32_t class_index = 0;
   bool offers_slots = false;  // counted in pool(): it is connected and takes leases
 
   message::HelloWorker hello;  // as announced; `held` is emptied. Last: rarely read
+  std::string pause_reason;
 };
 
 // Levels of relative load: below kFullLevel a slot is idle, from it on all slots have work.
@@ -76,6 +83,7 @@ struct WorkerClass {
   bool runs_commands = false;
   std::string python;                  // "3.11"; empty: none
   std::vector<std::string> functions;  // sorted
+  std::vector<std::string> labels;     // sorted
   std::uint32_t workers = 0;
   std::uint64_t slots = 0;            // of all its workers
   std::uint64_t occupied_levels = 0;  // bit per level
@@ -86,6 +94,28 @@ struct WorkerClass {
   }();
 
   bool offers(const Function& function) const;
+  bool offers(const JobSpec& spec) const;  // and has its labels
+};
+
+// The classes that offer what a job needs, by what decides about that.
+struct ClassCache {
+  std::uint64_t generation = 0;
+  std::vector<std::uint32_t> classes;
+};
+
+// Jobs that ask for the same resources of the same workers, and the workers where a task of theirs
+// fits when nothing else runs there. Owned by the scheduler.
+struct Demand {
+  struct Candidate {
+    WorkerIndex worker = kNoWorker;
+    std::uint32_t width = 1;  // slots that a task takes there
+  };
+  Resources wanted;
+  std::vector<Candidate> candidates;
+  std::size_t cursor = 0;  // where the next search begins
+  std::uint32_t jobs = 0;
+  std::uint64_t failed_in_turn = 0;  // the scheduler's turn in which no worker had room
+  Time blocked_since = kNever;       // since when none of its tasks found room
 };
 
 class WorkerTable {
@@ -97,7 +127,7 @@ class WorkerTable {
   // kNoWorker when no such worker is connected.
   WorkerIndex find(const WorkerId& id) const;
 
-  // Call after any change of leases, stuck_slots, present, draining or reserved.
+  // Call after any change of leases, stuck_slots, present, draining, paused or reserved.
   void update_level(WorkerIndex index);
 
   // Changes whenever a class appears or empties: cached class lists are then stale.
@@ -111,7 +141,7 @@ class WorkerTable {
   bool has_idle_slot() const;
 
   std::uint32_t size() const { return size_; }
-  // The workers that are connected and not draining, and their slots.
+  // The workers that are connected and not draining, paused ones too, and their slots.
   const message::Pool& pool() const { return pool_; }
   template <typename Visit>  // visit(WorkerIndex, WorkerRecord&), in index order
   void each(Visit&& visit) {

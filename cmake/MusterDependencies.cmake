@@ -10,6 +10,7 @@ find_package(CLI11 REQUIRED)
 find_package(nlohmann_json REQUIRED)
 pkg_check_modules(lz4 REQUIRED IMPORTED_TARGET liblz4)
 pkg_check_modules(libssh REQUIRED IMPORTED_TARGET libssh)
+find_package(OpenSSL REQUIRED COMPONENTS Crypto)  # libssh-dev brings it
 pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET libxxhash)
 if(MUSTER_TESTS)
   find_package(GTest REQUIRED)

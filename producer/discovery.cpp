@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <muster/producer.hpp>
 #include <string_view>
 
 namespace muster {

@@ -23,11 +23,7 @@ bool broker_runs(const std::string& endpoint);
 // that was killed is not one, and a folder that is not safe is passed over.
 std::optional<std::string> running_broker();
 
-// What MUSTER_BROKER names (it may be empty: an embedded pool is wanted); if it is not set, the
-// running broker; else empty.
-std::string default_endpoint();
-
-// `given`, else default_endpoint().
+// `given`, else default_endpoint() of <muster/producer.hpp>.
 std::string endpoint_or_default(const std::string& given);
 
 }  // namespace muster

@@ -50,7 +50,8 @@ unsigned slots_of(const Options& options) {
 }
 
 void check(const Options& options) {
-  if ((options.workers == 0 && options.hosts.empty()) || options.workers > kMostWorkers) {
+  const bool may_be_none = options.embedded || !options.hosts.empty();  // hosts can follow by up()
+  if ((options.workers == 0 && !may_be_none) || options.workers > kMostWorkers) {
     throw invalid_call("Options::workers must be between 1 and " + std::to_string(kMostWorkers));
   }
   if (options.slots > limits::kMaxSlots) {
@@ -111,12 +112,16 @@ Embedded::Embedded(const Options& options) {
 
 void Embedded::start(const Options& options, const std::string& broker, const std::string& worker) {
   supervisor_ = std::make_unique<Supervisor>(options.environment);
-  supervisor_->start({broker, "--listen", endpoint_, "--lifeline", kLifeline, "--private",
-                      "--log-level", "warn", "--heartbeat-interval", kHeartbeatSeconds,
-                      "--heartbeat-misses", kHeartbeatMisses});
+  std::vector<std::string> argv = {broker,    "--listen",  endpoint_,     "--lifeline",
+                                   kLifeline, "--private", "--log-level", "warn"};
+  if (options.workers > 0) {
+    argv.insert(argv.end(), {"--heartbeat-interval", kHeartbeatSeconds, "--heartbeat-misses",
+                             kHeartbeatMisses});
+  }
+  supervisor_->start(std::move(argv));
   supervisor_->run();
   await_socket();
-  std::vector<std::string> argv = worker_command(options, worker, endpoint_);
+  argv = worker_command(options, worker, endpoint_);
   if (options.workers == 1) {
     supervisor_->start(std::move(argv));
   } else {

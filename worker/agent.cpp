@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/check.hpp"
+#include "common/resources.hpp"
 #include "worker/waiting.hpp"
 
 namespace muster {
@@ -36,6 +37,8 @@ Agent::Agent(AgentOptions options)
       heartbeat_misses_(limits::kHeartbeatMisses) {
   CHECK(options_.slots >= 1 && options_.slots <= limits::kMaxSlots);
   CHECK(options_.functions.size() <= limits::kMaxFunctions);
+  CHECK(options_.labels.size() <= limits::kMaxLabels);
+  device_taken_.resize(options_.gpus);
 }
 
 // --- Link ---------------------------------------------------------------------------------------
@@ -102,7 +105,7 @@ void Agent::handle(message::Welcome& m) {
   heartbeat_interval_ =
       std::clamp<Duration>(m.heartbeat_interval, kShortestHeartbeat, kLongestHeartbeat);
   heartbeat_misses_ = std::clamp(m.heartbeat_misses, 1U, kMostMisses);
-  state_changed_ = draining_ || stuck_ > 0;
+  state_changed_ = draining_ || stuck_ > 0 || !paused_.empty();
   resend_outcomes();
 }
 
@@ -132,14 +135,25 @@ void Agent::handle(message::WorkerJob& m) {
   }
   job->forgotten = false;
   if (job->spec == nullptr || !(*job->spec == m.spec)) {
-    // What the executor holds is counted by the kind of function that it started with.
-    if (job->spec != nullptr && kind_of(*job->spec) != kind_of(m.spec) && !job->leases.empty()) {
+    // What the executor holds is counted by the kind of function and the resources that it started
+    // with.
+    if (job->spec != nullptr && !job->leases.empty() &&
+        (kind_of(*job->spec) != kind_of(m.spec) || job->spec->resources != m.spec.resources)) {
       ++dropped_messages_;
       return;
     }
-    job->spec = std::make_shared<const JobSpec>(std::move(m.spec));
-    job->mean_known = false;
+    set_spec(*job, std::move(m.spec));
   }
+}
+
+// The broker sends nothing that does not fit; what does all the same takes the whole worker.
+void Agent::set_spec(HeldJob& job, JobSpec&& spec) {
+  const Shape shape{options_.slots, options_.cores, options_.memory_bytes, options_.gpus};
+  job.mean_known = false;
+  job.demanding = is_demanding(spec.resources);
+  job.width = std::min(width_of(spec.resources, shape), options_.slots);
+  job.gpus = std::min(spec.resources.gpus, options_.gpus);
+  job.spec = std::make_shared<const JobSpec>(std::move(spec));
 }
 
 void Agent::handle(message::Tasks& m) {
@@ -167,7 +181,7 @@ void Agent::accept(HeldJob& job, TaskSequence sequence, Attempt attempt, Payload
     }
     return;  // the same attempt: a duplicate
   }
-  if (draining_) {
+  if (!takes_leases()) {
     give_back(job.name, sequence, attempt);
     return;
   }
@@ -185,7 +199,7 @@ void Agent::replace(HeldJob& job, TaskSequence sequence, HeldLease& lease, Attem
     lease.attempt = attempt;  // it runs already: its outcome is the new lease's
     return;
   }
-  if (draining_) {
+  if (!takes_leases()) {
     give_back(job.name, sequence, attempt);
     return;
   }
@@ -363,6 +377,13 @@ HeldLease* Agent::executed(const Lease& lease, HeldJob*& job) {
     return nullptr;
   }
   --in_executor_[kind_of(*job->spec)];
+  if (!job->demanding) return held;
+  --demanding_;
+  extra_slots_ -= job->width - 1;
+  const auto devices = devices_.find(lease);
+  if (devices == devices_.end()) return held;
+  for (const std::uint32_t device : devices->second) device_taken_[device] = false;
+  devices_.erase(devices);
   return held;
 }
 
@@ -379,6 +400,18 @@ void Agent::drain(Time now) {
   if (draining_) return;
   draining_ = true;
   state_changed_ = true;
+  return_unstarted();
+}
+
+void Agent::set_paused(const std::string& reason, Time now) {
+  now_ = now;
+  if (reason == paused_) return;
+  paused_ = reason.substr(0, limits::kMaxNameBytes);
+  state_changed_ = true;
+  if (!paused_.empty()) return_unstarted();
+}
+
+void Agent::return_unstarted() {
   for (const auto& [name, job] : jobs_) {
     HeldJob& held = *job;
     held.leases.for_each(

@@ -5,7 +5,9 @@
 // Pure: no clock, socket, thread or log; `now` is monotonic and never goes back. One thread.
 //
 // Contract with the executor: every TaskStart ends in exactly one `finished` or `handed_back`, also
-// after a stop or a recall. It runs at most `slots` tasks at once, in the order of the starts.
+// after a stop or a recall. It runs at most `slots` tasks at once, in the order of the starts. A
+// task that takes several slots or accelerators is started when these are free, so that it never
+// waits inside the executor, and nothing waits behind it there.
 #pragma once
 
 #include <array>
@@ -30,8 +32,11 @@ struct AgentOptions {
   std::string executor;  // "thread" or "process"
   std::uint32_t process_id = 0;
   std::uint32_t slots = 1;
-  std::uint32_t cores = 1;  // that this process may use
-  std::string python;       // "3.11": runs python functions on it; empty: none
+  std::uint32_t cores = 1;         // that this process may use
+  std::uint64_t memory_bytes = 0;  // that its tasks may use together; 0: not known
+  std::uint32_t gpus = 0;
+  std::vector<std::string> labels;
+  std::string python;  // "3.11": runs python functions on it; empty: none
   bool runs_commands = true;
   std::vector<std::string> functions;  // native functions offered
   // The executor gets this much work per slot ahead of time: more than the loop's round trip, so
@@ -55,6 +60,8 @@ class Agent {
   void finished(std::vector<TaskFinish>&& tasks, Time now);
   void handed_back(const std::vector<Lease>& leases, Time now);
   void set_stuck(std::uint32_t slots, Time now);
+  // Why no task may start for a while, empty: they may. What has not started goes back.
+  void set_paused(const std::string& reason, Time now);
 
   // No new leases from now on: what has not started goes back, what runs may end.
   void drain(Time now);
@@ -102,6 +109,9 @@ class Agent {
     LeaseTable leases;
     Duration mean{};  // moving mean of its tasks' busy times
     bool mean_known = false;
+    bool demanding = false;   // its tasks ask for more than a slot each
+    std::uint32_t width = 1;  // slots that each of them takes
+    std::uint32_t gpus = 0;
     bool forgotten = false;  // stays only until the executor let go of its tasks
   };
   struct QueueItem {  // stale unless the lease is queued and has the same order
@@ -139,6 +149,11 @@ class Agent {
   void drop(HeldJob& job, TaskSequence sequence);
   void give_back(const JobName& name, TaskSequence sequence, Attempt attempt);
   HeldLease* executed(const Lease& lease, HeldJob*& job);
+  void set_spec(HeldJob& job, JobSpec&& spec);
+  bool may_start(const HeldJob& job) const;
+  std::vector<std::uint32_t> take_devices(const HeldJob& job, const Lease& lease);
+  bool takes_leases() const { return !draining_ && paused_.empty(); }
+  void return_unstarted();
   HeldJob* find_job(const JobName& name);
   HeldJob* known_job(const JobName& name);
   void purge_jobs(bool idle_ones);
@@ -166,6 +181,7 @@ class Agent {
   bool draining_ = false;
   bool state_changed_ = false;  // WORKER_STATE is due
   std::uint32_t stuck_ = 0;
+  std::string paused_;
   Duration heartbeat_interval_;
   std::uint32_t heartbeat_misses_;
   Time now_{};  // of the latest call
@@ -180,6 +196,12 @@ class Agent {
   std::size_t held_ = 0;
   std::size_t queued_ = 0;
   std::array<std::size_t, kKinds> in_executor_{};  // by function kind
+  // Of the tasks in the executor: those that ask for more than a slot, and what they take of slots
+  // beyond the first.
+  std::size_t demanding_ = 0;
+  std::size_t extra_slots_ = 0;
+  std::vector<bool> device_taken_;                                 // by accelerator
+  std::unordered_map<Lease, std::vector<std::uint32_t>> devices_;  // of the tasks in the executor
   bool purge_due_ = false;
 
   std::vector<Message> outbox_;

@@ -20,7 +20,7 @@ Agent::Actions Agent::take_actions() {
   if (purge_due_) purge_jobs(false);
   fill_executor();
   if (link_ == Link::up) {
-    if (state_changed_) outbox_.emplace_back(message::WorkerState{stuck_, draining_, {}});
+    if (state_changed_) outbox_.emplace_back(message::WorkerState{stuck_, draining_, paused_});
     state_changed_ = false;
     if (!may_wait()) flush_outcomes();
     flush_returns();
@@ -50,6 +50,9 @@ void Agent::say_hello() {
   hello.process_id = options_.process_id;
   hello.slots = options_.slots;
   hello.cores = options_.cores;
+  hello.memory_bytes = options_.memory_bytes;
+  hello.gpus = options_.gpus;
+  hello.labels = options_.labels;
   hello.python = options_.python;
   hello.runs_commands = options_.runs_commands;
   hello.functions = options_.functions;
@@ -119,16 +122,35 @@ std::uint64_t Agent::allowance(const HeldJob& job) const {
     if (kind != kind_of(*job.spec)) others += in_executor_[kind];
   }
   // Kinds share the slots: beside another kind nothing may wait inside the executor, because its
-  // parts do not see each other's queues.
-  if (others > 0 || !job.mean_known) return free;
+  // parts do not see each other's queues. Neither may anything wait beside a wide task.
+  if (others > 0 || demanding_ > 0 || !job.mean_known) return free;
   const std::int64_t mean = std::max<std::int64_t>(job.mean.count(), 1);
   const auto ahead = static_cast<std::uint64_t>(options_.start_window.count() / mean);
   return free * (1 + std::min(ahead, kMostAhead - 1));
 }
 
+// Whether the next task may go to the executor when it is of this job.
+bool Agent::may_start(const HeldJob& job) const {
+  std::size_t used = extra_slots_;
+  for (const std::size_t count : in_executor_) used += count;
+  if (!job.demanding) return used < allowance(job);
+  const auto taken = std::count(device_taken_.begin(), device_taken_.end(), true);
+  return used + job.width <= options_.slots - stuck_ &&
+         static_cast<std::uint64_t>(taken) + job.gpus <= options_.gpus;
+}
+
+std::vector<std::uint32_t> Agent::take_devices(const HeldJob& job, const Lease& lease) {
+  std::vector<std::uint32_t> devices;
+  for (std::uint32_t i = 0; i < options_.gpus && devices.size() < job.gpus; ++i) {
+    if (device_taken_[i]) continue;
+    device_taken_[i] = true;
+    devices.push_back(i);
+  }
+  if (!devices.empty()) devices_[lease] = devices;
+  return devices;
+}
+
 void Agent::fill_executor() {
-  std::size_t total = 0;
-  for (const std::size_t count : in_executor_) total += count;
   while (queued_ > 0) {
     const QueueItem item = queue_.front();
     HeldLease* lease = item.job->leases.find(item.sequence);
@@ -136,16 +158,19 @@ void Agent::fill_executor() {
       queue_.pop_front();
       continue;
     }
-    if (total >= allowance(*item.job)) break;
+    if (!may_start(*item.job)) break;
     queue_.pop_front();
     --queued_;
-    ++total;
     ++in_executor_[kind_of(*item.job->spec)];
     lease->state = LeaseState::started;
     lease->executor_attempt = lease->attempt;
     lease->stopping = false;
     starts_.push_back({executor_lease(*item.job, item.sequence, *lease), item.job->spec,
                        std::exchange(lease->body, {})});
+    if (!item.job->demanding) continue;
+    ++demanding_;
+    extra_slots_ += item.job->width - 1;
+    starts_.back().devices = take_devices(*item.job, starts_.back().lease);
   }
   if (queue_.size() > 2 * queued_ + 1024) purge_jobs(false);
 }
@@ -156,6 +181,7 @@ bool Agent::may_wait() const {
   if (unsent_.empty() || unsent_.size() >= limits::kBatchTasks || queued_ == 0) return false;
   std::size_t busy = 0;
   for (const std::size_t count : in_executor_) busy += count;
+  busy += extra_slots_;
   return busy >= options_.slots && now_ - unsent_since_ < options_.outcome_window;
 }
 
@@ -312,18 +338,31 @@ void Agent::check_invariants() const {
   std::size_t held = 0;
   std::size_t queued = 0;
   std::array<std::size_t, kKinds> in_executor{};
+  std::size_t demanding = 0;
+  std::size_t extra_slots = 0;
+  std::size_t devices = 0;
   for (const auto& [name, job] : jobs_) {
     held += job->leases.size();
-    job->leases.for_each([&, spec = job->spec.get()](TaskSequence, const HeldLease& lease) {
+    job->leases.for_each([&, held_job = job.get()](TaskSequence, const HeldLease& lease) {
+      const JobSpec* spec = held_job->spec.get();
+      CHECK(lease.state != LeaseState::superseded || lease.stopping);
       queued += lease.state == LeaseState::queued ? 1 : 0;
       in_executor[kind_of(*spec)] += lease.in_executor() ? 1 : 0;
-      CHECK(lease.state != LeaseState::superseded || lease.stopping);
+      if (!lease.in_executor() || !held_job->demanding) return;
+      ++demanding;
+      extra_slots += held_job->width - 1;
+      devices += held_job->gpus;
     });
   }
   CHECK(held == held_);
   CHECK(queued == queued_);
   CHECK(queued <= queue_.size());
   CHECK(in_executor == in_executor_);
+  CHECK(demanding == demanding_);
+  CHECK(extra_slots == extra_slots_);
+  CHECK(devices ==
+        static_cast<std::size_t>(std::count(device_taken_.begin(), device_taken_.end(), true)));
+  CHECK(demanding_ == 0 || extra_slots_ < options_.slots);
   CHECK(stuck_ <= options_.slots);
   CHECK(link_ != Link::up || greeted_);
 }

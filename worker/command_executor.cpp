@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "worker/clock.hpp"
+#include "worker/machine.hpp"
 #include "worker/waiting.hpp"
 
 namespace muster {
@@ -96,6 +97,7 @@ void CommandExecutor::launch(Child& child, TaskStart&& task, Time now) {
            {"start_failed", "the worker has no descriptors or memory left for a command", "", {}});
     return;
   }
+  name_devices(task, *command);
   SpawnRequest request{std::move(command->argv),
                        std::move(command->environment),
                        std::move(command->directory),
@@ -108,8 +110,11 @@ void CommandExecutor::launch(Child& child, TaskStart&& task, Time now) {
     report(task.lease, OutcomeStatus::error, {"start_failed", std::move(process.failure), "", {}});
     return;
   }
+  raise_oom_score(process.pid);
   child = Child{};
   child.process = std::move(process);
+  const std::uint64_t memory_limit = options_.memory.limit_of(task.spec->resources);
+  if (memory_limit > 0) child.memory.begin(child.process.pid, memory_limit, now);
   child.output.pipe = std::move(output.read);
   child.error_output.pipe = std::move(error_output.read);
   const std::uint64_t asked = command->output_limit_bytes;
@@ -120,6 +125,15 @@ void CommandExecutor::launch(Child& child, TaskStart&& task, Time now) {
   task.payload = {};
   child.task = std::move(task);
   ++running_;
+}
+
+// The accelerators that the task may use, unless it says itself.
+void CommandExecutor::name_devices(const TaskStart& task, CommandTask& command) const {
+  if (options_.gpus.empty()) return;
+  const std::string name = "CUDA_VISIBLE_DEVICES";
+  const bool said = std::any_of(command.environment.begin(), command.environment.end(),
+                                [&](const auto& variable) { return variable.first == name; });
+  if (!said) command.environment.emplace_back(name, join_gpus(options_.gpus, task.devices));
 }
 
 void CommandExecutor::report(const Lease& lease, OutcomeStatus status, const Failure& failure) {
@@ -167,7 +181,8 @@ Executor::Results CommandExecutor::poll(Time now) {
     const Child& child = children_[slot];
     if (child.process.pid < 0) continue;
     const Time look = child.watched ? kNever : child.started + kWatchPipesAfter;
-    results_.next_poll = std::min({results_.next_poll, child.deadline, look});
+    const Time weigh = child.ending == OutcomeStatus::result ? child.memory.next_look() : kNever;
+    results_.next_poll = std::min({results_.next_poll, child.deadline, look, weigh});
   }
   return std::exchange(results_, {});
 }
@@ -220,6 +235,12 @@ void CommandExecutor::read_pipe(const Child& child, Capture& capture) {
 }
 
 void CommandExecutor::check_deadline(Child& child, Time now) {
+  if (child.ending == OutcomeStatus::result && child.memory.exceeded(now)) {
+    child.ending = OutcomeStatus::error;
+    child.deadline = kNever;
+    ::kill(-child.process.pid, SIGKILL);  // now: it may grow on while it is asked
+    return;
+  }
   if (now < child.deadline) return;
   if (child.ending == OutcomeStatus::result) {
     end(child, OutcomeStatus::timed_out, now);
@@ -250,6 +271,11 @@ Outcome CommandExecutor::outcome_of(Child& child, ExitStatus status, Duration bu
   const std::string tail = last_lines(child.error_output.text);
   if (child.ending == OutcomeStatus::cancelled) {
     return failed(OutcomeStatus::cancelled, {"cancelled", "cancelled while it ran", tail, {}});
+  }
+  if (child.ending == OutcomeStatus::error) {
+    Failure failure = child.memory.failure("the command");
+    failure.traceback = tail;
+    return failed(OutcomeStatus::error, failure);
   }
   CommandResult result;
   result.exit_status = status.status;

@@ -9,7 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "common/codec.hpp"
 #include "worker/executor.hpp"
+#include "worker/memory_watch.hpp"
 #include "worker/spawn.hpp"
 
 namespace muster {
@@ -21,6 +23,8 @@ struct CommandExecutorOptions {
   std::uint64_t output_limit_bytes = std::uint64_t{64} << 20;
   // Between SIGTERM and SIGKILL, for a command that timed out or was cancelled.
   Duration grace = std::chrono::seconds(2);
+  std::vector<std::string> gpus = {};  // as CUDA_VISIBLE_DEVICES names them
+  MemoryRule memory = {};
 };
 
 class CommandExecutor final : public Executor {
@@ -55,14 +59,17 @@ class CommandExecutor final : public Executor {
     std::uint64_t started_unix_us = 0;
     Time started{};
     Time deadline = kNever;  // its timeout, or the end of its grace once it is being ended
-    OutcomeStatus ending = OutcomeStatus::result;  // timed_out or cancelled: SIGTERM was sent
-    bool watched = false;                          // its pipes are in the epoll set
+    // timed_out or cancelled: SIGTERM was sent; error: killed, it took too much memory.
+    OutcomeStatus ending = OutcomeStatus::result;
+    MemoryWatch memory;
+    bool watched = false;  // its pipes are in the epoll set
   };
 
   enum class Source : std::uint8_t { exit = 0, output = 1, error_output = 2 };
 
   void fill_slots(Time now);
   void launch(Child& child, TaskStart&& task, Time now);
+  void name_devices(const TaskStart& task, CommandTask& command) const;
   void take_event(std::uint64_t tag, Time now);
   void watch(int descriptor, std::size_t slot, Source source);
   void watch_pipes(Child& child, std::size_t slot);

@@ -32,6 +32,7 @@ struct TaskStart {
   Lease lease;
   std::shared_ptr<const JobSpec> spec;  // never null
   Payload payload;
+  std::vector<std::uint32_t> devices = {};  // accelerators that are its own, counted from 0
 };
 
 struct TaskFinish {

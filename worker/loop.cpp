@@ -20,18 +20,30 @@ constexpr int kRefusedExitCode = 2;
 }  // namespace
 
 WorkerLoop::WorkerLoop(LoopOptions options, Agent& agent, Executor& executor)
-    : options_(std::move(options)), agent_(agent), executor_(executor) {}
+    : options_(std::move(options)),
+      agent_(agent),
+      executor_(executor),
+      notifier_(options_.service) {
+  if (options_.pause_load > 0) load_.emplace(options_.pause_load);
+}
 
 int WorkerLoop::run() {
-  connect();
+  if (options_.endpoint.empty()) {
+    watch_all();
+  } else {
+    connect();
+  }
   warn_at_ = steady_now() + kWarnAfter;
   while (true) {
     const Time now = steady_now();
     check_signals(now);
+    check_load(now);
+    obey_control(now);
     receive(now);
     agent_.tick(now);
     carry_out();
     notice_absence(now);
+    tell_manager(now);
     if (agent_.link() == Agent::Link::refused) {
       spdlog::error("the broker refused this worker: {}", agent_.refusal());
       return kRefusedExitCode;
@@ -40,7 +52,7 @@ int WorkerLoop::run() {
       say_goodbye();
       return 0;
     }
-    if ((agent_.link() == Agent::Link::silent || send_failed_) && !replaced_) {
+    if ((agent_.link() == Agent::Link::silent || send_failed_) && !replaced_ && dealer_) {
       spdlog::warn("the broker does not answer; connecting again to {}", options_.endpoint);
       connect();
       continue;
@@ -53,16 +65,65 @@ void WorkerLoop::connect() {
   send_failed_ = false;
   replaced_ = true;
   dealer_.reset();
-  dealer_ = std::make_unique<Dealer>(*context_, options_.endpoint);
+  dealer_ = std::make_unique<Dealer>(*context_, options_.endpoint, options_.login);
+  watch_all();
+}
+
+void WorkerLoop::connect_to(const std::string& endpoint, const Login& login,
+                            const std::string& proof) {
+  static_cast<void>(proof);
+  options_.endpoint = endpoint;
+  options_.login = login;
+  warn_at_ = steady_now() + kWarnAfter;
+  connect();
+}
+
+void WorkerLoop::disconnect() {
+  dealer_.reset();
+  options_.endpoint.clear();
+  options_.login = {};
+  send_failed_ = false;
+  warn_at_ = kNever;
+  watch_all();
+}
+
+void WorkerLoop::watch_all() {
   poller_.clear();
   poller_.watch(options_.signals);
   if (options_.lifeline >= 0) poller_.watch(options_.lifeline);
   poller_.watch(executor_.wake_descriptor());
+  if (options_.control != nullptr) poller_.watch(options_.control->descriptor());
+  if (!dealer_) return;
   poller_.watch_socket(dealer_->native_socket());
   poller_.watch_socket(dealer_->native_monitor());
 }
 
+void WorkerLoop::obey_control(Time now) {
+  if (options_.control == nullptr) return;
+  for (Control::Event& event : options_.control->poll(now)) {
+    if (auto* attached = std::get_if<Control::Attached>(&event)) {
+      connect_to(attached->endpoint, attached->login, attached->proof);
+    } else if (std::holds_alternative<Control::Lost>(event)) {
+      spdlog::warn("the tunnel is gone; running tasks go on");
+      disconnect();
+    } else if (const auto* end = std::get_if<Control::End>(&event)) {
+      drain(end->patience, now);
+    } else {
+      spdlog::warn("no broker came back: this worker ends");
+      at_once_ = true;
+    }
+  }
+}
+
+void WorkerLoop::drain(Duration patience, Time now) {
+  drain_deadline_ = std::min(drain_deadline_, now + patience);
+  agent_.drain(now);
+  spdlog::info("draining: running tasks get {} s",
+               std::chrono::duration_cast<std::chrono::seconds>(patience).count());
+}
+
 void WorkerLoop::receive(Time now) {
+  if (!dealer_) return;
   if (dealer_->take_connected()) {
     spdlog::info("connected to {}", options_.endpoint);
     replaced_ = false;
@@ -102,6 +163,7 @@ void WorkerLoop::carry_out() {
 }
 
 void WorkerLoop::send(const Message& message) {
+  if (!dealer_) return;  // said again after the next WELCOME, if it matters
   const Packing packing = agent_.pack() ? Packing::when_smaller : Packing::never;
   if (dealer_->send(encode(message, packing)) != SendResult::sent) send_failed_ = true;
 }
@@ -124,13 +186,25 @@ void WorkerLoop::check_signals(Time now) {
   }
 }
 
+void WorkerLoop::check_load(Time now) {
+  if (!load_) return;
+  const std::string before = load_->reason();
+  if (!load_->look(now) || load_->reason() == before) return;
+  agent_.set_paused(load_->reason(), now);
+  if (load_->reason().empty()) {
+    spdlog::info("goes on: the others are quiet again");
+  } else {
+    spdlog::info("pauses: {}", load_->reason());
+  }
+}
+
 bool WorkerLoop::ended(Time now) {
   if (at_once_) return true;
   return drain_deadline_ != kNever && (agent_.idle() || now >= drain_deadline_);
 }
 
 void WorkerLoop::say_goodbye() {
-  if (agent_.link() != Agent::Link::up) return;
+  if (agent_.link() != Agent::Link::up || !dealer_) return;
   send(message::Goodbye{});
   dealer_->set_linger(kGoodbyePatience);
   poller_.clear();
@@ -148,8 +222,22 @@ void WorkerLoop::notice_absence(Time now) {
       options_.endpoint, options_.endpoint);
 }
 
+// Ready means set up: a broker may start after its workers.
+void WorkerLoop::tell_manager(Time now) {
+  if (drain_deadline_ != kNever) {
+    notifier_.turn(now, ServiceState::stopping, "draining: running tasks end, others went back");
+  } else {
+    const bool is_connected = agent_.link() == Agent::Link::up;
+    notifier_.turn(now, ServiceState::ready,
+                   is_connected ? "connected to its broker" : "not connected: no broker answers");
+  }
+}
+
 void WorkerLoop::wait() {
-  const Time deadline = std::min({next_poll_, agent_.next_deadline(), drain_deadline_, warn_at_});
+  const Time look = load_ ? load_->next_look() : kNever;
+  const Time control = options_.control == nullptr ? kNever : options_.control->next_deadline();
+  const Time deadline = std::min({next_poll_, agent_.next_deadline(), drain_deadline_, warn_at_,
+                                  look, control, notifier_.next_deadline()});
   next_poll_ = kNever;
   poller_.wait(deadline == kNever ? kNever : std::max(deadline - steady_now(), Duration::zero()));
 }

@@ -4,19 +4,27 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "common/service_notify.hpp"
 #include "common/transport.hpp"
 #include "worker/agent.hpp"
+#include "worker/control.hpp"
 #include "worker/executor.hpp"
+#include "worker/load.hpp"
 
 namespace muster {
 
 struct LoopOptions {
-  std::string endpoint;      // of the broker
-  int signals = -1;          // a signalfd: the first signal drains, the second ends at once
-  int lifeline = -1;         // end when this pipe's other side is gone; -1: none
-  Duration drain_timeout{};  // how long running tasks may go on after the first signal
+  std::string endpoint;        // of the broker; empty: `control` says it
+  Login login = {};            // there
+  Control* control = nullptr;  // of a worker that a broker started over ssh; outlives the loop
+  int signals = -1;            // a signalfd: the first signal drains, the second ends at once
+  int lifeline = -1;           // end when this pipe's other side is gone; -1: none
+  Duration drain_timeout{};    // how long running tasks may go on after the first signal
+  double pause_load = 0;       // pause while others keep so many cores busy; 0: never
+  ServiceManager service;      // who wants to know that the worker is ready, and lives
 };
 
 class WorkerLoop {
@@ -29,23 +37,32 @@ class WorkerLoop {
 
  private:
   void connect();
+  void connect_to(const std::string& endpoint, const Login& login, const std::string& proof);
+  void disconnect();
+  void watch_all();
+  void obey_control(Time now);
+  void drain(Duration patience, Time now);
   void receive(Time now);
   void carry_out();
   void send(const Message& message);
   void check_signals(Time now);
+  void check_load(Time now);
   bool ended(Time now);
   void say_goodbye();
   void notice_absence(Time now);
+  void tell_manager(Time now);
   void wait();
 
   LoopOptions options_;
   Agent& agent_;
   Executor& executor_;
+  ServiceNotifier notifier_;
   std::unique_ptr<TransportContext> context_ = std::make_unique<TransportContext>();
   std::unique_ptr<Dealer> dealer_;
   Poller poller_;
   Time next_poll_ = kNever;
   Time drain_deadline_ = kNever;
+  std::optional<LoadMeter> load_;
   Time warn_at_ = kNever;  // when to say that no broker answers
   bool replaced_ = false;  // the connection is new and not established yet
   bool send_failed_ = false;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "worker/clock.hpp"
+#include "worker/machine.hpp"
 #include "worker/waiting.hpp"
 
 namespace muster {
@@ -29,6 +30,7 @@ ProcessExecutor::ProcessExecutor(ProcessExecutorOptions options)
     : options_(std::move(options)), awake_(options_.warm), epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
   for (std::size_t slot = 0; slot < options_.slots; ++slot) {
     slots_.emplace_back(options_.runner, epoll_.get(), slot);
+    if (!options_.gpus.empty()) slots_.back().runner.set_devices("");
     if (awake_) slots_.back().runner.launch(steady_now());
   }
 }
@@ -136,29 +138,72 @@ void ProcessExecutor::give_chunks(Time now) {
     depth = std::clamp<std::size_t>(static_cast<std::size_t>(kChunkWork / mean_), 1, kMostAhead);
   }
   const std::size_t share = (queue_.size() + slots_.size() - 1) / slots_.size();
+  const bool has_gpus = !options_.gpus.empty();
+  bool given = true;
+  while (given) {  // once, unless accelerators differ
+    given = false;
+    for (Slot& slot : slots_) {
+      if (queue_.empty()) return;
+      if (!takes_more(slot, depth, now)) continue;
+      if (has_gpus && *slot.runner.devices() != devices_of(queue_.front())) continue;
+      give_chunk(slot, std::min(share, depth - slot.tasks.size()), now);
+      given = has_gpus;
+    }
+  }
+  if (has_gpus) make_room_for_devices();
+}
+
+bool ProcessExecutor::takes_more(const Slot& slot, std::size_t depth, Time now) const {
+  if (!slot.runner.takes_tasks() || slot.taking_back || slot.tasks.size() > depth / 2) return false;
+  return slot.tasks.empty() || now - slot.task_started < kSlowTask;
+}
+
+// The first task waits, and no free runner has its accelerators: one of the others is started anew.
+void ProcessExecutor::make_room_for_devices() {
+  if (queue_.empty()) return;
+  const std::string wanted = devices_of(queue_.front());
+  const auto is_idle = [](const Slot& slot) {
+    return slot.runner.takes_tasks() && slot.tasks.empty() && !slot.taking_back;
+  };
+  for (const Slot& slot : slots_) {  // one that is starting, or free
+    if (*slot.runner.devices() == wanted && !slot.runner.ready()) return;
+    if (*slot.runner.devices() == wanted && (is_idle(slot) || slot.runner.killed())) return;
+  }
   for (Slot& slot : slots_) {
-    if (queue_.empty()) return;
-    if (!slot.runner.takes_tasks() || slot.taking_back) continue;
-    if (slot.tasks.size() > depth / 2) continue;
-    if (!slot.tasks.empty() && now - slot.task_started >= kSlowTask) continue;
-    give_chunk(slot, std::min(share, depth - slot.tasks.size()), now);
+    if (!is_idle(slot)) continue;
+    slot.runner.set_devices(wanted);
+    slot.runner.kill();
+    return;
   }
 }
 
+std::string ProcessExecutor::devices_of(const TaskStart& task) const {
+  return join_gpus(options_.gpus, task.devices);
+}
+
+// The first of the slot's tasks starts to run.
+void ProcessExecutor::task_starts(Slot& slot, Time now) {
+  slot.task_started = now;
+  slot.memory.end();
+  if (slot.tasks.empty()) return;
+  const std::uint64_t limit = options_.memory.limit_of(slot.tasks.front().spec->resources);
+  if (limit > 0) slot.memory.begin(slot.runner.process(), limit, now);
+}
+
 void ProcessExecutor::give_chunk(Slot& slot, std::size_t count, Time now) {
-  if (slot.tasks.empty()) {
-    slot.task_started = now;
-    slot.runner.clear_tail(now);
-  }
+  const bool was_idle = slot.tasks.empty();
+  if (was_idle) slot.runner.clear_tail(now);
   std::size_t size_bytes = 0;
   for (std::size_t i = 0; i < count && !queue_.empty(); ++i) {
     TaskStart& task = queue_.front();
     size_bytes += task.payload.bytes.size();
     if (i > 0 && size_bytes > kChunkBytes) break;
+    if (i > 0 && !options_.gpus.empty() && *slot.runner.devices() != devices_of(task)) break;
     slot.runner.hand(task);
     slot.tasks.push_back(std::move(task));
     queue_.pop_front();
   }
+  if (was_idle) task_starts(slot, now);
   slot.runner.flush();
 }
 
@@ -188,6 +233,11 @@ void ProcessExecutor::check_deadline(Slot& slot, Time now) {
     }
     results_.next_poll = std::min(results_.next_poll, deadline);
   }
+  if (slot.memory.exceeded(now)) {
+    kill(slot, OutcomeStatus::error);
+    return;
+  }
+  results_.next_poll = std::min(results_.next_poll, slot.memory.next_look());
   if (slot.tasks.size() > 1 && !slot.taking_back) {
     const Time look = slot.task_started + kSlowTask;
     if (now >= look) take_back(slot);
@@ -219,7 +269,7 @@ void ProcessExecutor::take_outcome(Slot& slot, message::WorkerOutcomes& report_o
   }
   slot.runner.end_output(slot.tasks.front(), now);
   slot.tasks.pop_front();
-  slot.task_started = now;
+  task_starts(slot, now);
   const Duration sample = std::max(report_of.busy, Duration{1});
   mean_ = mean_ == Duration::zero() ? sample : mean_ + (sample - mean_) / (1 << kMeanShift);
   mean_ = std::max(mean_, Duration{1});
@@ -271,6 +321,10 @@ void ProcessExecutor::finish_exit(Slot& slot, Time now) {
     } else if (slot.ending == OutcomeStatus::cancelled) {
       report(task.lease, OutcomeStatus::cancelled,
              {"cancelled", "cancelled while it ran", end.last_lines, {}}, busy);
+    } else if (slot.ending == OutcomeStatus::error) {
+      Failure failure = slot.memory.failure("the process that ran the task");
+      failure.traceback = end.last_lines;
+      report(task.lease, OutcomeStatus::error, failure, busy);
     } else {
       report(task.lease, OutcomeStatus::error, crash_failure(task, end, 1), busy);
     }
@@ -279,6 +333,7 @@ void ProcessExecutor::finish_exit(Slot& slot, Time now) {
   requeue(slot.tasks);
   slot.taking_back = false;
   slot.ending = OutcomeStatus::result;
+  slot.memory.end();
 }
 
 // Tasks that a runner had and did not start: to the head of the queue, unless unwanted meanwhile.

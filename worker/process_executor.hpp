@@ -6,6 +6,10 @@
 // before it starts the next task, so after a crash the first task without outcome is the one that
 // crashed. What a runner prints is said by the task that runs then; tasks that take less than a
 // millisecond may be taken for their neighbours.
+//
+// On a worker with accelerators a runner sees exactly those of its task, and none when the task
+// asked for none: a library reads CUDA_VISIBLE_DEVICES once, so a runner with others is started
+// anew.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +19,7 @@
 #include <vector>
 
 #include "worker/executor.hpp"
+#include "worker/memory_watch.hpp"
 #include "worker/runner_process.hpp"
 
 namespace muster {
@@ -22,7 +27,9 @@ namespace muster {
 struct ProcessExecutorOptions {
   std::uint32_t slots = 1;
   RunnerCommand runner;
-  bool warm = true;  // runners start at once: the first tasks find them ready
+  bool warm = true;                    // runners start at once: the first tasks find them ready
+  std::vector<std::string> gpus = {};  // as CUDA_VISIBLE_DEVICES names them
+  MemoryRule memory = {};
 };
 
 class ProcessExecutor final : public Executor {
@@ -50,8 +57,10 @@ class ProcessExecutor final : public Executor {
     std::deque<TaskStart> returned;  // given back by it, until it said that it was all
     Time task_started{};             // when the first of `tasks` started
     bool taking_back = false;        // it was asked to return what it has not started
-    OutcomeStatus ending = OutcomeStatus::result;  // timed_out or cancelled: it was killed
-    Lease ending_lease;                            // because of this one, which ran then
+    // timed_out, cancelled or (beyond its memory) error: it was killed …
+    OutcomeStatus ending = OutcomeStatus::result;
+    Lease ending_lease;  // … because of this one, which ran then
+    MemoryWatch memory;  // of the task that runs
   };
   // When a task takes this long, what stands behind it in its runner goes to others, and nothing
   // more is put there.
@@ -63,6 +72,10 @@ class ProcessExecutor final : public Executor {
   void take_returned(Slot& slot, const message::Returned& returned);
   void give_chunks(Time now);
   void give_chunk(Slot& slot, std::size_t count, Time now);
+  bool takes_more(const Slot& slot, std::size_t depth, Time now) const;
+  void make_room_for_devices();
+  std::string devices_of(const TaskStart& task) const;
+  void task_starts(Slot& slot, Time now);
   static void take_back(Slot& slot);
   static void kill(Slot& slot, OutcomeStatus status);
   void requeue(std::deque<TaskStart>& tasks);

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -13,7 +12,6 @@
 #include <cctype>
 #include <cerrno>
 #include <cstdlib>
-#include <thread>
 
 #include "worker/clock.hpp"
 #include "worker/spawn.hpp"
@@ -117,15 +115,6 @@ Python find_python(const std::string& asked, const std::string& version) {
     spdlog::info("no python functions: {}", error.what());
     return {};
   }
-}
-
-std::uint32_t usable_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (::sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) > 0) {
-    return static_cast<std::uint32_t>(CPU_COUNT(&set));
-  }
-  return std::max(1U, std::thread::hardware_concurrency());
 }
 
 std::vector<std::pair<std::string, std::string>> runner_environment(std::uint32_t slots,

@@ -27,9 +27,6 @@ class PythonError : public std::runtime_error {
 // seconds for it. Throws PythonError when what was asked for cannot run tasks.
 Python find_python(const std::string& asked, const std::string& version);
 
-// Cores that this process may use.
-std::uint32_t usable_cores();
-
 // What runners find in their environment: how many threads numeric libraries may start when every
 // slot does so, unless our own environment says it already.
 std::vector<std::pair<std::string, std::string>> runner_environment(std::uint32_t slots,

@@ -11,6 +11,8 @@
 #include <algorithm>
 #include <array>
 
+#include "worker/machine.hpp"
+
 namespace muster {
 namespace {
 
@@ -50,12 +52,15 @@ void RunnerProcess::launch(Time now) {
   Descriptor link(ends[0]);
   const Descriptor far_end(ends[1]);
   ::fcntl(link.get(), F_SETFL, O_NONBLOCK);
-  Spawned process = spawn({command_.argv, command_.environment, "", no_input.get(),
+  auto environment = command_.environment;
+  if (devices_) environment.emplace_back("CUDA_VISIBLE_DEVICES", *devices_);
+  Spawned process = spawn({command_.argv, std::move(environment), "", no_input.get(),
                            output.write.get(), error_output.write.get(), far_end.get()});
   if (!process.failure.empty()) {
     fail_start(process.failure, now);
     return;
   }
+  raise_oom_score(process.pid);
   life_ = Life{};
   life_.process = std::move(process);
   life_.link = std::move(link);

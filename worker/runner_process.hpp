@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -51,6 +52,10 @@ class RunnerProcess {
   const std::string& start_failure() const { return start_failure_; }
   void launch(Time now);
   void kill();
+  pid_t process() const { return life_.process.pid; }
+  // What the next one started finds as CUDA_VISIBLE_DEVICES. Never called: what the worker has.
+  void set_devices(const std::string& devices) { devices_ = devices; }
+  const std::optional<std::string>& devices() const { return devices_; }
   // Takes note of its end, after its last messages were read. Precondition: `Source::exit`. `idle`:
   // it had no task.
   struct End {
@@ -118,6 +123,7 @@ class RunnerProcess {
   const int epoll_;
   const std::size_t slot_;
   Life life_;
+  std::optional<std::string> devices_;
   OutputGate gate_;
   bool output_due_ = false;
   std::string start_failure_;

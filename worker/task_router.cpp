@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
+#include <numeric>
 #include <utility>
 
 #include "common/codec.hpp"
+#include "worker/machine.hpp"
 #include "worker/process_executor.hpp"
 #include "worker/shared_runner_executor.hpp"
 #include "worker/thread_executor.hpp"
@@ -31,7 +33,7 @@ std::unique_ptr<Executor> make_native(const TaskRouterOptions& options,
   return std::make_unique<ProcessExecutor>(ProcessExecutorOptions{
       options.slots,
       with_environment(native_runner(options.plugins, options.max_result_bytes), options),
-      !options.plugins.empty()});
+      !options.plugins.empty(), options.gpus, options.memory});
 }
 
 std::unique_ptr<Executor> make_python(const TaskRouterOptions& options) {
@@ -40,11 +42,26 @@ std::unique_ptr<Executor> make_python(const TaskRouterOptions& options) {
   RunnerCommand command = with_environment(
       python_runner(options.python, shared ? options.slots : 1, options.max_result_bytes), options);
   if (shared) {
+    // Its tasks share what it sees.
+    if (!options.gpus.empty()) {
+      std::vector<std::uint32_t> all(options.gpus.size());
+      std::iota(all.begin(), all.end(), 0U);
+      command.environment.emplace_back("CUDA_VISIBLE_DEVICES", join_gpus(options.gpus, all));
+    }
     return std::make_unique<SharedRunnerExecutor>(
         SharedRunnerExecutorOptions{options.slots, std::move(command)});
   }
-  return std::make_unique<ProcessExecutor>(
-      ProcessExecutorOptions{options.slots, std::move(command), true});
+  return std::make_unique<ProcessExecutor>(ProcessExecutorOptions{
+      options.slots, std::move(command), true, options.gpus, options.memory});
+}
+
+CommandExecutorOptions command_options(const TaskRouterOptions& options) {
+  CommandExecutorOptions made;
+  made.slots = options.slots;
+  made.node = options.node;
+  made.gpus = options.gpus;
+  made.memory = options.memory;
+  return made;
 }
 
 template <typename Item>
@@ -82,7 +99,7 @@ TaskRouter::TaskRouter(const TaskRouterOptions& options, const FunctionRegistry&
       python_version_(options.python.version),
       native_(make_native(options, functions)),
       python_(make_python(options)),
-      commands_({options.slots, options.node}),
+      commands_(command_options(options)),
       parts_{native_.get(), &commands_},
       epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
   if (python_ != nullptr) parts_.push_back(python_.get());

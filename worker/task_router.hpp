@@ -24,7 +24,9 @@ struct TaskRouterOptions {
   std::string node;
   std::uint64_t max_result_bytes = limits::kMaxPayloadBytes;
   Python python = {};
-  std::uint32_t cores = 1;  // that the slots share
+  std::uint32_t cores = 1;             // that the slots share
+  std::vector<std::string> gpus = {};  // as CUDA_VISIBLE_DEVICES names them
+  MemoryRule memory = {};
 };
 
 // Starts muster-runner, from the folder of this program, with these plug-ins.

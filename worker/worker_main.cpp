@@ -4,21 +4,27 @@
 #include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <random>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/transport.hpp"
 #include "worker/agent.hpp"
+#include "worker/attach.hpp"
 #include "worker/clock.hpp"
+#include "worker/control.hpp"
 #include "worker/descriptor.hpp"
 #include "worker/loop.hpp"
+#include "worker/machine.hpp"
 #include "worker/plugin.hpp"
 #include "worker/python.hpp"
 #include "worker/task_router.hpp"
@@ -30,6 +36,7 @@ constexpr int kUnusable = 2;
 
 struct Options {
   std::string endpoint;
+  int control = -1;  // a listening socket: `muster-worker attach` started this worker
   std::uint32_t slots = 0;
   std::string executor = "process";
   std::vector<std::string> plugins;
@@ -40,6 +47,16 @@ struct Options {
   std::uint32_t drain_timeout_seconds = 10;
   std::uint64_t max_result_bytes = limits::kMaxPayloadBytes;
   std::string log_level = "warn";
+  // What of the machine it takes.
+  std::uint32_t max_cores = 0;     // 0: all
+  std::uint64_t memory_bytes = 0;  // 0: as the machine says
+  std::uint64_t max_memory_bytes = 0;
+  bool enforce_memory = false;
+  std::string gpus;
+  std::vector<std::string> labels;
+  int nice = 0;
+  double pause_load = 0;
+  ServiceManager service;
 };
 
 constexpr const char* kDescription =
@@ -66,8 +83,8 @@ void declare(CLI::App& app, Options& options) {
   app.set_version_flag("--version", std::string("muster-worker " MUSTER_VERSION));
   app.add_option("--connect", options.endpoint, "The broker's endpoint, ipc:///path/to/socket")
       ->envname("MUSTER_BROKER")
-      ->required()
       ->type_name("ENDPOINT");
+  app.add_option("--control", options.control, "For muster-worker attach")->group("");
   app.add_option("--slots", options.slots, "Tasks to run at once (default: the number of cores)")
       ->check(CLI::Range(1U, limits::kMaxSlots))
       ->take_last()
@@ -116,6 +133,45 @@ void declare(CLI::App& app, Options& options) {
       ->type_name("LEVEL");
 }
 
+void declare_limits(CLI::App& app, Options& options) {
+  app.add_option("--max-cores", options.max_cores,
+                 "Keep the worker, and all that it starts, on so many cores")
+      ->check(CLI::Range(1U, limits::kMaxSlots))
+      ->take_last()
+      ->type_name("N");
+  app.add_option("--memory", options.memory_bytes,
+                 "Memory that its tasks may use together, e.g. 32GiB (default: the machine's, or "
+                 "the limit of its cgroup)")
+      ->transform(CLI::AsSizeValue(false))
+      ->take_last()
+      ->type_name("BYTES");
+  app.add_option("--max-memory", options.max_memory_bytes, "At most so much of it")
+      ->transform(CLI::AsSizeValue(false))
+      ->take_last()
+      ->type_name("BYTES");
+  app.add_flag("--enforce-memory", options.enforce_memory,
+               "End a task that uses more than its slots' share of the memory, unless its job asks "
+               "for more");
+  app.add_option("--gpus", options.gpus,
+                 "GPUs for tasks that ask for them: how many, which (0,2 as in "
+                 "CUDA_VISIBLE_DEVICES), or 'none' (default: those of CUDA_VISIBLE_DEVICES, or "
+                 "else /dev/nvidia0 and so on)")
+      ->take_last()
+      ->type_name("N|LIST");
+  app.add_option("--label", options.labels,
+                 "A word that jobs can ask for; may be given again for more")
+      ->type_name("NAME");
+  app.add_option("--nice", options.nice, "Run everything at this lower priority")
+      ->check(CLI::Range(0, 19))
+      ->take_last()
+      ->type_name("N");
+  app.add_option("--pause-load", options.pause_load,
+                 "Start nothing while other programs keep so many cores busy, e.g. 1.5")
+      ->check(CLI::PositiveNumber)
+      ->take_last()
+      ->type_name("CORES");
+}
+
 // Multi-megabyte payloads come and go all the time. By default glibc maps each one afresh and
 // returns it to the kernel, which costs a page fault per 4 KiB; this keeps such buffers for reuse.
 void keep_large_buffers() {
@@ -145,14 +201,49 @@ WorkerId random_id() {
   return {word() | 1, word()};
 }
 
+void check_labels(const std::vector<std::string>& labels) {
+  if (labels.size() > limits::kMaxLabels) {
+    throw std::runtime_error("more than " + std::to_string(limits::kMaxLabels) +
+                             " --label: keep those that jobs ask for");
+  }
+  for (const std::string& label : labels) {
+    if (label.empty() || label.size() > limits::kMaxNameBytes) {
+      throw std::runtime_error("--label '" + label + "' must have 1 to 512 bytes");
+    }
+  }
+}
+
+// Takes less of the machine than there is; before anything is started.
+void settle_limits(Options& options) {
+  if (options.max_cores > 0) limit_cores(options.max_cores);
+  if (options.nice > 0) ::setpriority(PRIO_PROCESS, 0, options.nice);
+  if (options.slots == 0) options.slots = usable_cores();
+  if (options.memory_bytes == 0) options.memory_bytes = usable_memory();
+  if (options.max_memory_bytes > 0) {
+    options.memory_bytes = options.memory_bytes == 0
+                               ? options.max_memory_bytes
+                               : std::min(options.memory_bytes, options.max_memory_bytes);
+  }
+}
+
 int run(const Options& options, int signals) {
-  check_endpoint(options.endpoint);
+  std::optional<Control> control;
+  if (options.control >= 0) {
+    control.emplace(Descriptor(options.control));
+    install_attached_logger(&*control);
+  } else if (options.endpoint.empty()) {
+    throw TransportError("--connect is needed: the broker's endpoint, or MUSTER_BROKER");
+  } else {
+    check_endpoint(options.endpoint);
+  }
   if (options.lifeline >= 0 && ::fcntl(options.lifeline, F_SETFD, FD_CLOEXEC) != 0) {
     throw TransportError("--lifeline " + std::to_string(options.lifeline) +
                          " is not an open descriptor: pass the reading end of a pipe");
   }
   FunctionRegistry functions(options.max_result_bytes);
   for (const std::string& plugin : options.plugins) functions.load(plugin);
+  check_labels(options.labels);
+  const std::vector<std::string> gpus = find_gpus(options.gpus);
   const Python python = find_python(options.python, options.python_version);
   const std::uint32_t cores = usable_cores();
   AgentOptions agent_options;
@@ -162,16 +253,30 @@ int run(const Options& options, int signals) {
   agent_options.process_id = static_cast<std::uint32_t>(::getpid());
   agent_options.slots = options.slots;
   agent_options.cores = cores;
+  agent_options.memory_bytes = options.memory_bytes;
+  agent_options.gpus = static_cast<std::uint32_t>(gpus.size());
+  agent_options.labels = options.labels;
   agent_options.python = python.version;
   agent_options.functions = functions.names();
   Agent agent(std::move(agent_options));
   std::optional<TaskRouter> executor;
+  const MemoryRule memory{options.enforce_memory ? options.memory_bytes / options.slots : 0,
+                          options.slots, cores};
   executor.emplace(TaskRouterOptions{options.executor, options.slots, options.plugins, options.node,
-                                     options.max_result_bytes, python, cores},
+                                     options.max_result_bytes, python, cores, gpus, memory},
                    functions);
-  WorkerLoop loop({options.endpoint, signals, options.lifeline,
-                   std::chrono::seconds(options.drain_timeout_seconds)},
-                  agent, *executor);
+  LoopOptions loop_options;
+  if (control) {
+    loop_options.control = &*control;
+  } else {
+    loop_options.endpoint = options.endpoint;
+  }
+  loop_options.signals = signals;
+  loop_options.lifeline = options.lifeline;
+  loop_options.drain_timeout = std::chrono::seconds(options.drain_timeout_seconds);
+  loop_options.pause_load = options.pause_load;
+  loop_options.service = options.service;
+  WorkerLoop loop(std::move(loop_options), agent, *executor);
   const int exit_code = loop.run();
   executor.reset();  // ends what runs
   // Not through static destructors: a thread task that never returned may still run.
@@ -183,17 +288,23 @@ int run(const Options& options, int signals) {
 }  // namespace muster
 
 int main(int argument_count, char** arguments) {
+  if (argument_count == 2 && std::string_view(arguments[1]) == "attach") {
+    return muster::run_attach();
+  }
   muster::Options options;
+  options.service = muster::take_service_manager();
   CLI::App app;
   muster::declare(app, options);
+  muster::declare_limits(app, options);
   try {
     app.parse(argument_count, arguments);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : muster::kUnusable;
   }
-  if (options.slots == 0) options.slots = muster::usable_cores();
+  muster::settle_limits(options);
   if (options.node.empty()) options.node = muster::host_name();
   muster::keep_large_buffers();
+  if (options.control >= 0) ::signal(SIGHUP, SIG_IGN);  // the ssh session's end is not ours
   const muster::Descriptor signals = muster::take_signals();
   spdlog::set_default_logger(spdlog::stderr_logger_st("muster-worker"));
   spdlog::set_level(spdlog::level::from_str(options.log_level));

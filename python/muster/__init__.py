@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from muster import plugins as plugins
     from muster._compute import compute as compute
     from muster._map import MapResults as MapResults
+    from muster._options import Resources as Resources
     from muster._output import OutputLine as OutputLine
     from muster._session import Node as Node
     from muster.errors import BrokerLost as BrokerLost
     from muster.errors import MusterError as MusterError
+    from muster.errors import NodesFailed as NodesFailed
     from muster.errors import NoWorker as NoWorker
     from muster.errors import PoolNotActive as PoolNotActive
     from muster.errors import SerializationError as SerializationError
@@ -41,12 +43,14 @@ if TYPE_CHECKING:
     from muster.provider import Image as Image
     from muster.provider import Local as Local
     from muster.provider import Worker as Worker
+    from muster.ssh import SSH as SSH
 
     __version__: str
 
 _ERRORS = (
     "BrokerLost",
     "MusterError",
+    "NodesFailed",
     "NoWorker",
     "PoolNotActive",
     "SerializationError",
@@ -65,6 +69,8 @@ _MODULES = {
     "Image": "provider",
     "Local": "provider",
     "Worker": "provider",
+    "SSH": "ssh",
+    "Resources": "_options",
     "MapResults": "_map",
     "Node": "_session",
     "OutputLine": "_output",

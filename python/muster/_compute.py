@@ -7,6 +7,9 @@
     area(2) > pool     # a Future, at once
     area.local(2)      # runs here
 
+    @muster.compute(gpus=1, memory="8GB")    # what each call takes of its node
+    def train(fold): ...
+
 Threads: any; nothing is shared.
 """
 
@@ -14,9 +17,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 R = TypeVar("R")
 
@@ -26,12 +29,15 @@ class ComputeFunction(Generic[R]):
 
     local: Callable[..., R]
     """The function itself."""
+    options: Mapping[str, Any]
+    """As `ComputePool.with_options` takes them."""
 
-    def __init__(self, function: Callable[..., R]) -> None:
+    def __init__(self, function: Callable[..., R], **options: Any) -> None:
         if not callable(function):
             raise TypeError(f"@muster.compute goes on a function, not on {function!r}")
         functools.update_wrapper(self, function)
         self.local = function
+        self.options = options
         # Where pickle finds the function now that its old name means the ComputeFunction.
         name = getattr(function, "__qualname__", "")
         if name and "<" not in name and not name.endswith(".local"):
@@ -63,7 +69,16 @@ class PendingCall(Generic[R]):
     def __gt__(self, pool: Executor) -> Future[R]:
         if not isinstance(pool, Executor):
             raise TypeError(f"{self._name}(...) > pool needs a ComputePool, not {pool!r}")
-        return pool.submit(self._function.local, *self._args, **self._kwargs)
+        function = self._function
+        if function.options:
+            with_options = getattr(pool, "with_options", None)
+            if with_options is None:
+                raise TypeError(
+                    f"{self._name} has options ({', '.join(function.options)}), and {pool!r} is no "
+                    "ComputePool"
+                )
+            pool = with_options(**function.options)
+        return pool.submit(function.local, *self._args, **self._kwargs)
 
     def __rshift__(self, pool: Executor) -> R:
         if not isinstance(pool, Executor):
@@ -89,9 +104,26 @@ class PendingCall(Generic[R]):
         )
 
 
-def compute(function: Callable[..., R]) -> ComputeFunction[R]:
-    """Decorates `function`, so that calls of it are sent to a pool with `>>` or `>`."""
-    return ComputeFunction(function)
+@overload
+def compute(function: Callable[..., R]) -> ComputeFunction[R]: ...
+@overload
+def compute(
+    function: None = None, **options: Any
+) -> Callable[[Callable[..., R]], ComputeFunction[R]]: ...
+def compute(function: Callable[..., R] | None = None, **options: Any) -> Any:
+    """Decorates `function`, so that calls of it are sent to a pool with `>>` or `>`.
+
+    With options, `@compute(cpu=2, memory="4GB")`, its tasks run with these: see
+    `ComputePool.with_options`, which says what there is. Raises TypeError and ValueError.
+    """
+    if function is not None and not options:
+        return ComputeFunction(function)
+    from muster._options import TaskOptions
+
+    TaskOptions().changed(**options)  # what is wrong is said here, where it was written
+    if function is not None:
+        return ComputeFunction(function, **options)
+    return functools.partial(ComputeFunction, **options)
 
 
 def plain_function(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from typing import Any
 import cloudpickle
 
 from muster import errors
-from muster._pickling import PROTOCOL, DumpError, LoadError
+from muster._pickling import PROTOCOL, DumpError, LoadError, how_to_get
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _MAX_MESSAGE = 8 * 1024
@@ -44,6 +44,8 @@ def describe(exc: BaseException, frames_to_skip: int = 0) -> Described:
         return "unpickle", _cut(str(exc), _MAX_MESSAGE), text, b""
     if isinstance(exc, DumpError):
         return "result_not_picklable", _cut(str(exc), _MAX_MESSAGE), text, b""
+    if isinstance(exc, ModuleNotFoundError) and "MUSTER_NODE" in os.environ:
+        text += f"On node {os.environ['MUSTER_NODE']}: {how_to_get(exc.name)}\n"
     if isinstance(exc, SystemExit):
         code = "" if exc.code is None else _safely(repr, exc.code)
         return "system_exit", f"the task called sys.exit({code})", text, b""

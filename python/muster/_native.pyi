@@ -8,6 +8,9 @@ from typing import final
 VERSION: str
 """Of the software, "0.1.0"."""
 
+def default_endpoint() -> str:
+    """What MUSTER_BROKER names, else the user's running broker, else ""."""
+
 class Error(Exception):
     """What `muster::Error` says; `muster.errors` turns it into the public types.
 
@@ -35,7 +38,9 @@ class Producer:
     """`muster::Producer` and one `muster::Channel` of it.
 
     `endpoint` "" starts an embedded pool of `workers` workers with `slots` slots each (0: the
-    number of cores), whose python tasks run on `python`. Times are in seconds. Raises Error.
+    number of cores), whose python tasks run on `python`, unless MUSTER_BROKER names a broker;
+    with `embedded` it does whatever that says, and `workers` may be 0. Times are in seconds. Raises
+    Error.
     """
 
     def __init__(
@@ -43,6 +48,7 @@ class Producer:
         *,
         endpoint: str = "",
         label: str = "",
+        embedded: bool = False,
         workers: int = 1,
         slots: int = 0,
         executor: str = "process",
@@ -59,6 +65,8 @@ class Producer:
     def status(self, timeout: float = 5.0) -> str:
         """JSON, as `muster status --json`."""
     def wait_for_slots(self, slots: int, timeout: float) -> bool: ...
+    def up(self, hosts: str, origin: str) -> None:
+        """Has the broker bring up the hosts of a hosts file; blocks until it has accepted it."""
     def next_output(self, timeout: float) -> list[Line]: ...
     def close(self) -> None:
         """Ends the session and the embedded pool; every wait ends. Again: no effect."""
@@ -74,6 +82,10 @@ class Producer:
         priority: int = 0,
         crash_budget: int = 3,
         max_running: int = 0,
+        cpus: float = 0.0,
+        memory_bytes: int = 0,
+        gpus: int = 0,
+        labels: list[str] = ...,
         forward_output: bool = False,
     ) -> int: ...
     def push(self, job: int, payload: bytes | bytearray | memoryview) -> int:

@@ -145,13 +145,20 @@ def _describe_load_failure(buffer: Any, what: str, exc: Exception) -> str:
         module, name = recorder.missing
         text += f" (for {module}.{name})"
     if isinstance(exc, ModuleNotFoundError):
-        text += (
-            f"; install it there, or send your own module {exc.name} along with "
-            f"cloudpickle.register_pickle_by_value({exc.name})"
-        )
+        text += f"; {how_to_get(exc.name)}"
     elif recorder.missing:
         text += "; the module there is of another version, or not the one that you mean"
     return text
+
+
+def how_to_get(module: str | None) -> str:
+    """What to do about a module that a node lacks."""
+    name = (module or "the module").partition(".")[0]
+    return (
+        f"install it there, on machines reached by ssh with Image(pip=[{name!r}]), or send your "
+        f"own module along with Image(includes=[{name!r}]) or "
+        f"cloudpickle.register_pickle_by_value({name})"
+    )
 
 
 class SharedFunctions:

@@ -1,6 +1,7 @@
-"""How far a map is, for who watches: a tqdm bar, or lines on standard error without tqdm.
+"""How far a map or a start is, for who watches: a tqdm bar, or lines on standard error without it.
 
-Owner: a MapResults. Threads: one at a time. Nothing here raises: a bar that cannot be shown is not.
+Owner: a MapResults, or a pool that starts. Threads: one at a time. Nothing here raises: a bar that
+cannot be shown is not.
 """
 
 from __future__ import annotations
@@ -23,18 +24,20 @@ class Progress(Protocol):
         """The end, good or bad. Again: no effect."""
 
 
-def make(label: str, total: int | None) -> Progress:
+def make(label: str, total: int | None, unit: str = "items") -> Progress:
     """`total`: how many items there will be, if that is known."""
     if sys.stderr is None or getattr(sys.stderr, "closed", False):
-        return _Lines(label, total)  # which nobody will see; a bar would complain when it is freed
+        return _Lines(
+            label, total, unit
+        )  # which nobody will see; a bar would complain when it is freed
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # in a notebook without widgets it takes the plain bar
             from tqdm.auto import tqdm
 
-            return _Bar(tqdm(total=total, desc=label, unit=" items"))
+            return _Bar(tqdm(total=total, desc=label, unit=f" {unit}"))
     except Exception:  # not installed, or at odds with where it is to show
-        return _Lines(label, total)
+        return _Lines(label, total, unit)
 
 
 class _Bar:
@@ -55,7 +58,8 @@ class _Bar:
 
 
 class _Lines:
-    def __init__(self, label: str, total: int | None) -> None:
+    def __init__(self, label: str, total: int | None, unit: str = "items") -> None:
+        self._unit = unit
         self._label = label
         self._total = total
         self._count = 0
@@ -77,7 +81,9 @@ class _Lines:
             return
         self._shown = self._count
         of_total = "" if self._total is None else f" of {self._total:,}"
-        line = f"{self._label}: {self._count:,}{of_total} items in {now - self._began:.1f} s\n"
+        line = (
+            f"{self._label}: {self._count:,}{of_total} {self._unit} in {now - self._began:.1f} s\n"
+        )
         try:
             sys.stderr.write(line)
             sys.stderr.flush()

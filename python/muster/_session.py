@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,27 +19,35 @@ from muster import _failures, _native
 from muster._dispatch import Core, Handler, Route, live_cores, rebuilt
 from muster._output import Printer, Sink
 
-_environment_lock = threading.Lock()
-
 
 @dataclass(frozen=True)
 class Node:
-    """A worker of the pool as the broker sees it.
+    """A node of the pool as the broker sees it.
 
-    `busy`: tasks it has now, running or about to; `cores`: of its machine.
+    `state`: "up", or what a machine without a worker does: "connecting", "preparing", "waiting" to
+    try again, "failed" or "ending"; `detail` says more, such as what went wrong and what to do.
+    `busy`: tasks it has now, running or about to; `cores`, `memory_bytes` and `gpus`: of its
+    machine; `paused`: why it takes no tasks for a while.
     """
 
     name: str
-    worker: str
-    slots: int
-    executor: str
-    python: str
-    cores: int
-    busy: int
-    tasks_done: int
-    draining: bool
-    process_id: int
-    round_trip_seconds: float
+    worker: str = ""
+    slots: int = 0
+    executor: str = ""
+    python: str = ""
+    cores: int = 0
+    busy: int = 0
+    tasks_done: int = 0
+    draining: bool = False
+    process_id: int = 0
+    round_trip_seconds: float = 0.0
+    memory_bytes: int = 0
+    gpus: int = 0
+    labels: tuple[str, ...] = ()
+    paused: str = ""
+    state: str = "up"
+    address: str = ""
+    detail: str = ""
 
 
 class Job:
@@ -134,20 +140,20 @@ class Session:
         self.python_version = python_version
         self.forwards_output = output is not False
         try:
-            with _environment_lock, _without_broker_variable():
-                producer = _native.Producer(
-                    endpoint=broker,
-                    label=label,
-                    workers=workers,
-                    slots=slots,
-                    executor=executor,
-                    python=python,
-                    python_version=python_version,
-                    environment=dict(environment or {}),
-                    programs=programs,
-                    connect_timeout=connect_timeout,
-                    broker_timeout=broker_timeout,
-                )
+            producer = _native.Producer(
+                endpoint=broker,
+                label=label,
+                embedded=not broker,
+                workers=workers,
+                slots=slots,
+                executor=executor,
+                python=python,
+                python_version=python_version if python else "",
+                environment=dict(environment or {}),
+                programs=programs,
+                connect_timeout=connect_timeout,
+                broker_timeout=broker_timeout,
+            )
         except _native.Error as error:
             raise rebuilt(error) from None
         core = Core(producer, Printer(output) if self.forwards_output else None)
@@ -184,6 +190,10 @@ class Session:
         retries: int = 0,
         priority: int = 0,
         max_running: int = 0,
+        cpus: float = 0.0,
+        memory_bytes: int = 0,
+        gpus: int = 0,
+        labels: tuple[str, ...] = (),
         forward_output: bool | None = None,
     ) -> Job:
         """A job whose tasks run `body` (see `_tasks.make_body`); does not block.
@@ -206,6 +216,10 @@ class Session:
                     retries=retries,
                     priority=priority,
                     max_running=max_running,
+                    cpus=cpus,
+                    memory_bytes=memory_bytes,
+                    gpus=gpus,
+                    labels=list(labels),
                     forward_output=(
                         self.forwards_output if forward_output is None else forward_output
                     ),
@@ -214,6 +228,15 @@ class Session:
                 raise rebuilt(error) from None
             core.routes[number] = route
         return Job(self, core, number, route)
+
+    def up(self, hosts: str, origin: str) -> None:
+        """Has the broker bring up the hosts of a hosts file (docs/hosts.md), which `origin` names
+        in errors. Blocks until it has accepted them; `status` shows how they come."""
+        self._core.check()
+        try:
+            self._core.producer.up(hosts, origin)
+        except _native.Error as error:
+            raise rebuilt(error) from None
 
     def total_slots(self) -> int:
         """Slots of the pool as the broker said last; follows workers that come and go."""
@@ -238,23 +261,23 @@ class Session:
         return status
 
     def nodes(self) -> list[Node]:
-        """The workers that are connected now; blocks as `status`."""
-        return [
+        """The workers that are connected now, and the machines that should have one; blocks as
+        `status`."""
+        status = self.status()
+        rows = {row["name"]: row for row in status["nodes"]}
+        nodes = [_node(worker, rows.get(worker["node"])) for worker in status["workers"]]
+        with_worker = {node.name for node in nodes}
+        nodes += [
             Node(
-                name=worker["node"],
-                worker=worker["worker"],
-                slots=worker["slots"],
-                executor=worker["executor"],
-                python=worker["python"],
-                cores=worker["cores"],
-                busy=min(worker["leases"], worker["slots"]),
-                tasks_done=worker["tasks_done"],
-                draining=worker["draining"],
-                process_id=worker["process_id"],
-                round_trip_seconds=worker["round_trip_us"] / 1e6,
+                name=name,
+                state="connecting" if row["state"] == "up" else row["state"],  # its worker comes
+                address=row["address"],
+                detail=_detail(row),
             )
-            for worker in self.status()["workers"]
+            for name, row in rows.items()
+            if name not in with_worker
         ]
+        return nodes
 
     def close(self) -> None:
         """Cancels what has no outcome, ends the threads and the embedded pool; what tasks said so
@@ -264,13 +287,28 @@ class Session:
         live_cores.discard(self._core)
 
 
-@contextlib.contextmanager
-def _without_broker_variable() -> Any:
-    """The core would attach to the broker that MUSTER_BROKER names where a pool of this program's
-    own was asked for."""
-    value = os.environ.pop("MUSTER_BROKER", None)
-    try:
-        yield
-    finally:
-        if value is not None:
-            os.environ["MUSTER_BROKER"] = value
+def _node(worker: Mapping[str, Any], row: Mapping[str, Any] | None) -> Node:
+    return Node(
+        name=worker["node"],
+        worker=worker["worker"],
+        slots=worker["slots"],
+        executor=worker["executor"],
+        python=worker["python"],
+        cores=worker["cores"],
+        busy=min(worker["leases"], worker["slots"]),
+        tasks_done=worker["tasks_done"],
+        draining=worker["draining"],
+        process_id=worker["process_id"],
+        round_trip_seconds=worker["round_trip_us"] / 1e6,
+        memory_bytes=worker["memory_bytes"],
+        gpus=worker["gpus"],
+        labels=tuple(worker["labels"]),
+        paused=worker["paused"],
+        state=row["state"] if row else "up",
+        address=row["address"] if row else "",
+        detail=_detail(row) if row else "",
+    )
+
+
+def _detail(row: Mapping[str, Any]) -> str:
+    return ": ".join(part for part in (row["step"], row["detail"]) if part)

@@ -15,6 +15,7 @@ __all__ = [
     "BrokerLost",
     "MusterError",
     "NoWorker",
+    "NodesFailed",
     "PoolNotActive",
     "RemoteTraceback",
     "SerializationError",
@@ -71,6 +72,20 @@ class TaskLost(TaskError):
 
 class NoWorker(TaskError):
     """No connected worker can run the task, for example for want of this Python version."""
+
+
+class NodesFailed(MusterError):
+    """Machines of the pool could not be used, so it did not start. `failures` has for each node the
+    step that failed ("connect", "host key", "login", "python", …) and what to do about it."""
+
+    def __init__(
+        self, message: str = "", failures: dict[str, tuple[str, str]] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.failures = dict(failures or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.failures)
 
 
 class SerializationError(MusterError, pickle.PicklingError):

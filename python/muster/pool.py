@@ -4,6 +4,7 @@
         pool.submit(pow, 2, 10).result()
         for value in pool.map(score, items): ...
 
+How tasks get in is in muster/_executor.py; this is how pools begin and end.
 Threads: any. Only `start`, `shutdown`, `status`, `nodes`, waiting for a future and iterating over a
 map block.
 """
@@ -21,22 +22,22 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from muster import _active, _pickling, _tasks
-from muster._compute import plain_function
+from muster import _active, _bring_up, _native, _tasks
 from muster._dispatch import Handler
-from muster._map import MapResults
+from muster._executor import TaskExecutor
+from muster._options import Resources, TaskOptions
 from muster._output import Sink
 from muster._session import Job, Node, Session
 from muster._submit import JobCache, TaskFuture
 from muster.errors import MusterError, PoolNotActive, Unsupported
 from muster.provider import (
+    Hosts,
     Image,
     Local,
+    Plan,
     Provider,
     Request,
     Worker,
-    check_count,
-    check_seconds,
     cores,
     programs_folder,
     with_package,
@@ -48,23 +49,27 @@ START_SECONDS = 60.0  # for the workers of an embedded pool to connect, on a bus
 _logger = logging.getLogger("muster")
 
 
-class ComputePool(concurrent.futures.Executor):
+class ComputePool(TaskExecutor):
     """A pool of `nodes` nodes with `worker.concurrency` slots each, or a running one (`broker`).
 
     Parameters:
-      provider      where nodes come from; None: this machine, `Local()`
-      nodes         how many; `total_slots` is nodes times concurrency
-      vcpus, memory requirements of each node ("8GB"); `accelerator`, `machine`, `allocation`,
-                    `region`, `ttl`: what a provider can rent
+      provider      where nodes come from: `Local()`, this machine, or `SSH("user@host", …)`
+      nodes         how many; None: one here, all hosts of SSH
+      vcpus, memory requirements of each node ("8GB"); `accelerator`: its tasks take a GPU each;
+                    `machine`, `allocation`, `region`, `ttl`: what a provider can rent
       worker        slots of each node, and whether they are processes or threads
       image         what nodes must have: Python version, packages, environment
       timeout       seconds that a task may run, from its start on a slot; None: any time
       retries       runs again after an exception, crash or time-out, this many times
       plugins       objects with `transform_image(image)` and `around_client(pool)`, both optional
-      broker        "ipc://…" of a running pool; "auto": what MUSTER_BROKER names
+      broker        "ipc://…" of a running pool; "auto": what MUSTER_BROKER names, else the one that
+                    `muster up` started, if any; `ComputePool()`, which says nothing of what the
+                    pool is to be, takes that one, too
       output        what tasks print, log and warn: True shows it here, a callable gets each
                     `OutputLine`, False leaves it on the nodes
       name          shown in `muster status`
+      resources     what each task takes of its node, `Resources(cpu=2, memory="4GB")`;
+                    `with_options` says it for some
 
     What the provider cannot honour raises Unsupported here, before anything starts. Use it with
     `with`, or call `start` and `shutdown`; before and after that, tasks raise PoolNotActive. A pool
@@ -74,7 +79,7 @@ class ComputePool(concurrent.futures.Executor):
     def __init__(
         self,
         provider: Provider | None = None,
-        nodes: int = 1,
+        nodes: int | None = None,
         vcpus: int | None = None,
         worker: Worker | None = None,
         image: Image | None = None,
@@ -85,6 +90,7 @@ class ComputePool(concurrent.futures.Executor):
         retries: int = 0,
         output: Sink = True,
         name: str | None = None,
+        resources: Resources | None = None,
         accelerator: str | None = None,
         memory: str | None = None,
         machine: str | None = None,
@@ -92,8 +98,7 @@ class ComputePool(concurrent.futures.Executor):
         region: str | None = None,
         ttl: float | None = None,
     ) -> None:
-        self._timeout = check_seconds("timeout", timeout)
-        self._retries = check_count("retries", retries, least=0)
+        options = TaskOptions().changed(timeout=timeout, retries=retries)
         if not callable(output) and not isinstance(output, bool):
             raise TypeError(f"output must be True, False or a callable, not {output!r}")
         self._output: Sink = output
@@ -101,7 +106,7 @@ class ComputePool(concurrent.futures.Executor):
         self._plugins = tuple(plugins)
         asked = {
             "provider": provider,
-            "nodes": None if nodes == 1 else nodes,
+            "nodes": nodes,
             "vcpus": vcpus,
             "worker": worker,
             "image": image,
@@ -112,7 +117,8 @@ class ComputePool(concurrent.futures.Executor):
             "region": region,
             "ttl": ttl,
         }
-        self._broker = _endpoint(broker)
+        shaped = any(value is not None for value in asked.values())
+        self._broker = _endpoint("auto" if broker is None and not shaped else broker)
         if self._broker:
             _refuse_shape(broker, asked)
         for plugin in self._plugins:
@@ -121,7 +127,7 @@ class ComputePool(concurrent.futures.Executor):
         self._request = Request(
             nodes=nodes,
             vcpus=vcpus,
-            worker=worker or Worker(),
+            worker=worker,
             image=image or Image(),
             accelerator=accelerator,
             memory=memory,
@@ -130,12 +136,14 @@ class ComputePool(concurrent.futures.Executor):
             region=region,
             ttl=ttl,
         )
-        self._provider = provider or Local()
+        self._plan: Plan | None = None  # None: the pool runs already
         if not self._broker:
-            self._provider.check(self._request)
+            self._plan = (provider or Local()).plan(self._request)
+            options = options.changed(gpus=self._plan.gpus, labels=self._plan.labels)
+        self.task_options = options.with_resources(resources)
         self._lock = threading.RLock()
         self._session: Session | None = None
-        self._jobs: JobCache | None = None
+        self._caches: dict[TaskOptions, JobCache] | None = None
         self._surroundings: contextlib.ExitStack | None = None
         self._over = False
         self._context_of: tuple[Any, ...] = ()
@@ -154,7 +162,7 @@ class ComputePool(concurrent.futures.Executor):
                 raise PoolNotActive("this pool was shut down; make a new one")
             session = self._open_session()
             self._session = session
-            self._jobs = JobCache(self._call_body, self._open_job)
+            self._caches = {}
             surroundings = contextlib.ExitStack()
             _active.enter(self)
             try:
@@ -182,13 +190,13 @@ class ComputePool(concurrent.futures.Executor):
         with self._lock:
             self._over = True
             surroundings, self._surroundings = self._surroundings, None
-            session, jobs = self._session, self._jobs
+            session, caches = self._session, self._caches
         _active.leave(self)
         if surroundings is not None:
             surroundings.close()
-        if session is None or jobs is None or session.forked:
+        if session is None or caches is None or session.forked:
             return
-        pending = jobs.pending()
+        pending = [future for jobs in list(caches.values()) for future in jobs.pending()]
         if cancel_futures:
             for future in pending:
                 future.cancel()
@@ -209,7 +217,7 @@ class ComputePool(concurrent.futures.Executor):
     def _end(self) -> None:
         with self._lock:
             self._over = True
-            session, self._session, self._jobs = self._session, None, None
+            session, self._session, self._caches = self._session, None, None
         if session is not None:
             session.close()
 
@@ -222,20 +230,23 @@ class ComputePool(concurrent.futures.Executor):
             return open_session(broker=self._broker)
         if not sys.executable:
             raise MusterError("this program does not know its Python interpreter (sys.executable)")
-        request = self._request
-        slots = self._provider.concurrency(request)
+        assert self._plan is not None
+        hosts = self._plan.hosts
+        if hosts is not None:
+            return _over_hosts(open_session, hosts)
+        plan = self._plan
         session = open_session(
-            workers=request.nodes,
-            slots=slots,
-            executor=request.worker.executor,
+            workers=plan.workers,
+            slots=plan.slots,
+            executor=plan.executor,
             python=sys.executable,
-            environment=with_package(self._provider.environment(request)),
+            environment=with_package(dict(plan.environment)),
             programs=programs_folder(),
         )
         try:
-            if not session.wait_for_slots(request.nodes * slots, START_SECONDS):
+            if not session.wait_for_slots(plan.total_slots, START_SECONDS):
                 raise MusterError(
-                    f"only {session.total_slots()} of {request.nodes * slots} slots came up within "
+                    f"only {session.total_slots()} of {plan.total_slots} slots came up within "
                     f"{START_SECONDS:.0f} seconds; the standard error of this program may say why"
                 )
         except BaseException:
@@ -245,130 +256,46 @@ class ComputePool(concurrent.futures.Executor):
 
     # --- Tasks ---
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskFuture:
-        """One task; returns its future at once. The function and the arguments are pickled before
-        this returns, so changing them later changes nothing.
-
-        Raises PoolNotActive, SerializationError, and BrokerLost when the pool is gone.
-        """
-        jobs = self._active_jobs()
-        payload = _pickling.dumps((args, kwargs), "the arguments")
-        return jobs.submit(plain_function(fn), payload)
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | str = "auto",
-        buffersize: int | None = None,
-        progress: bool = False,
-    ) -> MapResults:
-        """`fn` of every item, as a lazy iterator in the order of the inputs.
-
-        Inputs are pulled as there is room, so an endless generator works: at most `buffersize`
-        items are ahead of the result that is missing (None: some ten thousand, and at most 256 MB).
-        `chunksize` "auto" bundles tiny tasks so that a bundle takes about 10 ms; a number is kept.
-        An item's exception is raised after the results before it, and ends the iteration, as does
-        TimeoutError when a result is not there `timeout` seconds after this call. Closing or
-        dropping the iterator cancels the rest. The pool's `timeout` and `retries` hold for each
-        item; with a chunksize given, `timeout` times chunksize holds for the chunk.
-        `progress` shows how many items are done: a bar if tqdm is installed, else lines on standard
-        error.
-        """
-        return self._map(fn, iterables, timeout, chunksize, buffersize, progress, ordered=True)
-
-    def map_unordered(
-        self,
-        fn: Callable[..., T],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | str = "auto",
-        buffersize: int | None = None,
-        progress: bool = False,
-    ) -> MapResults:
-        """As `map`, but results come as they are ready."""
-        return self._map(fn, iterables, timeout, chunksize, buffersize, progress, ordered=False)
-
-    def _map(
-        self,
-        fn: Callable[..., Any],
-        iterables: tuple[Iterable[Any], ...],
-        timeout: float | None,
-        chunksize: int | str,
-        buffersize: int | None,
-        progress: bool,
-        ordered: bool,
-    ) -> MapResults:
-        self._active_jobs()
-        if not iterables:
-            raise TypeError("map needs at least one iterable")
-        if isinstance(chunksize, str):
-            if chunksize != "auto":
-                raise ValueError(f'chunksize must be "auto" or a number, not {chunksize!r}')
-            fixed = None
-        else:
-            fixed = check_count("chunksize", chunksize)
-        if buffersize is not None:
-            check_count("buffersize", buffersize)
-        function = plain_function(fn)
-        single = self._retries > 0 and fixed is None  # the broker repeats tasks, not items
-        if single:
-            body = self._call_body(function)
-        else:
-            chunk = _tasks.MapChunk(function, len(iterables) > 1)
-            body = _tasks.make_body(chunk, self._context())
-        label = str(getattr(function, "__qualname__", type(function).__qualname__))
-        return MapResults(
-            self.session,
-            lambda handler: self._open_job(body, label, handler, items=fixed or 1),
-            iterables,
-            ordered=ordered,
-            timeout=timeout,
-            chunksize=fixed,
-            buffersize=buffersize,
-            single=single,
-            keep_items=fixed is None and self._timeout > 0,
-            progress=label if progress else None,
-        )
-
-    def as_completed(
-        self, futures: Iterable[concurrent.futures.Future[T]], timeout: float | None = None
-    ) -> Iterator[concurrent.futures.Future[T]]:
-        """The futures as they end; see `concurrent.futures.as_completed`."""
-        return concurrent.futures.as_completed(futures, timeout)
+    def _root(self) -> ComputePool:
+        return self
 
     def _active_jobs(self) -> JobCache:
-        jobs = self._jobs
-        if jobs is None or self._over:
+        return self._jobs_with(self.task_options)
+
+    def _jobs_with(self, options: TaskOptions) -> JobCache:
+        """The jobs of submits with these options."""
+        caches = self._caches
+        if caches is None or self._over:
             raise _not_active(self._over)
         # Jobs say what sys.path and the log level are; when these change, new jobs are due.
         context_of = (*sys.path, logging.getLogger().level)
         if context_of != self._context_of:
             self._context_of = context_of
-            jobs.forget()
+            for old in list(caches.values()):
+                old.forget()
+        jobs = caches.get(options)
+        if jobs is None:
+
+            def make_body(function: Callable[..., Any]) -> bytes:
+                return _tasks.make_body(_tasks.Call(function), self._context(options))
+
+            def open_job(body: bytes, label: str, handler: Handler) -> Job:
+                return self.session.open_job(body, label, handler, **options.for_job())
+
+            jobs = caches.setdefault(options, JobCache(make_body, open_job))
         return jobs
 
-    def _call_body(self, function: Callable[..., Any]) -> bytes:
-        return _tasks.make_body(_tasks.Call(function), self._context())
-
-    def _context(self) -> _tasks.JobContext:
+    def _context(self, options: TaskOptions | None = None) -> _tasks.JobContext:
         main = getattr(sys.modules.get("__main__"), "__file__", None)
-        limit = None
-        if not self._broker:
-            request = self._request
-            limit = max(1, cores() // (request.nodes * self._provider.concurrency(request)))
+        limit = (options or self.task_options).threads
+        if limit is None and self._plan is not None and self._plan.hosts is None:
+            limit = max(1, cores() // self._plan.total_slots)
         return _tasks.JobContext(
             sys_path=list(sys.path),
             main_path=os.path.abspath(main) if main else None,
             log_level=logging.getLogger().getEffectiveLevel(),
             capture=self._output is not False,
             thread_limit=limit,
-        )
-
-    def _open_job(self, body: bytes, label: str, handler: Handler, items: int = 1) -> Job:
-        return self.session.open_job(
-            body, label, handler, timeout=self._timeout * items, retries=self._retries
         )
 
     # --- What it is ---
@@ -411,6 +338,23 @@ class ComputePool(concurrent.futures.Executor):
         return f"<ComputePool with {self.total_slots} slots at {self.broker}>"
 
 
+def _over_hosts(open_session: Callable[..., Session], hosts: Hosts) -> Session:
+    """With a broker of the pool's own that reaches the nodes by ssh."""
+    session = open_session(workers=0, programs=programs_folder())
+    try:
+        try:
+            session.up(hosts.text, hosts.origin)
+        except MusterError:
+            for text, path in hosts.sources:  # what is wrong with a file is said of its own lines
+                session.up(text, path)
+            raise
+        _bring_up.await_nodes(session.status, hosts)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
 def as_completed(
     futures: Iterable[concurrent.futures.Future[T]], timeout: float | None = None
 ) -> Iterator[concurrent.futures.Future[T]]:
@@ -433,7 +377,7 @@ def _endpoint(broker: str | None) -> str:
     if broker is None:
         return ""
     if broker == "auto":
-        return os.environ.get("MUSTER_BROKER", "")
+        return _native.default_endpoint()
     if not isinstance(broker, str) or "://" not in broker:
         raise ValueError(f'broker must be like "ipc:///path" or "auto", not {broker!r}')
     return broker

@@ -102,13 +102,26 @@ std::unique_ptr<Native> connect(Options options) {
   }
 }
 
-Owned make(const py::str& endpoint, const py::str& label, unsigned workers, unsigned slots,
-           const std::string& executor, const py::str& python, const py::str& python_version,
-           const py::dict& environment, const py::str& programs, double connect_timeout,
-           double broker_timeout) {
+// TODO: plain assignments when the library has these.
+template <typename Target>
+void set_resources(Target& options, double cpus, std::uint64_t memory_bytes, std::uint32_t gpus,
+                   const std::vector<std::string>& labels) {
+  if constexpr (requires { options.cpus; }) {
+    options.cpus = cpus;
+    options.memory_bytes = memory_bytes;
+    options.gpus = gpus;
+    options.labels = labels;
+  }
+}
+
+Owned make(const py::str& endpoint, const py::str& label, bool embedded, unsigned workers,
+           unsigned slots, const std::string& executor, const py::str& python,
+           const py::str& python_version, const py::dict& environment, const py::str& programs,
+           double connect_timeout, double broker_timeout) {
   Options options;
   options.endpoint = to_text(endpoint);
   options.label = to_text(label);
+  options.embedded = embedded;
   options.workers = workers;
   options.slots = slots;
   if (executor != "process" && executor != "thread") {
@@ -197,10 +210,20 @@ bool wait_for_slots(Session& session, std::uint32_t slots, double timeout) {
       .has_value();
 }
 
+void up(Session& session, const py::str& hosts, const py::str& origin) {
+  const std::string text = to_text(hosts);
+  const std::string name = to_text(origin);
+  session.use([&](Native& native) {
+    const py::gil_scoped_release unlocked;
+    native.producer.up(text, name);
+  });
+}
+
 std::uint32_t open_job(Session& session, const py::str& label, const py::str& python,
                        const py::object& body, double timeout, std::uint32_t retries,
                        std::int32_t priority, std::uint32_t crash_budget, std::uint32_t max_running,
-                       bool forward_output) {
+                       double cpus, std::uint64_t memory_bytes, std::uint32_t gpus,
+                       const std::vector<std::string>& labels, bool forward_output) {
   FunctionName function{to_text(label), false, to_text(python), to_bytes(body)};
   JobOptions options;
   options.timeout = milliseconds(timeout);
@@ -208,6 +231,7 @@ std::uint32_t open_job(Session& session, const py::str& label, const py::str& py
   options.priority = priority;
   options.crash_budget = crash_budget;
   options.max_running = max_running;
+  set_resources(options, cpus, memory_bytes, gpus, labels);
   options.forward_output = forward_output;
   return session.use([&](Native& native) {
     const py::gil_scoped_release unlocked;
@@ -239,7 +263,8 @@ void bind_channel(py::class_<Session, Owned>& producer) {
       .def("open_job", &open_job, py::kw_only(), py::arg("label"), py::arg("python"),
            py::arg("body"), py::arg("timeout") = 0.0, py::arg("retries") = 0,
            py::arg("priority") = 0, py::arg("crash_budget") = 3, py::arg("max_running") = 0,
-           py::arg("forward_output") = false)
+           py::arg("cpus") = 0.0, py::arg("memory_bytes") = 0, py::arg("gpus") = 0,
+           py::arg("labels") = std::vector<std::string>(), py::arg("forward_output") = false)
       .def("push", &push, py::arg("job"), py::arg("payload"))
       .def(
           "cancel",
@@ -275,11 +300,13 @@ void bind_channel(py::class_<Session, Owned>& producer) {
 void bind_producer(py::module_& module) {
   py::module_::import("atexit").attr("register")(py::cpp_function(&close_all));
 
+  module.def("default_endpoint", [] { return to_python(default_endpoint()); });
+
   py::class_<Session, Owned> producer(module, "Producer", py::is_final());
   producer
       .def(py::init(&make), py::kw_only(), py::arg("endpoint") = "", py::arg("label") = "",
-           py::arg("workers") = 1, py::arg("slots") = 0, py::arg("executor") = "process",
-           py::arg("python") = "", py::arg("python_version") = "",
+           py::arg("embedded") = false, py::arg("workers") = 1, py::arg("slots") = 0,
+           py::arg("executor") = "process", py::arg("python") = "", py::arg("python_version") = "",
            py::arg("environment") = py::dict(), py::arg("programs") = "",
            py::arg("connect_timeout") = 10.0, py::arg("broker_timeout") = 30.0)
       .def_property_readonly("endpoint",
@@ -290,6 +317,7 @@ void bind_producer(py::module_& module) {
            })
       .def("status", &status, py::arg("timeout") = 5.0)
       .def("wait_for_slots", &wait_for_slots, py::arg("slots"), py::arg("timeout"))
+      .def("up", &up, py::arg("hosts"), py::arg("origin"))
       .def("next_output", &next_output, py::arg("timeout"))
       .def("close", &close);
   bind_channel(producer);

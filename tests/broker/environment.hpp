@@ -65,8 +65,13 @@ class SchedulerTest : public testing::Test {
   PeerId add_worker(std::uint64_t id, std::uint32_t slots,
                     std::vector<std::string> functions = {"f"},
                     std::vector<message::HeldLeases> held = {}, const std::string& python = "") {
-    const PeerId peer{++last_peer_};
-    workers_[peer].id = {id, 99};
+    message::HelloWorker hello = hello_of(id, slots);
+    hello.python = python;
+    hello.functions = std::move(functions);
+    hello.held = std::move(held);
+    return join(hello);
+  }
+  static message::HelloWorker hello_of(std::uint64_t id, std::uint32_t slots) {
     message::HelloWorker hello;
     hello.software_version = "1.2.3";
     hello.worker = {id, 99};
@@ -74,9 +79,12 @@ class SchedulerTest : public testing::Test {
     hello.executor = "thread";
     hello.slots = slots;
     hello.runs_commands = false;
-    hello.python = python;
-    hello.functions = std::move(functions);
-    hello.held = std::move(held);
+    hello.functions = {"f"};
+    return hello;
+  }
+  PeerId join(const message::HelloWorker& hello) {
+    const PeerId peer{++last_peer_};
+    workers_[peer].id = hello.worker;
     send(peer, hello);
     return peer;
   }

@@ -180,7 +180,7 @@ std::string advice_for(const std::string& endpoint) {
 
 TEST_F(Transport, EndpointsThatCannotBeUsedSayWhatToDo) {
   EXPECT_EQ(advice_for(endpoint_), "");
-  EXPECT_NE(advice_for("tcp://127.0.0.1:5555").find("use ipc://"), std::string::npos);
+  EXPECT_NE(advice_for("tcp://127.0.0.1:5555").find("muster keygen"), std::string::npos);
   for (const char* endpoint : {"", "ipc://", "/tmp/s", "inproc://x", "IPC:///tmp/s"}) {
     EXPECT_NE(advice_for(endpoint).find("ipc:///path/to/socket"), std::string::npos) << endpoint;
   }
@@ -188,6 +188,51 @@ TEST_F(Transport, EndpointsThatCannotBeUsedSayWhatToDo) {
   EXPECT_EQ(advice_for("ipc://" + longest), "");
   EXPECT_NE(advice_for("ipc://" + longest + "x").find("shorter folder"), std::string::npos);
   EXPECT_THROW(Dealer(context_, "tcp://127.0.0.1:5555"), TransportError);
+}
+
+std::string advice_for(const std::string& endpoint, Security security) {
+  try {
+    check_endpoint(endpoint, security);
+  } catch (const TransportError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST_F(Transport, TcpNeedsASecurityThatFitsWhereItLeads) {
+  for (const char* loopback : {"tcp://127.0.0.1:1", "tcp://[::1]:65535", "tcp://localhost:*"}) {
+    EXPECT_EQ(advice_for(loopback, Security::plain), "");
+    EXPECT_EQ(advice_for(loopback, Security::curve), "");
+    EXPECT_NE(advice_for(loopback, Security::local).find("muster keygen"), std::string::npos);
+  }
+  for (const char* far : {"tcp://10.0.0.1:5555", "tcp://*:5555", "tcp://127.0.0.1.evil.org:5",
+                          "tcp://node.example.org:5555", "tcp://[2001:db8::1]:5555"}) {
+    EXPECT_NE(advice_for(far, Security::plain).find("unencrypted"), std::string::npos) << far;
+    EXPECT_EQ(advice_for(far, Security::curve), "");
+  }
+  for (const char* wrong :
+       {"tcp://", "tcp://:5555", "tcp://host", "tcp://host:", "tcp://host:0", "tcp://host:65536",
+        "tcp://host:5x", "tcp://::1:5555", "tcp://127.0.0.1:1;10.0.0.1:5555", "tcp://a/b:5"}) {
+    EXPECT_NE(advice_for(wrong, Security::curve).find("tcp://HOST:PORT"), std::string::npos)
+        << wrong;
+  }
+  EXPECT_EQ(advice_for(endpoint_, Security::plain), "");
+  EXPECT_THROW(Dealer(context_, "tcp://127.0.0.1:*", PlainLogin{"u", "p"}), TransportError);
+}
+
+TEST_F(Transport, WithoutAZapHandlerNobodyIsAdmitted) {
+  Router router(context_);
+  const std::string plain = router.bind("tcp://127.0.0.1:*", {Security::plain});
+  Dealer dealer(context_, plain, PlainLogin{"ada", "secret"});
+  ASSERT_EQ(dealer.send({Bytes::borrow("let me in")}), SendResult::sent);
+  // Somebody who may come in takes the router through as much time as the other one had.
+  router.bind(endpoint_);
+  for (int i = 0; i < 20; ++i) {
+    Dealer local(context_, endpoint_);
+    ASSERT_EQ(local.send({Bytes::borrow("hello")}), SendResult::sent);
+    EXPECT_FALSE(at_router(router).remote);
+  }
+  EXPECT_FALSE(dealer.take_connected());
 }
 
 TEST_F(Transport, AFolderThatCannotBeWrittenIsNamed) {
@@ -207,7 +252,7 @@ TEST_F(Transport, ThePollerWakesForSocketsDescriptorsAndTheEndOfAPipe) {
   testing::Pipe data = testing::make_pipe();
   testing::Pipe lifeline = testing::make_pipe();
   Poller poller;
-  poller.watch_socket(router->native_socket());
+  router->watch(poller);
   poller.watch(data.read_end.get());
   poller.watch(lifeline.read_end.get());
   poller.wait(std::chrono::nanoseconds(0));

@@ -46,7 +46,7 @@ class Speaker {
       case 14:
         return message::Returned{session(), job(), leases()};
       case 15:
-        return message::WorkerState{small(), input_.flag()};
+        return message::WorkerState{small(), input_.flag(), input_.byte() < 200 ? "" : name()};
       case 16:
         return message::Heartbeat{input_.number(), input_.flag()};
       case 17:
@@ -74,6 +74,10 @@ class Speaker {
     hello.executor = "thread";
     hello.slots = input_.byte() == 255 ? limits::kMaxSlots : 1 + input_.below(4);
     hello.runs_commands = input_.flag();
+    hello.cores = input_.byte() == 255 ? UINT32_MAX : input_.below(5);
+    hello.memory_bytes = input_.byte() == 255 ? UINT64_MAX : input_.below(5);
+    hello.gpus = input_.byte() == 255 ? UINT32_MAX : input_.below(3);
+    hello.labels = list<std::string>([&] { return name(); });
     hello.python = python();
     hello.functions = list<std::string>([&] { return name(); });
     hello.held = list<message::HeldLeases>([&] {
@@ -152,6 +156,11 @@ class Speaker {
       return run;
     });
   }
+  Resources resources() {
+    Resources wanted{1000 * input_.below(4), input_.below(4), input_.below(3)};
+    if (input_.byte() == 255) wanted = {UINT32_MAX, UINT64_MAX, UINT32_MAX};
+    return wanted;
+  }
   JobSpec spec() {
     JobSpec spec;
     spec.function = {static_cast<FunctionKind>(input_.below(3)), name()};
@@ -163,6 +172,8 @@ class Speaker {
     spec.crash_budget = input_.byte() == 255 ? UINT32_MAX : 1 + input_.below(3);
     spec.max_running = input_.byte() < 128 ? 0 : 1 + input_.below(3);
     spec.forward_output = input_.flag();
+    if (input_.flag()) spec.resources = resources();
+    if (input_.byte() > 200) spec.labels = list<std::string>([&] { return name(); });
     return spec;
   }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import gc
+import importlib.metadata
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,7 @@ from pool_support import run_script, wait_until
 import muster
 from muster import ComputePool, Worker
 from muster._session import Session
+from muster.joblib import JoblibPool, ScikitLearnPool
 from muster.provider import programs_folder
 
 
@@ -182,3 +184,17 @@ def test_muster_broker_is_used_where_it_is_asked_for_only(
     with ComputePool(worker=Worker(concurrency=1)) as own:
         assert own.broker != pool.broker
     assert os.environ["MUSTER_BROKER"] == pool.broker
+
+
+def test_a_pool_that_says_nothing_joins_the_running_one(
+    pool: ComputePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUSTER_BROKER", pool.broker)
+    for make in (ComputePool, JoblibPool, ScikitLearnPool):
+        with make() as attached:
+            assert attached.broker == pool.broker
+    with ScikitLearnPool(sklearn_version=importlib.metadata.version("scikit-learn")) as own:
+        assert own.broker != pool.broker
+    monkeypatch.setenv("MUSTER_BROKER", "")
+    with ComputePool() as own:
+        assert own.broker != pool.broker

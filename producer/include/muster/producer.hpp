@@ -73,6 +73,10 @@ struct Options {
   std::chrono::milliseconds broker_timeout{30'000};
 };
 
+// The broker of a producer that names none: what MUSTER_BROKER names (it may be empty: an embedded
+// pool is wanted); if it is not set, your running broker; else empty.
+MUSTER_API std::string default_endpoint();
+
 struct JobOptions {
   std::chrono::milliseconds timeout{0};  // per task, from its start on a slot; 0: none
   std::uint32_t retries = 0;             // runs again after an error or time-out, this many times

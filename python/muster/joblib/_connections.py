@@ -11,7 +11,7 @@ import os
 import threading
 from typing import Any
 
-from muster import _active
+from muster import _active, _native
 from muster.errors import PoolNotActive
 
 _lock = threading.Lock()
@@ -36,11 +36,12 @@ def connected_pool(broker: str) -> Any:
 
 
 def default_pool() -> Any:
-    """The active pool, else the one that MUSTER_BROKER names. Raises PoolNotActive without both."""
+    """The active pool, else the one that MUSTER_BROKER names or `muster up` started. Raises
+    PoolNotActive without one."""
     pool = _active.innermost()
     if pool is not None:
         return pool
-    broker = os.environ.get("MUSTER_BROKER")
+    broker = _native.default_endpoint()
     if broker:
         return connected_pool(broker)
     raise PoolNotActive(
@@ -48,7 +49,7 @@ def default_pool() -> Any:
         "    with JoblibPool(concurrency=4):\n"
         "        Parallel(n_jobs=-1)(...)\n\n"
         'or name a running broker: parallel_config("muster", broker="ipc://..."), or the '
-        "environment variable MUSTER_BROKER"
+        "environment variable MUSTER_BROKER; `muster up` starts one that is found without"
     )
 
 

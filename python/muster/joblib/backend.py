@@ -27,6 +27,7 @@ from joblib._parallel_backends import (
 )
 from joblib.parallel import EXTERNAL_BACKENDS, register_parallel_backend
 
+from muster._options import TaskOptions
 from muster.errors import NoWorker, PoolNotActive
 from muster.joblib import _connections
 from muster.joblib._batch import Initializer, slot_backend, slot_cores
@@ -49,12 +50,13 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
 
     `pool`: an active ComputePool. `broker`: the address of a broker to connect to instead. Without
     both: the innermost pool whose block this process is in, else the one that the environment
-    variable MUSTER_BROKER names, looked up when `Parallel` starts.
+    variable MUSTER_BROKER names or `muster up` started, looked up when `Parallel` starts.
 
     `scatter`: a list of objects that many tasks share; only a hint. `inner_max_num_threads`: how
     many threads BLAS and OpenMP may use inside a task. `wait_for_workers_timeout`: how many seconds
     a call waits for a first slot before it raises NoWorker. `initializer(*initargs)` runs once in
-    each process before its first batch of a call.
+    each process before its first batch of a call. `cpu`, `memory`, `gpus`, `labels`, `timeout`,
+    `retries`, `priority`: as `ComputePool.with_options` has them, for each batch.
 
     `n_jobs`: -1 all slots, following the pool as nodes come and go; -2 all but one; 20 at most 20
     at once; 1 is joblib's plain loop in the caller, as joblib documents it; None is -1, but on
@@ -81,6 +83,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         wait_for_workers_timeout: float = 10.0,
         initializer: Callable[..., Any] | None = None,
         initargs: tuple[Any, ...] = (),
+        **task_options: Any,
     ) -> None:
         """Connects to nothing yet. Raises TypeError or ValueError for arguments of a wrong kind."""
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
@@ -88,6 +91,8 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             raise ValueError("pass a pool or a broker, not both")
         if scatter is not None and not isinstance(scatter, (list, tuple)):
             raise TypeError(f"scatter must be a list or tuple, not {type(scatter).__name__}")
+        TaskOptions().changed(**task_options)
+        self._task_options = task_options
         self.parallel: Any = None
         self.wait_for_workers_timeout = wait_for_workers_timeout
         self._given_pool = pool
@@ -283,7 +288,8 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         pool = self.pool
         slots = self._slots()
         cap = self._requested if self._requested > 0 else max(1, slots + 1 + self._requested)
-        context = pool._context()
+        options = pool.task_options.changed(**self._task_options)
+        context = pool._context(options)
         limit = self.inner_max_num_threads or _limit_of_the_client()
         if limit is not None:
             context = dataclasses.replace(context, thread_limit=limit)
@@ -296,8 +302,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             refill=self._refill,
             watch=self._follow_pool,
             max_running=cap if cap < slots else 0,
-            timeout=pool._timeout * tasks,
-            retries=pool._retries,
+            **options.for_job(tasks),
         )
 
     def _copy(self) -> MusterBackend:
@@ -308,6 +313,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             nesting_level=self.nesting_level,
             inner_max_num_threads=self.inner_max_num_threads,
             wait_for_workers_timeout=self.wait_for_workers_timeout,
+            **self._task_options,
         )
         copy._initializer = self._initializer
         return copy

@@ -8,31 +8,37 @@ Threads: as ComputePool.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from muster import _native
 from muster import plugins as pool_plugins
 from muster.errors import PoolNotActive, Unsupported
 from muster.joblib._activation import Activation
 from muster.pool import ComputePool
-from muster.provider import DEFAULT_ALLOCATION, Image, Worker
+from muster.provider import DEFAULT_ALLOCATION, Image, Local, Worker
+
+_IMAGE_PLACE = 5  # among the arguments of a JoblibPool
 
 
 class JoblibPool(ComputePool):
     """A ComputePool that `joblib.Parallel` uses while its block lasts, also in other threads.
 
-    `nodes` × `concurrency` tasks run at once; `timeout` is in seconds per batch of tasks, from its
+    `nodes` × `concurrency` tasks run at once, one by default; on other machines, `provider=SSH(…)`,
+    all of them with all their cores. `timeout` is in seconds per batch of tasks, from its
     start on a slot. `machine`, `accelerator`, `cpu`, `memory` and `allocation` choose machines and
     raise Unsupported from a provider that has no choice; so does a `joblib_version` that the
-    provider cannot install. `broker` joins a running pool instead.
+    provider cannot install. `broker` joins a running pool instead; so does a pool that says
+    nothing of what it is to be, when MUSTER_BROKER names one or `muster up` started one.
     """
 
     def __init__(
         self,
         provider: Any = None,
-        nodes: int = 1,
-        concurrency: int = 1,
+        nodes: int | None = None,
+        concurrency: int | None = None,
         machine: str | None = None,
         image: Image | None = None,
         accelerator: str | None = None,
@@ -42,16 +48,23 @@ class JoblibPool(ComputePool):
         timeout: float | None = 3600,
         joblib_version: str | None = None,
         *,
-        executor: str = "process",
+        executor: str | None = None,
         broker: str | None = None,
         plugins: Any = (),
         **options: Any,
     ) -> None:
         """Checks the arguments; starts nothing. Raises Unsupported, TypeError or ValueError."""
-        worker: Worker | None = Worker(concurrency=concurrency, executor=executor)
+        worker: Worker | None = None
+        if concurrency is not None or executor is not None:
+            worker = Worker(concurrency=concurrency, executor=executor or "process")
+        shape = (provider, nodes, worker, machine, image, accelerator, cpu, memory, joblib_version)
+        if broker is None and not any(shape):
+            broker = _native.default_endpoint() or None
         if broker is not None:
             _refuse_versions(joblib_version=joblib_version)
-            worker = None if worker == Worker(concurrency=1) else worker
+        elif provider is None or isinstance(provider, Local):
+            worker = worker or Worker()
+            worker = dataclasses.replace(worker, concurrency=worker.concurrency or 1)
         super().__init__(
             provider,
             nodes,
@@ -78,6 +91,8 @@ class ScikitLearnPool(JoblibPool):
         """As JoblibPool; `sklearn_version` as `joblib_version`."""
         if options.get("broker") is not None:
             _refuse_versions(sklearn_version=sklearn_version)
+        elif sklearn_version is not None and len(args) < _IMAGE_PLACE:
+            options.setdefault("image", Image())  # a running pool has the version that it has
         super().__init__(
             *args, plugins=[*plugins, pool_plugins.sklearn(sklearn_version)], **options
         )

@@ -1,0 +1,34 @@
+// What tasks find on a node besides Muster: the interpreter and the packages that a host asks for,
+// and modules of this machine (docs/hosts.md: python, pip, wheels, includes). All of it is kept on
+// the node under the digest of what it was made from.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "broker/nodes/bundle.hpp"
+#include "broker/nodes/host.hpp"
+#include "broker/nodes/remote.hpp"
+
+namespace muster {
+
+struct Image {
+  std::string environment;  // digest; empty: no Python
+  std::string include;      // digest; empty: no includes
+  std::string wheels;       // digest; empty: the node's index
+  std::vector<std::filesystem::path> wheel_files;
+};
+
+// Reads the wheels and includes. Throws NodeError (lasting, "python") when they cannot be read.
+Image describe_image(const Host& host, const Bundle& bundle);
+
+// Uploads the modules unless they are there. Throws NodeError.
+void place_includes(Remote& remote, const Host& host, const Image& image, const NodeFacts& facts,
+                    const Progress& progress);
+
+// Makes the environment unless it is there; the bundle is. Throws NodeError.
+void prepare_environment(Remote& remote, const Host& host, const Bundle& bundle, const Image& image,
+                         const NodeFacts& facts, const Progress& progress);
+
+}  // namespace muster

@@ -1,0 +1,261 @@
+#include "broker/nodes/node.hpp"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <system_error>
+#include <utility>
+
+namespace muster {
+namespace {
+
+// libssh and the resolver need a fraction of it; only what is touched costs memory.
+constexpr std::size_t kStackBytes = std::size_t{512} << 10;
+
+std::string where(const Host& host) {
+  std::string text = host.user.empty() ? host.address : host.user + "@" + host.address;
+  if (host.port != 0) text += ":" + std::to_string(host.port);
+  return text;
+}
+
+}  // namespace
+
+Node::Node(Host host, const NodePoolOptions& options, Authenticator& authenticator,
+           std::function<void()> on_end)
+    : options_(options),
+      authenticator_(authenticator),
+      on_end_(std::move(on_end)),
+      current_(host),
+      chance_(std::random_device{}()),
+      host_(std::move(host)),
+      state_since_(now()) {
+  pthread_attr_t attributes;
+  ::pthread_attr_init(&attributes);
+  ::pthread_attr_setstacksize(&attributes, kStackBytes);
+  const int error = ::pthread_create(&thread_, &attributes, enter, this);
+  ::pthread_attr_destroy(&attributes);
+  if (error != 0) throw std::system_error(error, std::generic_category(), "a node's thread");
+}
+
+Node::~Node() {
+  cut();
+  ::pthread_join(thread_, nullptr);
+}
+
+// --- Called by the loop -------------------------------------------------------------------------
+
+void Node::down(std::chrono::seconds drain) {
+  const std::lock_guard lock(mutex_);
+  next_.reset();
+  if (ending_) return;
+  ending_ = true;
+  drain_ = drain;
+  state_ = State::ending;
+  state_since_ = now();
+  detail_.clear();
+  if (remote_ != nullptr) {
+    if (held_up_) {
+      remote_->finish(fmt::format("end {}\n", drain.count()));
+    } else {
+      remote_->cut();
+    }
+  }
+  changed_.notify_all();
+}
+
+void Node::replace(Host host, std::chrono::seconds drain) {
+  down(drain);
+  const std::lock_guard lock(mutex_);
+  next_ = std::move(host);
+}
+
+void Node::cut() {
+  const std::lock_guard lock(mutex_);
+  cut_ = true;
+  ending_ = true;
+  next_.reset();
+  if (remote_ != nullptr) remote_->cut();
+  changed_.notify_all();
+}
+
+Host Node::host() const {
+  const std::lock_guard lock(mutex_);
+  return next_ ? *next_ : host_;
+}
+
+bool Node::ending() const {
+  const std::lock_guard lock(mutex_);
+  return ending_ && !next_;
+}
+
+bool Node::over() const {
+  const std::lock_guard lock(mutex_);
+  return over_;
+}
+
+message::NodeStatus Node::row() const {
+  static constexpr const char* kNames[] = {"connecting", "preparing", "up",
+                                           "waiting",    "failed",    "ending"};
+  const std::lock_guard lock(mutex_);
+  message::NodeStatus row;
+  row.name = host_.name;
+  row.address = where(host_);
+  row.via = host_.via == Via::openssh ? "openssh" : "libssh";
+  row.state = kNames[static_cast<std::size_t>(state_)];
+  row.step = step_;
+  row.detail = detail_;
+  row.state_ms = static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(now() - state_since_).count());
+  row.bytes_in = counters_.bytes_in;
+  row.bytes_out = counters_.bytes_out;
+  row.reconnects = ups_ == 0 ? 0 : ups_ - 1;
+  return row;
+}
+
+// --- The node's thread --------------------------------------------------------------------------
+
+void* Node::enter(void* node) {
+  static_cast<Node*>(node)->run();
+  return nullptr;
+}
+
+void Node::run() {
+  do {
+    while (!stopped()) {
+      try {
+        live();
+      } catch (const NodeError& error) {
+        failed(error);
+      } catch (const std::exception& error) {
+        failed({NodeError::Kind::passing, "serve", error.what()});
+      }
+      release();
+    }
+    if (may_run_) say_goodbye();
+    authenticator_.revoke(current_.name);
+  } while (next_host());
+  spdlog::info("node {}: down", current_.name);
+  on_end_();
+}
+
+bool Node::next_host() {
+  const std::lock_guard lock(mutex_);
+  if (!next_ || cut_) {
+    over_ = true;
+    return false;
+  }
+  current_ = *next_;
+  host_ = std::move(*next_);
+  next_.reset();
+  ending_ = false;
+  may_run_ = false;
+  backoff_ = {};
+  bundle_.reset();
+  state_ = State::connecting;
+  state_since_ = now();
+  return true;
+}
+
+bool Node::stopped() const {
+  const std::lock_guard lock(mutex_);
+  return ending_;
+}
+
+void Node::hold(std::unique_ptr<Remote> remote) {
+  const std::lock_guard lock(mutex_);
+  remote_ = std::move(remote);
+  held_up_ = false;
+  if (cut_) remote_->cut();
+}
+
+void Node::release() {
+  std::unique_ptr<Remote> old;
+  const std::lock_guard lock(mutex_);
+  old = std::move(remote_);
+  held_up_ = false;
+}
+
+void Node::set_state(State state, const std::string& step, const std::string& detail) {
+  const std::lock_guard lock(mutex_);
+  step_ = step;
+  detail_ = detail;
+  if (ending_ || state_ == state) return;
+  state_ = state;
+  state_since_ = now();
+}
+
+Progress Node::progress() {
+  return [this](const std::string& step, const std::string& detail) {
+    set_state(State::preparing, step, detail);
+  };
+}
+
+void Node::failed(const NodeError& error) {
+  if (stopped()) return;
+  const bool lasting = error.kind() == NodeError::Kind::lasting;
+  std::uniform_real_distribution<double> uniform(0, 1);
+  const Duration delay = backoff_.failed(lasting, now(), uniform(chance_));
+  const auto milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(delay);
+  spdlog::log(lasting ? spdlog::level::err : spdlog::level::warn,
+              "node {}: {}: {}; next try in {:.1f} s", current_.name, error.step(), error.what(),
+              static_cast<double>(milliseconds.count()) / 1000);
+  set_state(lasting ? State::failed : State::waiting, error.step(), error.what());
+  release();
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, delay, [this] { return ending_; });
+}
+
+void Node::live() {
+  set_state(State::connecting, "resolve", "");
+  hold(make_remote(current_, counters_));
+  Remote& remote = *remote_;
+  if (stopped()) return;
+  remote.open([this](const std::string& step) { set_state(State::connecting, step, ""); });
+  if (current_.standing) {
+    serve_standing(remote);
+  } else {
+    serve(remote);
+  }
+}
+
+void Node::serve_standing(Remote& remote) {
+  if (options_.curve_socket.empty()) {
+    throw NodeError(NodeError::Kind::lasting, "forward",
+                    "standing workers log in with keys, and this broker has none: start it with "
+                    "its own (docs/services.md)");
+  }
+  remote.forward(current_.reverse_port, options_.curve_socket);
+  set_state(State::up, "serve", "");
+  backoff_.up(now());
+  {
+    const std::lock_guard lock(mutex_);
+    ++ups_;
+    if (ending_) return;
+  }
+  spdlog::info("node {}: tunnel for its standing worker is up", current_.name);
+  remote.serve("", "", [](std::string_view, bool) {});
+}
+
+void Node::serve(Remote& remote) {
+  if (current_.curve && options_.curve_socket.empty()) {
+    throw NodeError(NodeError::Kind::lasting, "forward",
+                    "`curve = true` needs a broker with a key of its own (muster keygen; "
+                    "muster-broker --curve-key FILE)");
+  }
+  if (current_.worker.empty() && !bundle_) bundle_ = find_bundle(options_.bundle);
+  image_ = describe_image(current_, bundle_.value_or(Bundle{}));
+  const std::uint16_t port = remote.forward(
+      current_.reverse_port, current_.curve ? options_.curve_socket : options_.tunnel_socket);
+  AttachEnd end = attach(remote, port);
+  if (end.status == kAttachMissing && !stopped()) {
+    prepare(remote);
+    end = attach(remote, port);
+  }
+  if (end.status == kAttachEnded && stopped()) {
+    may_run_ = false;
+    return;
+  }
+  if (!stopped()) explain_end(end);
+}
+
+}  // namespace muster

@@ -1,0 +1,90 @@
+#include "broker/nodes/node_pool.hpp"
+
+#include <algorithm>
+#include <condition_variable>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "broker/nodes/node.hpp"
+
+namespace muster {
+
+struct NodePool::State {
+  NodePoolOptions options;
+  Authenticator& authenticator;
+  std::mutex mutex;  // for `ended` alone
+  std::condition_variable ended;
+  std::map<std::string, std::unique_ptr<Node>> nodes;  // by name
+
+  void reap() {
+    std::erase_if(nodes, [](const auto& entry) { return entry.second->over(); });
+  }
+};
+
+NodePool::NodePool(NodePoolOptions options, Authenticator& authenticator)
+    : state_(new State{std::move(options), authenticator, {}, {}, {}}) {}
+
+NodePool::~NodePool() {
+  for (const auto& [name, node] : state_->nodes) node->cut();  // all at once, then each is joined
+}
+
+void NodePool::up(const std::vector<Host>& hosts) {
+  state_->reap();
+  for (const Host& host : hosts) {
+    const auto found = state_->nodes.find(host.name);
+    if (found == state_->nodes.end()) {
+      const auto on_end = [state = state_.get()] {
+        const std::lock_guard lock(state->mutex);
+        state->ended.notify_all();
+      };
+      state_->nodes.emplace(
+          host.name, std::make_unique<Node>(host, state_->options, state_->authenticator, on_end));
+    } else if (found->second->ending() || !(found->second->host() == host)) {
+      found->second->replace(host, state_->options.drain);
+    }
+  }
+}
+
+bool NodePool::down(const std::vector<std::string>& names) {
+  state_->reap();
+  for (const std::string& name : names) {
+    if (!state_->nodes.contains(name)) return false;
+  }
+  for (const auto& [name, node] : state_->nodes) {
+    if (names.empty() || std::find(names.begin(), names.end(), name) != names.end()) {
+      node->down(state_->options.drain);
+    }
+  }
+  return true;
+}
+
+void NodePool::finish(std::chrono::milliseconds patience) {
+  const auto drain = std::min(state_->options.drain,
+                              std::chrono::duration_cast<std::chrono::seconds>(patience / 2));
+  for (const auto& [name, node] : state_->nodes) node->down(drain);
+  {
+    std::unique_lock lock(state_->mutex);
+    state_->ended.wait_for(lock, patience, [this] {
+      return std::all_of(state_->nodes.begin(), state_->nodes.end(),
+                         [](const auto& entry) { return entry.second->over(); });
+    });
+  }
+  for (const auto& [name, node] : state_->nodes) node->cut();
+  state_->nodes.clear();
+}
+
+bool NodePool::empty() const {
+  state_->reap();
+  return state_->nodes.empty();
+}
+
+std::vector<message::NodeStatus> NodePool::rows() const {
+  state_->reap();
+  std::vector<message::NodeStatus> rows;
+  rows.reserve(state_->nodes.size());
+  for (const auto& [name, node] : state_->nodes) rows.push_back(node->row());
+  return rows;
+}
+
+}  // namespace muster

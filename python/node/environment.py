@@ -1,0 +1,182 @@
+"""Makes a Python environment on a node; the broker runs it there, by whatever Python it finds.
+
+Standard input: one line of JSON. Standard output: lines "progress TEXT", and "error TEXT" before exit
+code 1. The environment stands in CACHE/environments/DIGEST; its file `ready`, written last, holds
+the interpreter's path and version.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+NEEDED = ("joblib", "cloudpickle")
+TAIL_LINES = 15
+
+
+class Problem(Exception):
+    """A person must mend this; the text says how."""
+
+
+def tell(kind, text):
+    print(kind, " ".join(text.split()), flush=True)
+
+
+def version_of(interpreter):
+    """ "3.11", or nothing if that is no Python."""
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        done = subprocess.run(
+            [interpreter, "-I", "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode().strip() if done.returncode == 0 else None
+
+
+def find_interpreter(wanted, needed):
+    if re.fullmatch(r"\d+(\.\d+)*", wanted):
+        names = ["python" + wanted, "python3", "python"]
+        wanted_version = ".".join(wanted.split(".")[:2])
+    else:
+        names = [os.path.expanduser(wanted)]
+        wanted_version = ""
+    seen = []
+    for name in names:
+        path = shutil.which(name)
+        version = version_of(path) if path else None
+        if version is None:
+            continue
+        seen.append("%s is %s" % (path, version))
+        if wanted_version and version != wanted_version and "." in wanted_version:
+            continue
+        if version != needed:
+            continue
+        return path
+    found = "; ".join(seen) or "none of %s is there" % ", ".join(names)
+    raise Problem(
+        "python = %r: the broker's Muster runs Python %s, and the node has no such one (%s): "
+        "install python%s there, or give its path" % (wanted, needed, found, needed)
+    )
+
+
+def run(command, what, environment=None):
+    """Streams its output as progress; Problem with the last lines when it fails."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        universal_newlines=True,
+        errors="replace",
+    )
+    lines = []
+    for line in process.stdout:
+        line = line.strip()
+        if line:
+            lines = [*lines[1 - TAIL_LINES :], line]
+            tell("progress", "%s: %s" % (what, line[:200]))
+    if process.wait() != 0:
+        tail = " | ".join(lines)
+        if "No space left" in tail:
+            tail = "the node's disk is full: " + tail
+        raise Problem("%s failed: %s" % (what, tail or "no output"))
+
+
+def make_virtual_environment(interpreter, folder):
+    tell("progress", "making a virtual environment")
+    try:
+        run([interpreter, "-m", "venv", folder], "venv")
+    except Problem as problem:
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            run([interpreter, "-m", "virtualenv", folder], "virtualenv")
+        except Problem:
+            advice = "; install the module there: apt install python3-venv"
+            raise Problem(str(problem) + advice) from None
+    return os.path.join(folder, "bin", "python")
+
+
+def install(python, wanted):
+    requirements = list(wanted["pip"])
+    named = {re.split(r"[^A-Za-z0-9_.-]", text.strip(), maxsplit=1)[0].lower() for text in requirements}
+    requirements += [name for name in NEEDED if name not in named]
+    command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    if wanted["wheels"]:
+        command += ["--no-index", "--find-links", wanted["wheels"]]
+    run([*command, "--", *requirements], "pip")
+
+
+def check(python, wanted):
+    """Muster and what it needs can be imported."""
+    environment = dict(os.environ, PYTHONPATH=os.path.join(wanted["bundle"], "python"))
+    environment.pop("PYTHONHOME", None)
+    for module in NEEDED:
+        done = subprocess.run(
+            [python, "-c", "import " + module],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+        if done.returncode != 0:
+            raise Problem(
+                'Python on the node (%s) has no %s: add pip = ["joblib", "cloudpickle"] to the '
+                "host, or install it there" % (python, module)
+            )
+    tell("progress", "starting Python")
+    run([python, "-m", "muster.runner", "--version"], "muster.runner", environment)
+
+
+def prepare(wanted):
+    environments = os.path.join(wanted["cache"], "environments")
+    os.makedirs(environments, mode=0o700, exist_ok=True)
+    folder = os.path.join(environments, wanted["digest"])
+    ready = os.path.join(folder, "ready")
+    with open(os.path.join(environments, ".lock-" + wanted["digest"]), "w") as lock:
+        tell("progress", "waiting for another preparation of the same environment")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.exists(ready):
+            with open(ready) as file:
+                if os.access(file.readline().strip(), os.X_OK):
+                    return
+        interpreter = find_interpreter(wanted["python"], wanted["bundle_python"])
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            if wanted["pip"]:
+                interpreter = make_virtual_environment(interpreter, folder)
+                install(interpreter, wanted)
+            else:
+                os.makedirs(folder, mode=0o700)
+            check(interpreter, wanted)
+            with open(ready + ".part", "w") as file:
+                file.write("%s\n%s\n" % (interpreter, wanted["bundle_python"]))
+            os.rename(ready + ".part", ready)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def main():
+    os.umask(0o077)
+    try:
+        prepare(json.loads(sys.stdin.readline()))
+    except Problem as problem:
+        tell("error", str(problem))
+        return 1
+    except OSError as error:
+        tell("error", "cannot make the Python environment: %s" % error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,372 @@
+#include "worker/attach.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "worker/attach_config.hpp"
+#include "worker/attach_spawn.hpp"
+#include "worker/clock.hpp"
+#include "worker/control.hpp"
+
+namespace muster {
+namespace {
+
+constexpr std::size_t kMostInput = kMaxControlPacket / 2;
+constexpr Duration kConfigPatience = std::chrono::seconds(60);
+// From its start until the worker answers: it may have to start Python on a busy machine.
+constexpr Duration kAnswerPatience = std::chrono::seconds(30);
+constexpr std::chrono::seconds kEndMargin{10};
+
+class Unusable : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+void say(const std::string& text) {
+  const std::string line = fmt::format("muster: {}\n", text);
+  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, line.data(), line.size());
+}
+
+void report(const std::string& text) {
+  const std::string line = text + "\n";
+  [[maybe_unused]] const auto written = ::write(STDOUT_FILENO, line.data(), line.size());
+}
+
+bool readable(int descriptor, Time deadline) {
+  pollfd event{descriptor, POLLIN, 0};
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - steady_now());
+  return ::poll(&event, 1, static_cast<int>(std::max<std::int64_t>(0, left.count()))) > 0;
+}
+
+// Standard input, line by line.
+class Input {
+ public:
+  bool open() const { return open_; }
+  // Reads what is there. Blocks if nothing is.
+  void read() {
+    std::array<char, 65536> buffer;
+    const ssize_t got = ::read(STDIN_FILENO, buffer.data(), buffer.size());
+    if (got > 0) text_.append(buffer.data(), static_cast<std::size_t>(got));
+    if (got == 0 || (got < 0 && errno != EINTR && errno != EAGAIN)) open_ = false;
+    if (text_.size() > kMostInput) open_ = false;
+  }
+  std::optional<std::string> line() {
+    const std::size_t end = text_.find('\n');
+    if (end == std::string::npos) return std::nullopt;
+    std::string found = text_.substr(0, end);
+    text_.erase(0, end + 1);
+    return found;
+  }
+
+ private:
+  std::string text_;
+  bool open_ = true;
+};
+
+// A folder that only we may enter, made with what is above it.
+void make_private_folder(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) {
+    throw Unusable(
+        fmt::format("cannot make the folder {}: {}; is the disk full, or the home "
+                    "folder not this user's?",
+                    path, error.message()));
+  }
+  struct stat folder {};
+  if (::lstat(path.c_str(), &folder) != 0 || !S_ISDIR(folder.st_mode) ||
+      folder.st_uid != ::geteuid()) {
+    throw Unusable(path + " is not a folder of this user: remove it");
+  }
+  if ((folder.st_mode & 077) != 0) ::chmod(path.c_str(), 0700);
+}
+
+class Attachment {
+ public:
+  Attachment(std::string json, AttachConfig config)
+      : json_(std::move(json)), config_(std::move(config)) {}
+
+  int run(Input& input);
+
+ private:
+  void enter_run_folder();
+  bool lacks_parts() const;
+  bool connect();
+  bool find();
+  void start();
+  enum class Answer { ready, replaced, gone, silent };
+  Answer ask(const std::string& packet);
+  void await_end(Time deadline);
+  void kill_silent();
+  bool relay(const std::string& packet);
+  int hold(Input& input);
+  int end_only();
+
+  const std::string json_;
+  const AttachConfig config_;
+  std::string cache_;
+  Descriptor lock_;
+  Descriptor socket_;
+  long worker_pid_ = 0;
+  bool taken_ = false;
+};
+
+void Attachment::enter_run_folder() {
+  cache_ = cache_folder();
+  const std::string folder = cache_ + "/run/" + config_.pool;
+  make_private_folder(folder);
+  // Relative names from here: a socket's path has at most 107 bytes.
+  if (::chdir(folder.c_str()) != 0) {
+    throw Unusable(fmt::format("cannot enter {}: {}", folder, std::strerror(errno)));
+  }
+  lock_ = Descriptor(::open("lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!lock_.valid()) {
+    throw Unusable(fmt::format("cannot write in {}: {}", folder, std::strerror(errno)));
+  }
+  while (::flock(lock_.get(), LOCK_EX) != 0 && errno == EINTR) {
+  }
+}
+
+// What the broker must upload or prepare first.
+bool Attachment::lacks_parts() const {
+  bool lacking = false;
+  for (const std::string& digest : config_.includes) {
+    if (::access((cache_ + "/includes/" + digest).c_str(), F_OK) == 0) continue;
+    report("missing include " + digest);
+    lacking = true;
+  }
+  if (!config_.python_environment.empty() &&
+      !read_environment(cache_, config_.python_environment)) {
+    report("missing environment " + config_.python_environment);
+    lacking = true;
+  }
+  return lacking;
+}
+
+bool Attachment::connect() {
+  Descriptor socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strcpy(address.sun_path, "control");
+  if (::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+    return false;  // nobody listens: the worker that made it is gone
+  }
+  if (!is_own_user(socket.get())) {
+    throw Unusable("the control socket in " + cache_ + "/run belongs to another user");
+  }
+  widen(socket.get());
+  socket_ = std::move(socket);
+  return true;
+}
+
+Attachment::Answer Attachment::ask(const std::string& packet) {
+  if (::send(socket_.get(), packet.data(), packet.size(), MSG_NOSIGNAL) < 0) {
+    return errno == EMSGSIZE ? throw Unusable(
+                                   "the configuration is too long: fewer labels or "
+                                   "environment variables for this host")
+                             : Answer::gone;
+  }
+  const Time deadline = steady_now() + kAnswerPatience;
+  std::string answer;
+  while (readable(socket_.get(), deadline)) {
+    const PacketResult result = receive_packet(socket_.get(), answer, 0);
+    if (result == PacketResult::end) return Answer::gone;
+    if (result == PacketResult::none) continue;
+    const bool ready = answer.starts_with("ready ");
+    if (ready || answer.starts_with("replaced ")) {
+      const char* number = answer.data() + (ready ? 6 : 9);
+      std::from_chars(number, answer.data() + answer.size(), worker_pid_);
+      return ready ? Answer::ready : Answer::replaced;
+    }
+    relay(answer);
+  }
+  return Answer::silent;
+}
+
+void Attachment::await_end(Time deadline) {
+  std::string packet;
+  while (readable(socket_.get(), deadline)) {
+    const PacketResult result = receive_packet(socket_.get(), packet, 0);
+    if (result == PacketResult::end) return;
+    if (result == PacketResult::packet) relay(packet);
+  }
+  kill_silent();
+}
+
+// Its socket lives and it says nothing: nobody else is served by it either.
+void Attachment::kill_silent() {
+  long pid = 0;
+  std::ifstream("pid") >> pid;
+  if (pid <= 1) throw Unusable("a worker of this pool lives here and does not answer: end it");
+  say(fmt::format("worker {} does not answer and is ended", pid));
+  ::kill(static_cast<pid_t>(pid), SIGKILL);
+  pollfd event{socket_.get(), 0, 0};
+  ::poll(&event, 1, 10'000);
+}
+
+// Whether a worker was there and fits; after it, `socket_` leads to it.
+bool Attachment::find() {
+  if (!connect()) return false;
+  switch (ask("attach " + json_)) {
+    case Answer::ready:
+      say(fmt::format("worker {} found", worker_pid_));
+      return true;
+    case Answer::replaced:
+      say(
+          fmt::format("worker {} is another one than is wanted: it drains for up to {} s and is "
+                      "replaced",
+                      worker_pid_, kReplacedDrain.count()));
+      await_end(steady_now() + kReplacedDrain + kEndMargin);
+      return false;
+    case Answer::gone:
+      return false;
+    case Answer::silent:
+      kill_silent();
+      return false;
+  }
+  return false;
+}
+
+void Attachment::start() {
+  ::unlink("control");
+  Descriptor listener(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::strcpy(address.sun_path, "control");
+  if (::bind(listener.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+      ::listen(listener.get(), 16) != 0) {
+    throw Unusable(fmt::format("cannot make the control socket in {}/run/{}: {}", cache_,
+                               config_.pool, std::strerror(errno)));
+  }
+  // Connected before the worker runs: if it cannot start, this connection ends.
+  if (!connect()) throw Unusable("cannot connect to the control socket just made");
+  const pid_t pid = spawn_worker(config_, cache_, listener.get());
+  listener.reset();
+  std::ofstream("pid") << pid << "\n";
+  switch (ask("attach " + json_)) {
+    case Answer::ready:
+      say(fmt::format("worker {} started", worker_pid_));
+      return;
+    case Answer::silent:
+      kill_silent();
+      throw Unusable(
+          fmt::format("the worker said nothing for {} s after its start",
+                      std::chrono::duration_cast<std::chrono::seconds>(kAnswerPatience).count()));
+    case Answer::gone:
+    case Answer::replaced:
+      break;
+  }
+  throw Unusable("the worker did not start: " + log_tail());
+}
+
+// One packet of the worker. False: it is over.
+bool Attachment::relay(const std::string& packet) {
+  if (packet == "taken") taken_ = true;
+  if (packet.starts_with("log ")) {
+    const std::string line = packet.substr(4) + "\n";
+    [[maybe_unused]] const auto written = ::write(STDERR_FILENO, line.data(), line.size());
+  }
+  return !taken_;
+}
+
+int Attachment::hold(Input& input) {
+  bool ending = false;
+  Time deadline = kNever;
+  std::string packet;
+  while (true) {
+    while (const auto line = input.line()) {
+      if (!line->starts_with("end ")) continue;
+      std::uint64_t seconds = 0;
+      std::from_chars(line->data() + 4, line->data() + line->size(), seconds);
+      ::send(socket_.get(), line->data(), line->size(), MSG_NOSIGNAL);
+      ending = true;
+      deadline = steady_now() + std::chrono::seconds(std::min<std::uint64_t>(seconds, 86'400)) +
+                 kEndMargin;
+    }
+    if (!input.open() && !ending) return kAttachEnded;
+    std::array<pollfd, 2> events{pollfd{socket_.get(), POLLIN, 0},
+                                 pollfd{input.open() ? STDIN_FILENO : -1, POLLIN, 0}};
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - steady_now());
+    const int wait =
+        deadline == kNever ? -1 : static_cast<int>(std::max<std::int64_t>(0, left.count()));
+    if (::poll(events.data(), events.size(), wait) == 0) {
+      kill_silent();
+      return kAttachEnded;
+    }
+    if (events[1].revents != 0) input.read();
+    if (events[0].revents == 0) continue;
+    const PacketResult result = receive_packet(socket_.get(), packet, 0);
+    if (result == PacketResult::packet) relay(packet);
+    if (taken_) {
+      say("another connection of the pool took the worker over");
+      return kAttachTaken;
+    }
+    if (result != PacketResult::end) continue;
+    if (ending) return kAttachEnded;
+    say(fmt::format("worker {} ended by itself: {}", worker_pid_, log_tail()));
+    return kAttachLostWorker;
+  }
+}
+
+int Attachment::end_only() {
+  if (!connect() || ask("who") != Answer::ready) return kAttachEnded;
+  const std::string packet = fmt::format("end {}", config_.end_seconds.count());
+  ::send(socket_.get(), packet.data(), packet.size(), MSG_NOSIGNAL);
+  await_end(steady_now() + config_.end_seconds + kEndMargin);
+  say(fmt::format("worker {} ended", worker_pid_));
+  return kAttachEnded;
+}
+
+int Attachment::run(Input& input) {
+  enter_run_folder();
+  if (config_.end_only) return end_only();
+  if (config_.version != MUSTER_VERSION) {
+    throw Unusable(fmt::format("this muster-worker is version " MUSTER_VERSION
+                               ", the broker is {}: install the same version on both",
+                               config_.version));
+  }
+  if (lacks_parts()) return kAttachMissing;
+  if (!find()) start();
+  lock_.reset();
+  report(fmt::format("ready {}", worker_pid_));
+  return hold(input);
+}
+
+}  // namespace
+
+int run_attach() {
+  ::signal(SIGPIPE, SIG_IGN);
+  ::umask(077);
+  try {
+    Input input;
+    const Time deadline = steady_now() + kConfigPatience;
+    std::optional<std::string> json;
+    while (!(json = input.line()) && input.open() && readable(STDIN_FILENO, deadline)) input.read();
+    if (!json) throw Unusable("no configuration came on standard input: it is for brokers to run");
+    return Attachment(with_program(*json, own_program()), parse_attach_config(*json)).run(input);
+  } catch (const std::exception& error) {
+    say(error.what());
+    return kAttachUnusable;
+  }
+}
+
+}  // namespace muster
