@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <muster/producer.hpp>
+#include <string_view>
 
 namespace muster {
 namespace {
@@ -56,11 +57,17 @@ std::string folder_complaint(const std::string& folder) {
   return "";
 }
 
+bool broker_runs(const std::string& endpoint) {
+  constexpr std::string_view kPrefix = "ipc://";
+  if (!endpoint.starts_with(kPrefix)) return false;
+  const std::string path = endpoint.substr(kPrefix.size());
+  return is_socket(path) && is_locked(path + ".lock");
+}
+
 std::optional<std::string> running_broker() {
   for (const std::string& folder : runtime_folders()) {
-    const std::string path = folder + "/broker";
-    if (!is_socket(path) || !folder_complaint(folder).empty()) continue;
-    if (is_locked(path + ".lock")) return "ipc://" + path;
+    const std::string endpoint = "ipc://" + folder + "/broker";
+    if (folder_complaint(folder).empty() && broker_runs(endpoint)) return endpoint;
   }
   return {};
 }

@@ -119,19 +119,20 @@ void await_workers(ProducerState& state, Clock::time_point deadline) {
   }
 }
 
-// Blocks until the broker has accepted the command.
-void command_nodes(Client& client, NodeCommand command) {
-  auto answer = client.request_nodes(std::move(command));
+// Blocks until the broker has accepted the command; the names of the nodes.
+std::vector<std::string> command_nodes(Client& client, NodeCommand command) {
+  auto pending = client.request_nodes(std::move(command));
   try {
-    if (const std::string error = answer.get().error; !error.empty()) {
-      throw Error(ErrorCode::invalid, "nodes", error);
-    }
+    message::NodesAnswer answer = pending.get();
+    if (!answer.error.empty()) throw Error(ErrorCode::invalid, "nodes", answer.error);
+    return std::move(answer.names);
   } catch (const std::future_error&) {
     throw Error(ErrorCode::disconnected, "closed", "the connection to the broker has ended");
   }
 }
 
-void bring_up(ProducerState& state, const std::string& hosts, const std::string& origin) {
+std::vector<std::string> bring_up(ProducerState& state, const std::string& hosts,
+                                  const std::string& origin) {
   if (hosts.size() > limits::kMaxHostsBytes) {
     throw invalid_call(fmt::format("{}: a hosts file has at most 4 MiB", origin));
   }
@@ -139,7 +140,7 @@ void bring_up(ProducerState& state, const std::string& hosts, const std::string&
     throw invalid_call("the name of a hosts file has at most 512 bytes: " + origin);
   }
   if (state.embedded) state.embedded->has_nodes();
-  command_nodes(*state.client, message::NodesUp{hosts, origin});
+  return command_nodes(*state.client, message::NodesUp{hosts, origin});
 }
 
 // Waits for the first worker on any node; throws when no node can get one any more, or in time.
@@ -180,7 +181,7 @@ Producer::Producer(const Options& options) : state_(std::make_unique<detail::Pro
     detail::await_workers(*state_, deadline);
     if (!options.hosts.empty()) {
       detail::bring_up(*state_, options.hosts, options.hosts_origin);
-      if (options.workers == 0) detail::await_nodes(*state_, deadline);
+      if (options.workers == 0 && options.await_hosts) detail::await_nodes(*state_, deadline);
     }
     state_->embedded->started();
   } catch (const TransportError& error) {
@@ -238,12 +239,12 @@ bool Producer::wait_for_slots(std::uint32_t slots, std::chrono::milliseconds tim
 
 std::uint32_t Producer::total_slots() const { return state_->client->total_slots(); }
 
-void Producer::up(const std::string& hosts, const std::string& origin) {
-  detail::bring_up(*state_, hosts, origin);
+std::vector<std::string> Producer::up(const std::string& hosts, const std::string& origin) {
+  return detail::bring_up(*state_, hosts, origin);
 }
 
-void Producer::down(const std::vector<std::string>& names, bool end_broker) {
-  detail::command_nodes(*state_->client, message::NodesDown{names, end_broker});
+std::vector<std::string> Producer::down(const std::vector<std::string>& names, bool end_broker) {
+  return detail::command_nodes(*state_->client, message::NodesDown{names, end_broker});
 }
 
 std::vector<OutputLine> Producer::next_output(std::chrono::nanoseconds timeout) {

@@ -11,9 +11,11 @@
 #include <vector>
 
 #include "producer/cli/job_outcome.hpp"
+#include "producer/cli/node_commands.hpp"
 #include "producer/cli/run.hpp"
 #include "producer/cli/run_options.hpp"
 #include "producer/cli/status.hpp"
+#include "producer/discovery.hpp"
 
 namespace {
 
@@ -24,17 +26,21 @@ constexpr const char* kDescription =
     "muster: a work queue over every machine you can reach\n"
     "\n"
     "  muster run COMMAND ::: INPUTS...   run a command for every input, in parallel\n"
+    "  muster up HOST...                  make nodes of machines that you can ssh into\n"
+    "  muster down [NAME...]              end them\n"
     "  muster status                      who works on what\n"
+    "  muster doctor HOST...              what keeps a machine from being a node\n"
+    "  muster clean HOST...               remove everything of Muster's from a machine\n"
     "  muster help [COMMAND]              this text, or all about a command";
 
 constexpr const char* kExamples =
     "Examples:\n"
     "  muster run gzip -9 ::: *.log\n"
     "  find . -name '*.png' | muster run --bar optipng\n"
-    "  muster status --broker ipc:///run/user/1000/muster/broker";
+    "  muster up ada@node1 node2*8 && muster run hostname ::: 1 2 3";
 
 constexpr const char* kStatusDescription =
-    "Show the workers, slots and jobs of a broker.\n"
+    "Show the nodes, workers, slots and jobs of a broker.\n"
     "\n"
     "  muster status [--broker ENDPOINT] [--json]";
 
@@ -64,6 +70,7 @@ struct CommandLine {
   CLI::App* status = nullptr;
   CLI::App* help = nullptr;
   std::unique_ptr<muster::RunParser> run_parser;
+  std::unique_ptr<muster::NodeCommands> node_commands;
   std::string status_broker;
   bool status_json = false;
   std::string help_about;
@@ -75,23 +82,31 @@ struct CommandLine {
     app.footer(kExamples);
     run = app.add_subcommand("run", "Run a command for every input, in parallel");
     run_parser = std::make_unique<muster::RunParser>(*run);
+    node_commands = std::make_unique<muster::NodeCommands>(app);
     status = app.add_subcommand("status", kStatusDescription);
     status->footer(kStatusExamples);
-    status->add_option("--broker", status_broker, "The broker to ask (default: MUSTER_BROKER)")
+    status
+        ->add_option("--broker", status_broker,
+                     "The broker to ask (default: MUSTER_BROKER, else the one in your runtime "
+                     "folder)")
         ->type_name("ENDPOINT");
     status->add_flag("--json", status_json, "Print everything the broker says, as JSON");
     help = app.add_subcommand("help", "Explain a command");
-    help->add_option("COMMAND", help_about, "run or status");
+    help->add_option("COMMAND", help_about, "A command's name");
+  }
+
+  // The command that was asked for; nothing: none, or help.
+  const CLI::App* parsed() const {
+    if (run->parsed()) return run;
+    if (status->parsed()) return status;
+    return node_commands->parsed();
   }
 };
 
 int print_help(const CommandLine& line) {
   const CLI::App* about = &line.app;
-  if (line.help_about == "run") {
-    about = line.run;
-  } else if (line.help_about == "status") {
-    about = line.status;
-  } else if (!line.help_about.empty()) {
+  if (!line.help_about.empty()) about = line.app.get_subcommand_no_throw(line.help_about);
+  if (about == nullptr) {
     fmt::print(stderr, "muster help: there is no command '{}'; try: muster help\n",
                line.help_about);
     return kOtherError;
@@ -102,7 +117,8 @@ int print_help(const CommandLine& line) {
 
 int parse_error(CommandLine& line, const CLI::ParseError& error) {
   if (error.get_exit_code() == 0) return line.app.exit(error);  // --help, --version
-  const char* command = line.run->parsed() ? " run" : line.status->parsed() ? " status" : "";
+  const CLI::App* parsed = line.parsed();
+  const std::string command = parsed == nullptr ? "" : " " + parsed->get_name();
   fmt::print(stderr, "muster{}: {}\nTry: muster{} --help\n", command, error.what(), command);
   return kOtherError;
 }
@@ -124,10 +140,15 @@ int dispatch(CommandLine& line, std::vector<std::string> words) {
   } catch (const CLI::ParseError& error) {
     return parse_error(line, error);
   }
-  if (!line.run->parsed() && !line.status->parsed()) return print_help(line);
-  endpoint = runs ? options.broker : muster::endpoint_or_environment(line.status_broker);
+  if (line.parsed() == nullptr) return print_help(line);
   try {
-    return runs ? muster::run_commands(options) : muster::print_status(endpoint, line.status_json);
+    if (runs) {
+      endpoint = options.broker;
+      return muster::run_commands(options);
+    }
+    if (line.node_commands->parsed() != nullptr) return line.node_commands->run();
+    endpoint = muster::endpoint_or_default(line.status_broker);
+    return muster::print_status(endpoint, line.status_json);
   } catch (const muster::Error& error) {
     fmt::print(stderr, "muster: {}\n", muster::advice(error, endpoint));
     return kOtherError;

@@ -8,13 +8,16 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <muster/producer.hpp>
 #include <stdexcept>
 #include <thread>
 
 #include "producer/cli/command_template.hpp"
+#include "producer/cli/hosts_words.hpp"
 #include "producer/cli/input_source.hpp"
+#include "producer/cli/node_rows.hpp"
 #include "producer/cli/output.hpp"
 #include "producer/cli/run_loop.hpp"
 #include "producer/cli/stop_signals.hpp"
@@ -27,6 +30,7 @@ constexpr std::size_t kRunAhead = 2048;
 // One slow job need not hold up the others when nothing waits for its output.
 constexpr std::size_t kWindowUnordered = std::size_t{1} << 20;
 constexpr std::uint32_t kTriesWithoutEnd = 0xffff'ffff;
+constexpr std::chrono::minutes kNodesPatience{5};  // the first time copies programs there
 
 // The file with the inputs; closes what it opened.
 class ArgumentFile {
@@ -88,7 +92,7 @@ JobOptions job_options(const RunOptions& options) {
 // Everything under way must be running when --halt soon is to let it finish.
 std::size_t most_under_way(const RunOptions& options, Producer& producer) {
   const bool only_running = options.halt.when == HaltRule::When::soon;
-  if (options.broker.empty()) {
+  if (options.broker.empty() && options.hosts.empty()) {
     if (!only_running) return kRunAhead;
     return options.jobs > 0 ? options.jobs : std::max(std::thread::hardware_concurrency(), 1U);
   }
@@ -96,7 +100,29 @@ std::size_t most_under_way(const RunOptions& options, Producer& producer) {
   return only_running ? std::max(producer.status().total_slots, 1U) : kRunAhead;
 }
 
-int run_in_pool(const RunOptions& options, InputSource& source, const StopSignals& signals) {
+Options pool_options(const RunOptions& options) {
+  Options pool;
+  pool.endpoint = options.broker;
+  if (options.hosts.empty()) {
+    pool.embedded = options.broker.empty();
+    pool.slots = options.jobs;
+    return pool;
+  }
+  const HostsText hosts = hosts_of(options.hosts).front();
+  pool.hosts = hosts.text;
+  pool.hosts_origin = hosts.origin;
+  pool.workers = 0;
+  pool.connect_timeout = kNodesPatience;
+  return pool;
+}
+
+// Other machines need not have this folder: jobs begin where their worker does.
+bool is_on_other_machines(const RunOptions& options, Producer& producer) {
+  if (!options.hosts.empty()) return true;
+  return !options.broker.empty() && !node_rows(producer.status().json).empty();
+}
+
+int run_in_pool(RunOptions options, InputSource& source, const StopSignals& signals) {
   // Before the pool: a job log that cannot be written is an error before anything runs.
   std::unordered_set<std::uint64_t> skip;
   std::unique_ptr<JoblogFile> joblog;
@@ -107,10 +133,10 @@ int run_in_pool(const RunOptions& options, InputSource& source, const StopSignal
     joblog = std::make_unique<JoblogFile>(options.joblog, options.resume != Resume::no);
   }
   if (options.halt.percent) source.read_all(signals.wake_file());
-  Options pool;
-  pool.endpoint = options.broker;
-  pool.slots = options.jobs;
-  Producer producer(pool);
+  Producer producer(pool_options(options));
+  if (options.directory.empty() && !is_on_other_machines(options, producer)) {
+    options.directory = std::filesystem::current_path();
+  }
   RunLoop loop(options, source, signals, joblog.get(), std::move(skip),
                most_under_way(options, producer));
   return loop.run(producer.stream({"run", true}, job_options(options), Order::completion));

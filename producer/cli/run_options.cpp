@@ -8,6 +8,8 @@
 #include <filesystem>
 #include <iterator>
 
+#include "producer/discovery.hpp"
+
 namespace muster {
 namespace {
 
@@ -79,12 +81,6 @@ std::optional<std::chrono::milliseconds> parse_duration(std::string_view text) {
   return std::chrono::milliseconds(milliseconds);
 }
 
-std::string endpoint_or_environment(const std::string& given) {
-  if (!given.empty()) return given;
-  const char* variable = std::getenv("MUSTER_BROKER");
-  return variable == nullptr ? "" : variable;
-}
-
 RunParser::RunParser(CLI::App& app) : app_(app) {
   app_.description(kDescription);
   app_.footer(kExamples);
@@ -136,13 +132,24 @@ void RunParser::add_job_options() {
       ->allow_extra_args(false)
       ->take_all()
       ->group("Jobs");
-  app_.add_option("--workdir", parsed_.directory, "Where jobs run (default: the current directory)")
+  app_.add_option(
+          "--workdir", parsed_.directory,
+          "Where jobs run (default: the current directory; on other machines the home folder)")
       ->type_name("DIR")
       ->group("Jobs");
   app_.add_option("--broker", parsed_.broker,
-                  "Use the pool of this broker (default: MUSTER_BROKER; without: a pool of its own "
-                  "on this machine)")
+                  "Use the pool of this broker (default: MUSTER_BROKER, else the one that `muster "
+                  "up` started; without: a pool of its own on this machine)")
       ->type_name("ENDPOINT")
+      ->group("Jobs");
+  app_.add_option("--host", hosts_,
+                  "Run on this machine, [user@]host[:port][*slots]; again for more")
+      ->type_name("HOST")
+      ->allow_extra_args(false)
+      ->take_all()
+      ->group("Jobs");
+  app_.add_option("--hosts", hosts_file_, "Run on the machines of this hosts file")
+      ->type_name("FILE")
       ->group("Jobs");
 }
 
@@ -212,11 +219,24 @@ RunOptions RunParser::options(const RunWords& words) const {
       options.environment.emplace_back(text, value);
     }
   }
-  options.directory = std::filesystem::absolute(options.directory.empty()
-                                                    ? std::filesystem::current_path()
-                                                    : std::filesystem::path(options.directory))
-                          .lexically_normal();
-  options.broker = endpoint_or_environment(options.broker);
+  if (!options.directory.empty()) {
+    options.directory = std::filesystem::absolute(options.directory).lexically_normal();
+  }
+  if (!hosts_.empty() || !hosts_file_.empty()) {
+    if (!options.broker.empty()) {
+      throw CLI::ValidationError("--broker",
+                                 "a running pool has its own hosts: see `muster up --help`");
+    }
+    if (!hosts_.empty() && !hosts_file_.empty()) {
+      throw CLI::ValidationError("--host", "name hosts one by one or in a file, not both");
+    }
+    options.hosts = hosts_;
+    if (!hosts_file_.empty()) {  // with a folder, or it could be a host's name
+      options.hosts = {std::filesystem::absolute(hosts_file_).string()};
+    }
+    return options;
+  }
+  options.broker = endpoint_or_default(options.broker);
   return options;
 }
 

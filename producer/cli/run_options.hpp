@@ -1,5 +1,5 @@
 // The options of `muster run`, from the words of the command line. Pure but for reading
-// MUSTER_BROKER and the current directory. Threads: plain values.
+// the environment, the runtime folder and the current directory. Threads: plain values.
 #pragma once
 
 #include <CLI/App.hpp>
@@ -36,8 +36,9 @@ struct RunOptions {
   std::string joblog;
   Resume resume = Resume::no;
   std::vector<std::pair<std::string, std::string>> environment;
-  std::string directory;
-  std::string broker;  // empty: an embedded pool
+  std::string directory;           // empty: the current one, on other machines the home folder
+  std::string broker;              // empty: an embedded pool
+  std::vector<std::string> hosts;  // what the embedded pool reaches by ssh; empty: this machine
 };
 
 // The words after `muster run`, cut where the options end and where the inputs begin.
@@ -72,11 +73,10 @@ class RunParser {
   std::string timeout_;
   std::string halt_ = "never";
   std::vector<std::string> environment_;
+  std::vector<std::string> hosts_;
+  std::string hosts_file_;
   bool resume_ = false;
   bool resume_failed_ = false;
 };
-
-// The endpoint that was asked for: `given`, else MUSTER_BROKER, else empty.
-std::string endpoint_or_environment(const std::string& given);
 
 }  // namespace muster

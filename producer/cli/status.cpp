@@ -15,7 +15,7 @@ namespace muster {
 int print_status(const std::string& endpoint, bool json) {
   if (endpoint.empty()) {
     throw std::runtime_error(
-        "status of which broker? Name it: --broker ipc:///path, or set MUSTER_BROKER");
+        "no broker of yours runs; `muster up HOST` starts one, or name one: --broker ipc:///path");
   }
   Options options;
   options.endpoint = endpoint;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
@@ -80,6 +81,8 @@ std::string duration_or_dash(std::uint64_t microseconds) {
 std::string remarks_about_worker(const Json& worker) {
   std::vector<std::string> remarks;
   if (worker.value("draining", false)) remarks.emplace_back("draining");
+  const std::string paused = clean(worker.value("paused", ""));
+  if (!paused.empty()) remarks.push_back("PAUSED: " + paused);
   if (number(worker, "stuck_slots") > 0) {
     remarks.push_back(fmt::format("slots stuck: {}", number(worker, "stuck_slots")));
   }
@@ -117,6 +120,56 @@ std::string worker_table(const Json& workers) {
                  {"ROUND TRIP", true},
                  {"REMARKS"}},
                 rows);
+}
+
+std::string bytes_text(std::uint64_t bytes) {
+  constexpr std::array<const char*, 5> kUnits = {"B", "KB", "MB", "GB", "TB"};
+  auto value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  while (value >= 1000 && unit + 1 < kUnits.size()) {
+    value /= 1024;
+    ++unit;
+  }
+  return unit == 0 ? fmt::format("{} B", bytes)
+                   : fmt::format(value < 10 ? "{:.1f} {}" : "{:.0f} {}", value, kUnits[unit]);
+}
+
+// On one line of its own, at full length: it says what to do.
+std::string line_about(const Json& node) {
+  std::string text = node.value("detail", "");
+  if (text.empty()) return "";
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
+  return fmt::format("  {}: {}: {}\n", clean(node.value("name", "?")),
+                     clean(node.value("step", "")), text);
+}
+
+// With the title; nothing when there are no nodes.
+std::string node_table(const Json& nodes) {
+  if (nodes.empty()) return "";
+  std::vector<Row> rows;
+  std::string lines;
+  for (const auto& node : nodes) {
+    const std::string state = node.value("state", "?");
+    rows.push_back({clean(node.value("name", "?")), clean(node.value("address", "?")), clean(state),
+                    duration_text(number(node, "state_ms") * 1000),
+                    bytes_text(number(node, "bytes_in")), bytes_text(number(node, "bytes_out")),
+                    duration_or_dash(number(node, "round_trip_us")), count(node, "reconnects"),
+                    state == "up" ? "" : clean(node.value("step", ""))});
+    if (state != "up") lines += line_about(node);
+  }
+  return "Nodes\n" +
+         render({{"NAME"},
+                 {"ADDRESS"},
+                 {"STATE"},
+                 {"SINCE", true},
+                 {"IN", true},
+                 {"OUT", true},
+                 {"ROUND TRIP", true},
+                 {"RECONNECTS", true},
+                 {"STEP"}},
+                rows) +
+         lines + "\n";
 }
 
 std::string job_table(const Json& jobs) {
@@ -175,12 +228,14 @@ std::string status_table(const std::string& json) {
     const Json status = Json::parse(json);
     const Json workers = status.value("workers", Json::array());
     const Json jobs = status.value("jobs", Json::array());
+    const Json nodes = status.value("nodes", Json::array());
     return fmt::format(
-        "Broker: Muster {}, up {}, {} slots on {} worker{}; sessions: {}\n\nWorkers\n{}\nJobs\n{}",
+        "Broker: Muster {}, up {}, {} slots on {} worker{}; sessions: "
+        "{}\n\n{}Workers\n{}\nJobs\n{}",
         clean(status.value("software_version", "?")),
         duration_text(number(status, "uptime_ms") * 1000), number(status, "total_slots"),
         workers.size(), workers.size() == 1 ? "" : "s", number(status, "sessions"),
-        worker_table(workers), job_table(jobs));
+        node_table(nodes), worker_table(workers), job_table(jobs));
   } catch (const Json::exception& error) {
     throw std::runtime_error(std::string("the broker's status could not be read: ") + error.what());
   }

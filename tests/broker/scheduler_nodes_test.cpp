@@ -53,8 +53,12 @@ TEST_F(SchedulerNodesTest, StatusShowsTheRowsWithTheirWorkersRoundTrip) {
   const std::uint64_t sent_at = static_cast<std::uint64_t>(now_.count());
   now_ += 40ms;
   send(worker, message::Heartbeat{sent_at, false});
-  message::NodeStatus known{.name = "node", .address = "ada@node:22", .state = "up"};
-  message::NodeStatus other{.name = "other", .address = "other", .state = "failed"};
+  message::NodeStatus known;
+  known.name = "node";
+  known.address = "ada@node:22";
+  message::NodeStatus other;
+  other.name = "other";
+  other.state = "failed";
   scheduler_->set_nodes({known, other});
   const message::Status status = scheduler_->status(now_);
   ASSERT_EQ(status.nodes.size(), 2U);

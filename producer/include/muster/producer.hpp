@@ -61,10 +61,12 @@ struct Options {
   // name for messages. Relative paths in it count from the folder of an absolute `hosts_origin`.
   std::string hosts = {};
   std::string hosts_origin = {};
+  // false: the constructor does not wait for these machines; status() shows how far they are.
+  bool await_hosts = true;
 
   // --- Waiting ---
   // How long the constructor waits for the broker's WELCOME, and for an embedded pool's workers:
-  // all on this machine, and with `hosts` and no other the first on any of them.
+  // all on this machine; with `hosts` and none there, the first on any of them.
   std::chrono::milliseconds connect_timeout{10'000};
   // A broker that is silent for longer ends every wait with ErrorCode::disconnected. Shorter
   // silences (a restart, a network break) pass unseen: what was in flight is resent.
@@ -412,12 +414,13 @@ class MUSTER_API Producer {
   // Has the broker bring up the hosts of a hosts file (docs/hosts.md); those that are up stay as
   // they are. `origin` as Options::hosts_origin. Blocks until the broker has accepted them, not
   // until they are up: status() shows how it goes. A broker that is started anew is asked again.
+  // Returns the nodes' names.
   // Throws Error invalid with LINE:COLUMN when the text is wrong, disconnected, or refused.
-  void up(const std::string& hosts, const std::string& origin);
+  std::vector<std::string> up(const std::string& hosts, const std::string& origin);
   // Has the broker end the workers and tunnels of these nodes (none named: of all), and then
-  // itself, if asked to. Blocks until it has accepted that. Throws Error invalid (a name is
-  // unknown), disconnected or refused.
-  void down(const std::vector<std::string>& names, bool end_broker = false);
+  // itself, if asked to. Blocks until it has accepted that; returns the nodes' names. Throws Error
+  // invalid (a name is unknown), disconnected or refused.
+  std::vector<std::string> down(const std::vector<std::string>& names, bool end_broker = false);
   // What tasks said: blocks until there is something, `timeout` passed or the producer ends (then
   // it is empty). At most 10,000 lines wait; beyond that the oldest are dropped and counted.
   std::vector<OutputLine> next_output(std::chrono::nanoseconds timeout);

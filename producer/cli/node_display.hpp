@@ -1,0 +1,32 @@
+// Shows on standard error how far nodes are: a line for each that is drawn anew on a terminal, else
+// a line for each change. Owner: the command; one thread.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "producer/cli/node_rows.hpp"
+
+namespace muster {
+
+class NodeDisplay {
+ public:
+  NodeDisplay();
+  NodeDisplay(const NodeDisplay&) = delete;
+  NodeDisplay& operator=(const NodeDisplay&) = delete;
+
+  void show(const std::vector<NodeRow>& rows);
+
+ private:
+  void draw(const std::vector<NodeRow>& rows, std::size_t columns);
+  void tell_changes(const std::vector<NodeRow>& rows);
+
+  const bool terminal_;
+  std::size_t drawn_lines_ = 0;
+  std::string drawn_;
+  std::map<std::string, std::string> told_;  // by node: its state and step
+};
+
+}  // namespace muster
