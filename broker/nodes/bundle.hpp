@@ -55,7 +55,7 @@ std::string upload_part(Remote& remote, const NodeFacts& facts, const std::files
 // has no single quote and no newline.
 std::string shell_command(std::string_view script);
 // The text as one word of such a script.
-std::string shell_word(std::string_view text);
+std::string script_word(std::string_view text);
 
 std::string sha256_of_file(const std::filesystem::path& file);
 std::string sha256_of(std::string_view text);

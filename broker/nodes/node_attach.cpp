@@ -32,8 +32,8 @@ std::string printable(std::string_view line) {
 
 // A path that a person wrote, as a word for the node's shell: ~ is that user's home there.
 std::string path_word(const std::string& path) {
-  if (path.starts_with("~/")) return "\"$HOME\"" + shell_word(path.substr(1));
-  return shell_word(path);
+  if (path.starts_with("~/")) return "\"$HOME\"" + script_word(path.substr(1));
+  return script_word(path);
 }
 
 Json wishes(const Host& host, const Image& image) {
