@@ -58,6 +58,11 @@ void add_other_home(const Host& host, std::vector<std::string>& words) {
   }
 }
 
+// ssh hides which signal ended a command, a shell does not.
+std::string with_status(const std::string& command) {
+  return R"(exec sh -c '"${SHELL:-sh}" -c "$0"; exit $?' )" + shell_word(command);
+}
+
 }  // namespace
 
 OpensshRemote::OpensshRemote(const Host& host) : host_(host) {}
@@ -280,7 +285,7 @@ CommandOutput OpensshRemote::run(const std::string& command, std::string_view in
                                  std::chrono::seconds patience) {
   CommandOutput result;
   std::vector<std::string> words = passenger();
-  words.insert(words.end(), {"--", host_.address, command});
+  words.insert(words.end(), {"--", host_.address, with_status(command)});
   Child child(words, [&](std::string_view bytes, bool is_error) {
     append_kept(is_error ? result.error_output : result.output, bytes);
   });
@@ -320,7 +325,7 @@ int OpensshRemote::serve(const std::string& command, std::string_view input, con
   std::vector<std::string> words = passenger();
   // Something must run to hold a connection that is not ours.
   const bool holds = command.empty();
-  words.insert(words.end(), {"--", host_.address, holds ? "exec cat" : command});
+  words.insert(words.end(), {"--", host_.address, holds ? "exec cat" : with_status(command)});
   LineSplitter lines(sink);
   std::string complaint;
   Child child(words, [&](std::string_view bytes, bool is_error) {
