@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 #include <variant>
 
 #include "worker/clock.hpp"
@@ -15,7 +16,18 @@ namespace {
 constexpr int kMessagesPerTurn = 64;  // then executor and clock get their turn
 constexpr std::chrono::milliseconds kGoodbyePatience{100};
 constexpr Duration kWarnAfter = std::chrono::seconds(5);  // a broker may start after its workers
+constexpr Duration kDialPause = std::chrono::seconds(1);  // after somebody refused our login
 constexpr int kRefusedExitCode = 2;
+
+// Results leave this machine: large ones are packed once, here, and unpacked by the producer.
+void pack_results(message::WorkerOutcomes& outcomes) {
+  for (OutcomeRun& run : outcomes.runs) {
+    for (Outcome& outcome : run.outcomes) {
+      if (outcome.status != OutcomeStatus::result || outcome.body.unpacked_bytes != 0) continue;
+      outcome.body = pack_payload(std::move(outcome.body.bytes), Packing::when_smaller);
+    }
+  }
+}
 
 }  // namespace
 
@@ -23,11 +35,16 @@ WorkerLoop::WorkerLoop(LoopOptions options, Agent& agent, Executor& executor)
     : options_(std::move(options)), agent_(agent), executor_(executor) {}
 
 int WorkerLoop::run() {
-  connect();
-  warn_at_ = steady_now() + kWarnAfter;
+  if (options_.endpoint.empty()) {
+    watch();
+  } else {
+    if (!dealer_) connect();
+    warn_at_ = steady_now() + kWarnAfter;
+  }
   while (true) {
     const Time now = steady_now();
     check_signals(now);
+    check_connection(now);
     receive(now);
     agent_.tick(now);
     carry_out();
@@ -40,7 +57,8 @@ int WorkerLoop::run() {
       say_goodbye();
       return 0;
     }
-    if ((agent_.link() == Agent::Link::silent || send_failed_) && !replaced_) {
+    const bool is_lost = agent_.link() == Agent::Link::silent || send_failed_;
+    if (dealer_ && is_lost && !replaced_) {
       spdlog::warn("the broker does not answer; connecting again to {}", options_.endpoint);
       connect();
       continue;
@@ -52,25 +70,72 @@ int WorkerLoop::run() {
 void WorkerLoop::connect() {
   send_failed_ = false;
   replaced_ = true;
+  dial_at_ = kNever;
   dealer_.reset();
-  dealer_ = std::make_unique<Dealer>(*context_, options_.endpoint);
+  dealer_ = std::make_unique<Dealer>(*context_, options_.endpoint, options_.login);
+  watch();
+}
+
+void WorkerLoop::connect_to(const std::string& endpoint, const Login& login) {
+  check_endpoint(endpoint, login);
+  options_.endpoint = endpoint;
+  options_.login = login;
+  refusal_told_ = false;
+  agent_.disconnected(steady_now());
+  connect();
+}
+
+void WorkerLoop::disconnect() { hang_up(kNever); }
+
+void WorkerLoop::hang_up(Time dial_at) {
+  dealer_.reset();
+  dial_at_ = dial_at;
+  send_failed_ = false;
+  replaced_ = false;
+  agent_.disconnected(steady_now());
+  watch();
+}
+
+void WorkerLoop::watch() {
   poller_.clear();
   poller_.watch(options_.signals);
   if (options_.lifeline >= 0) poller_.watch(options_.lifeline);
   poller_.watch(executor_.wake_descriptor());
+  if (!dealer_) return;
   poller_.watch_socket(dealer_->native_socket());
   poller_.watch_socket(dealer_->native_monitor());
 }
 
-void WorkerLoop::receive(Time now) {
-  if (dealer_->take_connected()) {
-    spdlog::info("connected to {}", options_.endpoint);
-    replaced_ = false;
-    agent_.connected(now);
+// Whoever listens at the endpoint may refuse us, or not be our broker: try again in a while.
+void WorkerLoop::check_connection(Time now) {
+  if (!dealer_ && now >= dial_at_) connect();
+  if (!dealer_) return;
+  const bool is_stranger = agent_.link() == Agent::Link::stranger;
+  if (!is_stranger && !dealer_->take_refused()) return;
+  if (!std::exchange(refusal_told_, true)) {
+    const char* why = is_stranger ? "its answer lacks the proof that only our broker has."
+                                  : "the login is refused, or nobody asks for one there; is this "
+                                    "worker's public key among the broker's --authorized-workers?";
+    spdlog::warn("cannot work for who listens at {}: {} Trying again.", options_.endpoint, why);
   }
+  hang_up(now + kDialPause);
+}
+
+void WorkerLoop::notice_connected(Time now) {
+  if (!dealer_->take_connected()) return;
+  spdlog::info("connected to {}", options_.endpoint);
+  replaced_ = false;
+  agent_.connected(now);
+}
+
+void WorkerLoop::receive(Time now) {
+  if (!dealer_) return;
+  notice_connected(now);
   for (int i = 0; i < kMessagesPerTurn; ++i) {
     const auto frames = dealer_->receive();
     if (!frames) return;
+    // It may be the first word of a new connection, with somebody else at its other end.
+    if (options_.login.index() != 0) notice_connected(now);
     auto decoded = decode(*frames);
     if (auto* message = std::get_if<Message>(&decoded)) {
       agent_.receive(std::move(*message), now);
@@ -97,12 +162,15 @@ void WorkerLoop::carry_out() {
     if (!actions.starts.empty()) executor_.start(std::move(actions.starts));
     if (!actions.stops.empty()) executor_.stop(actions.stops);
     if (!actions.recalls.empty()) executor_.recall(actions.recalls);
-    for (const Message& message : actions.messages) send(message);
+    for (Message& message : actions.messages) send(message);
   }
 }
 
-void WorkerLoop::send(const Message& message) {
+void WorkerLoop::send(Message& message) {
+  if (!dealer_) return;
   const Packing packing = agent_.pack() ? Packing::when_smaller : Packing::never;
+  auto* outcomes = std::get_if<message::WorkerOutcomes>(&message);
+  if (outcomes != nullptr && agent_.pack()) pack_results(*outcomes);
   if (dealer_->send(encode(message, packing)) != SendResult::sent) send_failed_ = true;
 }
 
@@ -130,8 +198,9 @@ bool WorkerLoop::ended(Time now) {
 }
 
 void WorkerLoop::say_goodbye() {
-  if (agent_.link() != Agent::Link::up) return;
-  send(message::Goodbye{});
+  if (!dealer_ || agent_.link() != Agent::Link::up) return;
+  Message goodbye = message::Goodbye{};
+  send(goodbye);
   dealer_->set_linger(kGoodbyePatience);
   poller_.clear();
   dealer_.reset();
@@ -139,7 +208,10 @@ void WorkerLoop::say_goodbye() {
 }
 
 void WorkerLoop::notice_absence(Time now) {
-  if (agent_.link() == Agent::Link::up) warn_at_ = kNever;
+  if (agent_.link() == Agent::Link::up) {
+    warn_at_ = kNever;
+    refusal_told_ = false;
+  }
   if (now < warn_at_) return;
   warn_at_ = kNever;
   spdlog::warn(
@@ -149,7 +221,8 @@ void WorkerLoop::notice_absence(Time now) {
 }
 
 void WorkerLoop::wait() {
-  const Time deadline = std::min({next_poll_, agent_.next_deadline(), drain_deadline_, warn_at_});
+  const Time deadline = std::min(
+      {next_poll_, agent_.next_deadline(), drain_deadline_, warn_at_, dealer_ ? kNever : dial_at_});
   next_poll_ = kNever;
   poller_.wait(deadline == kNever ? kNever : std::max(deadline - steady_now(), Duration::zero()));
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "producer/cli/job_outcome.hpp"
+#include "producer/cli/keygen.hpp"
 #include "producer/cli/run.hpp"
 #include "producer/cli/run_options.hpp"
 #include "producer/cli/status.hpp"
@@ -25,6 +26,7 @@ constexpr const char* kDescription =
     "\n"
     "  muster run COMMAND ::: INPUTS...   run a command for every input, in parallel\n"
     "  muster status                      who works on what\n"
+    "  muster keygen                      make keys for connections over TCP\n"
     "  muster help [COMMAND]              this text, or all about a command";
 
 constexpr const char* kExamples =
@@ -62,10 +64,12 @@ struct CommandLine {
   CLI::App app{kDescription, "muster"};
   CLI::App* run = nullptr;
   CLI::App* status = nullptr;
+  CLI::App* keygen = nullptr;
   CLI::App* help = nullptr;
   std::unique_ptr<muster::RunParser> run_parser;
   std::string status_broker;
   bool status_json = false;
+  muster::KeygenOptions keygen_options;
   std::string help_about;
 
   CommandLine() {
@@ -80,8 +84,9 @@ struct CommandLine {
     status->add_option("--broker", status_broker, "The broker to ask (default: MUSTER_BROKER)")
         ->type_name("ENDPOINT");
     status->add_flag("--json", status_json, "Print everything the broker says, as JSON");
+    keygen = muster::add_keygen(app, keygen_options);
     help = app.add_subcommand("help", "Explain a command");
-    help->add_option("COMMAND", help_about, "run or status");
+    help->add_option("COMMAND", help_about, "run, status or keygen");
   }
 };
 
@@ -91,6 +96,8 @@ int print_help(const CommandLine& line) {
     about = line.run;
   } else if (line.help_about == "status") {
     about = line.status;
+  } else if (line.help_about == "keygen") {
+    about = line.keygen;
   } else if (!line.help_about.empty()) {
     fmt::print(stderr, "muster help: there is no command '{}'; try: muster help\n",
                line.help_about);
@@ -102,7 +109,10 @@ int print_help(const CommandLine& line) {
 
 int parse_error(CommandLine& line, const CLI::ParseError& error) {
   if (error.get_exit_code() == 0) return line.app.exit(error);  // --help, --version
-  const char* command = line.run->parsed() ? " run" : line.status->parsed() ? " status" : "";
+  const char* command = line.run->parsed()      ? " run"
+                        : line.status->parsed() ? " status"
+                        : line.keygen->parsed() ? " keygen"
+                                                : "";
   fmt::print(stderr, "muster{}: {}\nTry: muster{} --help\n", command, error.what(), command);
   return kOtherError;
 }
@@ -124,6 +134,7 @@ int dispatch(CommandLine& line, std::vector<std::string> words) {
   } catch (const CLI::ParseError& error) {
     return parse_error(line, error);
   }
+  if (line.keygen->parsed()) return muster::make_keys(line.keygen_options);
   if (!line.run->parsed() && !line.status->parsed()) return print_help(line);
   endpoint = runs ? options.broker : muster::endpoint_or_environment(line.status_broker);
   try {
