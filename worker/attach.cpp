@@ -7,6 +7,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -35,6 +36,7 @@ constexpr Duration kConfigPatience = std::chrono::seconds(60);
 // From its start until the worker answers: it may have to start Python on a busy machine.
 constexpr Duration kAnswerPatience = std::chrono::seconds(30);
 constexpr std::chrono::seconds kEndMargin{10};
+constexpr Duration kLastWordsPatience = std::chrono::seconds(5);
 
 class Unusable : public std::runtime_error {
  public:
@@ -109,6 +111,8 @@ class Attachment {
 
  private:
   void enter_run_folder();
+  bool take_lock();
+  void clean_up();
   bool lacks_parts() const;
   bool connect();
   bool find();
@@ -131,19 +135,34 @@ class Attachment {
 };
 
 void Attachment::enter_run_folder() {
-  cache_ = cache_folder();
   const std::string folder = cache_ + "/run/" + config_.pool;
   make_private_folder(folder);
   // Relative names from here: a socket's path has at most 107 bytes.
   if (::chdir(folder.c_str()) != 0) {
     throw Unusable(fmt::format("cannot enter {}: {}", folder, std::strerror(errno)));
   }
+}
+
+// Whether it is ours. Not when somebody removed the folder while this process waited.
+bool Attachment::take_lock() {
   lock_ = Descriptor(::open("lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!lock_.valid() && errno == ENOENT) return false;
   if (!lock_.valid()) {
-    throw Unusable(fmt::format("cannot write in {}: {}", folder, std::strerror(errno)));
+    throw Unusable(
+        fmt::format("cannot write in {}/run/{}: {}", cache_, config_.pool, std::strerror(errno)));
   }
   while (::flock(lock_.get(), LOCK_EX) != 0 && errno == EINTR) {
   }
+  struct stat file {};
+  return ::fstat(lock_.get(), &file) == 0 && file.st_nlink > 0;
+}
+
+// The worker ended as it was told to: nothing of it stays.
+void Attachment::clean_up() {
+  socket_.reset();
+  if (!take_lock() || connect()) return;  // another one starts, or started
+  for (const char* name : {"control", "pid", "log", "lock"}) ::unlink(name);
+  ::rmdir((cache_ + "/run/" + config_.pool).c_str());
 }
 
 // What the broker must upload or prepare first.
@@ -275,6 +294,9 @@ void Attachment::start() {
     case Answer::replaced:
       break;
   }
+  // It still writes why.
+  const Descriptor process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  readable(process.get(), steady_now() + kLastWordsPatience);
   throw Unusable("the worker did not start: " + log_tail());
 }
 
@@ -310,6 +332,7 @@ int Attachment::hold(Input& input) {
         deadline == kNever ? -1 : static_cast<int>(std::max<std::int64_t>(0, left.count()));
     if (::poll(events.data(), events.size(), wait) == 0) {
       kill_silent();
+      clean_up();
       return kAttachEnded;
     }
     if (events[1].revents != 0) input.read();
@@ -321,23 +344,33 @@ int Attachment::hold(Input& input) {
       return kAttachTaken;
     }
     if (result != PacketResult::end) continue;
-    if (ending) return kAttachEnded;
+    if (ending) {
+      clean_up();
+      return kAttachEnded;
+    }
     say(fmt::format("worker {} ended by itself: {}", worker_pid_, log_tail()));
     return kAttachLostWorker;
   }
 }
 
 int Attachment::end_only() {
-  if (!connect() || ask("who") != Answer::ready) return kAttachEnded;
+  if (!connect() || ask("who") != Answer::ready) {
+    clean_up();
+    return kAttachEnded;
+  }
   const std::string packet = fmt::format("end {}", config_.end_seconds.count());
   ::send(socket_.get(), packet.data(), packet.size(), MSG_NOSIGNAL);
   await_end(steady_now() + config_.end_seconds + kEndMargin);
   say(fmt::format("worker {} ended", worker_pid_));
+  clean_up();
   return kAttachEnded;
 }
 
 int Attachment::run(Input& input) {
-  enter_run_folder();
+  cache_ = cache_folder();
+  do {
+    enter_run_folder();
+  } while (!take_lock());
   if (config_.end_only) return end_only();
   if (config_.version != MUSTER_VERSION) {
     throw Unusable(fmt::format("this muster-worker is version " MUSTER_VERSION
