@@ -1,4 +1,4 @@
-# Packs the worker bundle (MusterBundle.cmake): cmake -D programs=... -D output=... -P make_bundle.cmake
+# Packs the worker bundle (MusterBundle.cmake): cmake -D programs=... -D output=... -P this file.
 # The same inputs give the same bytes, whoever builds where and when.
 cmake_minimum_required(VERSION 3.25)
 

@@ -27,6 +27,7 @@
 #include "worker/attach_spawn.hpp"
 #include "worker/clock.hpp"
 #include "worker/control.hpp"
+#include "worker/spawn.hpp"
 
 namespace muster {
 namespace {
@@ -122,6 +123,7 @@ class Attachment {
   void await_end(Time deadline);
   void kill_silent();
   bool relay(const std::string& packet);
+  std::string how_it_ended() const;
   int hold(Input& input);
   int end_only();
 
@@ -130,6 +132,7 @@ class Attachment {
   std::string cache_;
   Descriptor lock_;
   Descriptor socket_;
+  pid_t child_ = -1;  // the worker, if this process started it
   long worker_pid_ = 0;
   bool taken_ = false;
 };
@@ -278,9 +281,9 @@ void Attachment::start() {
   }
   // Connected before the worker runs: if it cannot start, this connection ends.
   if (!connect()) throw Unusable("cannot connect to the control socket just made");
-  const pid_t pid = spawn_worker(config_, cache_, listener.get());
+  child_ = spawn_worker(config_, cache_, listener.get());
   listener.reset();
-  std::ofstream("pid") << pid << "\n";
+  std::ofstream("pid") << child_ << "\n";
   switch (ask("attach " + json_)) {
     case Answer::ready:
       say(fmt::format("worker {} started", worker_pid_));
@@ -295,9 +298,17 @@ void Attachment::start() {
       break;
   }
   // It still writes why.
-  const Descriptor process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  readable(process.get(), steady_now() + kLastWordsPatience);
+  how_it_ended();
   throw Unusable("the worker did not start: " + log_tail());
+}
+
+// Its socket is closed. Waits for its last words if it is a child of ours.
+std::string Attachment::how_it_ended() const {
+  const Descriptor process(static_cast<int>(::syscall(SYS_pidfd_open, child_, 0)));
+  if (child_ < 0 || !readable(process.get(), steady_now() + kLastWordsPatience)) {
+    return "ended by itself";
+  }
+  return describe(reap({child_, {}, {}}));
 }
 
 // One packet of the worker. False: it is over.
@@ -348,7 +359,8 @@ int Attachment::hold(Input& input) {
       clean_up();
       return kAttachEnded;
     }
-    say(fmt::format("worker {} ended by itself: {}", worker_pid_, log_tail()));
+    say(fmt::format("worker {} {}; the end of its log: {}", worker_pid_, how_it_ended(),
+                    log_tail()));
     return kAttachLostWorker;
   }
 }

@@ -1,7 +1,7 @@
 """Makes a Python environment on a node; the broker runs it there, by whatever Python it finds.
 
-Standard input: one line of JSON. Standard output: lines "progress TEXT", and "error TEXT" before exit
-code 1. The environment stands in CACHE/environments/DIGEST; its file `ready`, written last, holds
+Standard input: one line of JSON. Standard output: lines "progress TEXT", and "error TEXT" before
+exit code 1. The environment stands in CACHE/environments/DIGEST; its file `ready`, written last, holds
 the interpreter's path and version.
 """
 
@@ -107,7 +107,7 @@ def make_virtual_environment(interpreter, folder):
 
 def install(python, wanted):
     requirements = list(wanted["pip"])
-    named = {re.split(r"[^A-Za-z0-9_.-]", text.strip(), maxsplit=1)[0].lower() for text in requirements}
+    named = {re.split(r"[^A-Za-z0-9_.-]", text.strip(), 1)[0].lower() for text in requirements}
     requirements += [name for name in NEEDED if name not in named]
     command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     if wanted["wheels"]:
