@@ -1,8 +1,8 @@
 """Makes a Python environment on a node; the broker runs it there, by whatever Python it finds.
 
 Standard input: one line of JSON. Standard output: lines "progress TEXT", and "error TEXT" before
-exit code 1. The environment stands in CACHE/environments/DIGEST; its file `ready`, written last, holds
-the interpreter's path and version.
+exit code 1. The environment stands in CACHE/environments/DIGEST; its file `ready`, written last,
+holds the interpreter's path and version.
 """
 
 import fcntl
