@@ -132,7 +132,8 @@ def check(python, wanted):
         )
         if done.returncode != 0:
             raise Problem(
-                f'Python on the node ({python}) has no {module}: add pip = ["joblib", "cloudpickle"] '
+                f"Python on the node ({python}) has no {module}: add "
+                'pip = ["joblib", "cloudpickle"] '
                 "to the host, or install it there"
             )
     tell("progress", "starting Python")
