@@ -285,8 +285,9 @@ void Scheduler::check_demands() const {
       gpus[task.worker] += job->spec.resources.gpus;
     }
     std::size_t fitting = 0;
+    JobRecord* const asking = job.get();
     self.workers_.each([&](WorkerIndex index, const WorkerRecord&) {
-      fitting += self.may_run(*job, index) ? 1 : 0;
+      fitting += self.may_run(*asking, index) ? 1 : 0;
     });
     CHECK(fitting == job->demand->candidates.size());
     for (const auto& candidate : job->demand->candidates) {

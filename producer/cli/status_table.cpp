@@ -80,6 +80,8 @@ std::string duration_or_dash(std::uint64_t microseconds) {
 std::string remarks_about_worker(const Json& worker) {
   std::vector<std::string> remarks;
   if (worker.value("draining", false)) remarks.emplace_back("draining");
+  const std::string paused = worker.value("paused", "");
+  if (!paused.empty()) remarks.push_back("PAUSED: " + paused);
   if (number(worker, "stuck_slots") > 0) {
     remarks.push_back(fmt::format("slots stuck: {}", number(worker, "stuck_slots")));
   }

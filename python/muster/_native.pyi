@@ -75,6 +75,10 @@ class Producer:
         crash_budget: int = 3,
         max_running: int = 0,
         forward_output: bool = False,
+        cpus: float = 0.0,
+        memory_bytes: int = 0,
+        gpus: int = 0,
+        labels: list[str] = ...,
     ) -> int: ...
     def push(self, job: int, payload: bytes | bytearray | memoryview) -> int:
         """Returns the task's sequence; does not block (the payload is copied)."""

@@ -200,7 +200,8 @@ bool wait_for_slots(Session& session, std::uint32_t slots, double timeout) {
 std::uint32_t open_job(Session& session, const py::str& label, const py::str& python,
                        const py::object& body, double timeout, std::uint32_t retries,
                        std::int32_t priority, std::uint32_t crash_budget, std::uint32_t max_running,
-                       bool forward_output) {
+                       bool forward_output, double cpus, std::uint64_t memory_bytes,
+                       std::uint32_t gpus, const std::vector<py::str>& labels) {
   FunctionName function{to_text(label), false, to_text(python), to_bytes(body)};
   JobOptions options;
   options.timeout = milliseconds(timeout);
@@ -209,6 +210,10 @@ std::uint32_t open_job(Session& session, const py::str& label, const py::str& py
   options.crash_budget = crash_budget;
   options.max_running = max_running;
   options.forward_output = forward_output;
+  options.cpus = cpus;
+  options.memory_bytes = memory_bytes;
+  options.gpus = gpus;
+  for (const py::str& label : labels) options.labels.push_back(to_text(label));
   return session.use([&](Native& native) {
     const py::gil_scoped_release unlocked;
     return native.channel.open(std::move(function), options);
@@ -239,7 +244,8 @@ void bind_channel(py::class_<Session, Owned>& producer) {
       .def("open_job", &open_job, py::kw_only(), py::arg("label"), py::arg("python"),
            py::arg("body"), py::arg("timeout") = 0.0, py::arg("retries") = 0,
            py::arg("priority") = 0, py::arg("crash_budget") = 3, py::arg("max_running") = 0,
-           py::arg("forward_output") = false)
+           py::arg("forward_output") = false, py::arg("cpus") = 0.0, py::arg("memory_bytes") = 0,
+           py::arg("gpus") = 0, py::arg("labels") = std::vector<std::string>{})
       .def("push", &push, py::arg("job"), py::arg("payload"))
       .def(
           "cancel",
