@@ -49,7 +49,6 @@ class BrokerLoop {
   NodesControl& nodes_;
   ServiceNotifier notifier_;
   Scheduler scheduler_;
-  ServiceNotifier notifier_;
   Poller poller_;
   std::map<std::string, std::uint64_t> counters_told_;
 };
