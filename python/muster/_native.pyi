@@ -87,10 +87,6 @@ class Producer:
         gpus: int = 0,
         labels: list[str] = ...,
         forward_output: bool = False,
-        cpus: float = 0.0,
-        memory_bytes: int = 0,
-        gpus: int = 0,
-        labels: list[str] = ...,
     ) -> int: ...
     def push(self, job: int, payload: bytes | bytearray | memoryview) -> int:
         """Returns the task's sequence; does not block (the payload is copied)."""
