@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 
@@ -108,6 +109,30 @@ def test_only_members_of_the_group_may_submit(machine: Machine) -> None:
     done = machine.run(*submit("eve", "echo here"), check=False)
     assert done.returncode != 0
     assert "here" not in done.stdout
+
+
+def test_a_worker_with_a_key_comes_by_tcp(machine: Machine) -> None:
+    """The settings that the packages bring, with nothing but what docs/services.md says."""
+    settings = machine.root.path / "etc/muster"
+    for old in ("keys/broker.key", "worker.key"):
+        (settings / old).unlink()
+    machine.run("muster", "keygen", "--name", "broker", "--output", "/etc/muster/keys/broker.key")
+    machine.run("muster", "keygen", "--name", "here", "--output", "/etc/muster/worker.key")
+    shutil.copy(settings / "keys/broker.key.pub", settings / "broker.key.pub")
+    shutil.copy(settings / "worker.key.pub", settings / "authorized_workers")
+    toml = (settings / "broker.toml").read_text().replace("0.0.0.0", "127.0.0.1")
+    lines = [line for line in toml.splitlines() if not line.startswith("listen")]
+    wanted = ("# listen =", "# key =", "# authorized-workers =")
+    uncommented = [line[2:] if line.startswith(wanted) else line for line in lines]
+    (settings / "broker.toml").write_text("\n".join(uncommented) + "\n")
+    machine.run("rm", "/etc/systemd/system/muster-worker.service.d/test.conf")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "muster-broker")
+    machine.run("systemctl", "restart", "muster-worker")
+    wait_until(lambda: is_connected(machine), "the worker is connected")
+    assert "tcp://127.0.0.1:5670" in machine.journal("muster-worker")
+    done = machine.run(*submit("ada", "echo by tcp"))
+    assert done.stdout == "by tcp\n", done.stderr
 
 
 def test_a_stop_lets_running_tasks_end(machine: Machine) -> None:
