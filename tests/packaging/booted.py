@@ -94,10 +94,12 @@ def cgroup_folder() -> pathlib.Path:
     pytest.skip("no cgroup2 that may be written, so systemd cannot run here")
 
 
-def remove_cgroups(folder: pathlib.Path) -> None:
+def remove_cgroups(folder: pathlib.Path) -> bool:
+    """Whether it could: processes that were killed hold theirs for a moment."""
     for path, _, _ in os.walk(folder, topdown=False):
         with contextlib.suppress(OSError):
             os.rmdir(path)
+    return not folder.exists()
 
 
 @contextlib.contextmanager
@@ -133,4 +135,4 @@ def booted(root: Root) -> Iterator[Machine]:
         outer.send_signal(signal.SIGKILL)  # and its child with all that this started
         outer.communicate()
         wait_until(lambda: not (group / "cgroup.procs").read_text(), "all processes are gone")
-        remove_cgroups(group)
+        wait_until(lambda: remove_cgroups(group), "its control groups are gone")
