@@ -142,6 +142,8 @@ class Reader {
       return;
     } else if (keyword == "include") {
       if (depth < kMaxDepth) include(values, depth);
+    } else if (keyword == "identityfile") {
+      findings.identity_files.push_back(values[0]);
     } else if (seen_.insert(keyword).second) {
       apply(keyword, values, words, place);
     }

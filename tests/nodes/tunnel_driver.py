@@ -124,7 +124,7 @@ class Driver:
 class Listener:
     """A Unix socket; every connection is handled by `serve` in a thread."""
 
-    def __init__(self, path: Path, serve: Callable[[socket.socket], None]) -> None:
+    def __init__(self, path: Path, serve: Callable[[socket.socket], object]) -> None:
         self.path = path
         self._serve = serve
         self._socket = socket.socket(socket.AF_UNIX)

@@ -48,10 +48,21 @@ def node(rig: Rig) -> Iterator[Node]:
     node.restart_sshd()
 
 
+@pytest.fixture(scope="module")
+def rig_of_two() -> Iterator[Rig]:
+    with Rig(2) as rig:
+        yield rig
+
+
 @pytest.fixture(params=["libssh", "openssh"])
-def connect(request: pytest.FixtureRequest, rig: Rig, node: Node) -> Connect:
+def via(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def connect(via: str, rig: Rig, node: Node) -> Connect:
     def make(environment: dict[str, str] | None = None, **fields: object) -> Driver:
-        host = {"address": node.host, "user": USER, "via": request.param, **fields}
+        host = {"address": node.host, "user": USER, "via": via, **fields}
         return Driver(rig.environment | (environment or {}), **host)
 
     return make
@@ -235,9 +246,9 @@ def test_an_uploaded_file_is_the_same_file(connect: Connect, node: Node, tmp_pat
         done = driver.do("upload", file=str(source), path="it's here")
         assert done["progress"] == 3_000_001
     target = node.home / "it's here"
-    assert hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(
-        source.read_bytes()
-    ).digest()
+    assert (
+        hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(source.read_bytes()).digest()
+    )
     assert target.stat().st_mode & 0o777 == 0o600
 
 
@@ -451,3 +462,124 @@ def test_secrets_of_standard_input_stay_there(connect: Connect, node: Node) -> N
         words = Path(f"/proc/{driver.process.pid}/cmdline").read_bytes()
         assert b"s3cret" not in words
         assert "s3cret" not in driver.log
+
+
+# --- The way there ---
+
+
+def test_a_jump_host(rig_of_two: Rig, via: str, echo_socket: Path) -> None:
+    near, far = rig_of_two.nodes
+    far.run(f"ip route add blackhole {rig_of_two.subnet}.1")
+    jump = f"{USER}@{near.host}:22"
+    host = {"address": far.host, "user": USER, "via": via, "connect_timeout": 5}
+    with Driver(rig_of_two.environment, **host) as driver:
+        assert driver.fails("open").step == "connect"
+    if via == "openssh":  # which has no options of ours for the machines on its way
+        config = rig_of_two.folder / "config"
+        config.write_text(
+            f"IdentityFile {rig_of_two.key}\nUserKnownHostsFile {_known_hosts(rig_of_two)}\n"
+        )
+        host["ssh_config"] = str(config)
+    with Driver(rig_of_two.environment, jump=jump, **host) as driver:
+        driver.do("open")
+        port = driver.do("forward", port=0, socket=str(echo_socket))["port"]
+        driver.order("serve", command="echo up; cat")
+        assert driver.line()["text"] == "up"
+        assert round_trip(far, port, 1_000_000) == 1_000_000
+
+
+def test_a_jump_host_that_refuses(rig: Rig, node: Node) -> None:
+    host = {"address": node.host, "user": USER, "jump": f"eva@{node.host}", "connect_timeout": 5}
+    with Driver(rig.environment, **host) as driver:
+        error = driver.fails("open")
+    assert error.step == "connect" and "Permission denied" in error.text
+
+
+def test_a_proxy_command_of_the_config_file(rig: Rig, node: Node, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        f"Host far\n  HostName {node.host}\n  ProxyCommand ssh -i {rig.key} "
+        f"-o UserKnownHostsFile={_known_hosts(rig)} -W %h:%p -p %p %r@%h\n"
+    )
+    with Driver(rig.environment, address="far", user=USER, ssh_config=str(config)) as driver:
+        assert "resolve" not in driver.do("open")["steps"]
+
+
+def test_a_connection_that_is_shared_already(rig: Rig, node: Node, echo_socket: Path) -> None:
+    """The user's own master connection is used, and outlives us without our forward."""
+    control = rig.folder / "control"
+    config = rig.folder / "shared_config"
+    config.write_text(f"Host *\n  ControlPath {control}\n")
+    words = ["ssh", "-F", str(config), "-S", str(control), "-i", str(rig.key), "-o"]
+    words += [f"UserKnownHostsFile={_known_hosts(rig)}", f"{USER}@{node.host}"]
+    with subprocess.Popen([*words, "-M", "-N"]) as master:
+        try:
+            wait_until(control.exists, "the connection is shared")
+            node.authorize("# nobody can log in any more:")
+            host = {"address": node.host, "user": USER, "ssh_config": str(config)}
+            with Driver(rig.environment, via="openssh", **host) as driver:
+                driver.do("open")
+                port = driver.do("forward", port=0, socket=str(echo_socket))["port"]
+                driver.order("serve", command="echo up; cat")
+                assert driver.line()["text"] == "up"
+                assert round_trip(node, port, 1000) == 1000
+                driver.order("finish")
+                assert driver.result("serve")["status"] == 0
+            still = subprocess.run([*words, "echo still"], check=False, capture_output=True)
+            assert still.stdout == b"still\n"
+            probe = f"python3 -c 'import socket; socket.create_connection((\"localhost\", {port}))'"
+            assert "refused" in node.run(probe).stderr
+        finally:
+            master.kill()
+
+
+def test_config_lines_that_libssh_ignores_are_named(rig: Rig, node: Node, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text(f"Host other\n  HostKeyAlias a\nHost {node.host}\n  HostKeyAlias b\n")
+    host = {"address": node.host, "user": USER, "ssh_config": str(config)}
+    with Driver(rig.environment, **host) as driver:
+        driver.do("open")
+        driver.do("renew")
+        driver.do("open")
+    assert driver.log.count("HostKeyAlias b") == 1
+    assert f"{config}:4: " in driver.log and 'via = "openssh"' in driver.log
+    assert "HostKeyAlias a" not in driver.log
+
+
+def test_a_revoked_host_key(rig: Rig, node: Node, tmp_path: Path) -> None:
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.write_text(node.known_hosts_line() + f"@revoked * {node.host_key}\n")
+    with Driver(
+        rig.environment, address=node.host, user=USER, known_hosts=str(known_hosts)
+    ) as driver:
+        error = driver.fails("open")
+    assert error.step == "host key" and f"{known_hosts}:2" in error.text
+
+
+def test_no_file_is_left_behind(rig: Rig, node: Node) -> None:
+    """libssh would write the public half of a key beside it."""
+    public = rig.key.with_suffix(".pub")
+    text = public.read_text()
+    public.unlink()
+    try:
+        with Driver(rig.environment, address=node.host, user=USER) as driver:
+            driver.do("open")
+        assert not public.exists()
+    finally:
+        public.write_text(text)
+
+
+def test_a_certificate_beside_the_key(connect: Connect, rig: Rig, node: Node) -> None:
+    authority = rig.folder / "authority"
+    if not authority.exists():
+        make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(authority)]
+        subprocess.run(make, check=True)
+    sign = ["ssh-keygen", "-q", "-s", str(authority), "-I", "a", "-n", USER, f"{rig.key}.pub"]
+    subprocess.run(sign, check=True)
+    node.restart_sshd(TrustedUserCAKeys=f"{authority}.pub")
+    node.authorize("# no key is enough here:")
+    try:
+        with connect() as driver:
+            driver.do("open")
+    finally:
+        Path(f"{rig.key}-cert.pub").unlink()
