@@ -82,6 +82,9 @@ class Driver:
             self.process.kill()
             self.process.wait()
             raise
+        for thread in self._threads:
+            thread.join(PATIENCE_SECONDS)
+        assert self.process.returncode == 0, self.log
 
     def _read(self) -> None:
         assert self.process.stdout is not None
