@@ -21,6 +21,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kAnswer{30};
 constexpr std::chrono::hours kUpload{2};
+constexpr std::chrono::seconds kLastWords{2};
 constexpr std::size_t kComplaintBytes = 4096;
 constexpr std::string_view kReady = "muster-connected";
 // What ssh itself exits with when anything but the command goes wrong.
@@ -126,12 +127,7 @@ void OpensshRemote::look_up_target() {
   target_ = user + "@" + name;
 }
 
-bool OpensshRemote::shares_a_connection() {
-  if (control_path_.empty() || access(control_path_.c_str(), F_OK) != 0) return false;
-  std::vector<std::string> words = passenger();
-  words.insert(words.end(), {"-O", "check", "--", host_.address});
-  return run_client(words, kAnswer, "connect").status == 0;
-}
+bool OpensshRemote::shares_a_connection() { return !control_path_.empty() && is_connected(); }
 
 void OpensshRemote::start_master() {
   if (folder_.empty()) {
@@ -171,8 +167,16 @@ void OpensshRemote::start_master() {
 }
 
 bool OpensshRemote::is_connected() {
-  if (master_ != nullptr) return !master_->reap();
-  return access(control_path_.c_str(), F_OK) == 0;
+  if (access(control_path_.c_str(), F_OK) == 0) {
+    std::vector<std::string> words = passenger();
+    words.insert(words.end(), {"-O", "check", "--", host_.address});
+    if (run_client(words, kAnswer, "serve").status == 0) return true;
+  }
+  // It is ending; its last words say why.
+  const Deadline deadline = Clock::now() + kLastWords;
+  while (master_ != nullptr && !master_->turn(waker_, deadline) && Clock::now() < deadline) {
+  }
+  return false;
 }
 
 NodeError OpensshRemote::broken(const char* step) const {
