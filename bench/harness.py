@@ -167,8 +167,7 @@ class Rig:
 
     def values(self, name: str, *arguments: str) -> Values:
         """As readings(), for a program that prints each figure once."""
-        found = {reading.figure: reading.value for reading in self.readings(name, *arguments)}
-        return Values(name, found)
+        return read_values(name, self.run([self.program(name), *arguments, "--json"]))
 
     def prepare_python(self, interpreter: str) -> None:
         """`interpreter` has what Muster is compared with; the package is in the build directory."""
@@ -182,8 +181,7 @@ class Rig:
     def python_values(self, script: str, *arguments: str) -> Values:
         """As values(), for a Python program."""
         name = " ".join((script, *arguments))
-        readings = _readings(name, self.python_output(script, *arguments))
-        return Values(name, {reading.figure: reading.value for reading in readings})
+        return read_values(name, self.python_output(script, *arguments))
 
     def take_turns(self, *sides: Callable[[], Sample]) -> list[list[Sample]]:
         """Runs A B ... A B ...: `pairs` samples of each side, those of one turn at one index."""
@@ -209,7 +207,7 @@ def median(samples: Sequence[Values], figure: str) -> float:
 
 
 def ratio_figure(
-    name: str, above: Sequence[float], below: Sequence[float], goal: Goal, note: str = ""
+    name: str, above: Sequence[float], below: Sequence[float], goal: Goal | None, note: str = ""
 ) -> Figure:
     """The median of the ratios of the samples that were taken in the same turn.
 
@@ -221,6 +219,12 @@ def ratio_figure(
     spread = f"{min(ratios):.3g} to {max(ratios):.3g}"
     notes = f"{spread}; {note}" if note else spread
     return Figure(name, statistics.median(ratios), goal=goal, note=notes)
+
+
+def read_values(name: str, output: str) -> Values:
+    """The figures that `name`, a program, printed as JSON lines."""
+    readings = _readings(name, output)
+    return Values(name, {reading.figure: reading.value for reading in readings})
 
 
 def _readings(name: str, output: str) -> list[Reading]:

@@ -42,6 +42,12 @@ class Authenticator {
   // TransportError, and changes nothing, when a key is none.
   std::vector<std::string> allow_keys(const std::vector<Key>& keys);
 
+  // Sees that a wrong login is refused at `endpoint`, where a Router of `context` listens: connects
+  // with one. Throws TransportError when it was let in, or when nobody answers. `server_key`: for
+  // CURVE, the public one. Blocks for a few milliseconds. Logs and counts no refusal meanwhile.
+  void self_test(TransportContext& context, const std::string& endpoint, Security security,
+                 const std::string& server_key = {});
+
   // Connections refused so far.
   std::uint64_t refused() const;
 
@@ -49,12 +55,5 @@ class Authenticator {
   struct State;
   std::unique_ptr<State> state_;
 };
-
-// Whether wrong logins are really refused at `endpoint`, where a Router listens: connects with one.
-// Throws TransportError when it was let in, or when nobody answers. `server_key`: curve, the public
-// one.
-void check_refusal(TransportContext& context, const Authenticator& authenticator,
-                   const std::string& endpoint, Security security,
-                   const std::string& server_key = {});
 
 }  // namespace muster

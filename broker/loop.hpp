@@ -2,9 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
-#include <vector>
 
+#include "broker/authenticator.hpp"
+#include "broker/endpoints.hpp"
+#include "broker/nodes_control.hpp"
 #include "broker/scheduler.hpp"
 #include "common/service_notify.hpp"
 #include "common/transport.hpp"
@@ -12,15 +15,42 @@
 namespace muster {
 
 struct BrokerOptions {
-  std::vector<std::string> listen;  // endpoints
-  bool private_folder = false;      // remove the folder of the first endpoint at the end
-  int lifeline = -1;                // descriptor; its end of file ends the broker
+  EndpointOptions endpoints;
+  int lifeline = -1;       // descriptor; its end of file ends the broker
+  std::string hosts = {};  // a hosts file whose nodes come up at the start; empty: none
   SchedulerOptions scheduler;
   ServiceManager service;  // who wants to know that the broker is ready, and lives
 };
 
-// Binds every endpoint and serves until SIGTERM, SIGINT or the lifeline's end. Blocks for the life
-// of the process. Throws TransportError when an endpoint cannot be used.
-void run_broker(const BrokerOptions& options);
+class BrokerLoop {
+ public:
+  // `signals`: a signalfd; SIGHUP reads the authorized workers again, any other signal ends the
+  // loop. `endpoints`, `authenticator` and `nodes` outlive this.
+  BrokerLoop(const BrokerOptions& options, int signals, Endpoints& endpoints,
+             const Authenticator& authenticator, NodesControl& nodes);
+
+  // Serves until a signal, the lifeline's end or a producer's wish, then ends the workers on the
+  // nodes. Blocks for the life of the process.
+  void run();
+
+ private:
+  bool told_to_end();
+  void take_input();
+  void hear(Received&& received);
+  void send_output();
+  void tick();
+  void reload_authorized();
+
+  const int signals_;
+  const int lifeline_;
+  Endpoints& endpoints_;
+  Router& router_;
+  const Authenticator& authenticator_;
+  NodesControl& nodes_;
+  ServiceNotifier notifier_;
+  Scheduler scheduler_;
+  Poller poller_;
+  std::map<std::string, std::uint64_t> counters_told_;
+};
 
 }  // namespace muster

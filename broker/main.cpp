@@ -1,14 +1,21 @@
 // muster-broker: options, wiring, exit codes. 0: ended as asked; 2: cannot start.
+#include <fcntl.h>
 #include <malloc.h>
+#include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/signalfd.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
 #include <random>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "broker/authenticator.hpp"
+#include "broker/endpoints.hpp"
 #include "broker/loop.hpp"
 #include "broker/nodes/doctor.hpp"
 
@@ -40,6 +47,10 @@ struct CommandLine {
   std::vector<std::string> listen;
   int lifeline = -1;
   bool private_folder = false;
+  std::string key_file;
+  std::string authorized_workers;
+  std::string hosts;
+  bool pack = false;
   std::string log_level = "info";
   double heartbeat_seconds = 2;
   std::uint32_t heartbeat_misses = muster::limits::kHeartbeatMisses;
@@ -55,10 +66,21 @@ void describe(CLI::App& app, CommandLine& line) {
   app.set_config("--config", "", "TOML file with any of these options as KEY = VALUE, less the --")
       ->type_name("FILE");
   app.allow_config_extras(CLI::config_extras_mode::error);
-  app.add_option("--listen", line.listen, "Endpoint, ipc:///path/to/socket; may be repeated")
+  app.add_option("--listen", line.listen,
+                 "Endpoint, ipc:///path/to/socket or (for workers with a key) tcp://ADDRESS:PORT; "
+                 "may be repeated")
       ->type_name("ENDPOINT")
       ->required()
       ->envname("MUSTER_BROKER");
+  app.add_option("--key", line.key_file, "The broker's key file, made with `muster keygen`")
+      ->type_name("FILE");
+  app.add_option("--authorized-workers", line.authorized_workers,
+                 "The workers that may come by TCP, a line `PUBLIC_KEY NAME` each; SIGHUP reads it "
+                 "again")
+      ->type_name("FILE");
+  app.add_option("--hosts", line.hosts,
+                 "Bring up the machines of this hosts file, reached by ssh (docs/hosts.md)")
+      ->type_name("FILE");
   app.add_option("--heartbeat-interval", line.heartbeat_seconds, "Seconds between heartbeats")
       ->check(CLI::Range(0.01, 3600.0))
       ->capture_default_str();
@@ -85,6 +107,9 @@ void describe(CLI::App& app, CommandLine& line) {
                  "Seconds until tasks fail because no connected worker offers their function")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  app.add_flag("--pack", line.pack,
+               "Let producers compress payloads, because workers are behind slow links (with TCP "
+               "endpoints they do anyway)");
   app.add_option("--lifeline", line.lifeline,
                  "File descriptor whose end of file ends the broker (for parents)");
   app.add_flag("--private", line.private_folder,
@@ -100,13 +125,14 @@ muster::Duration seconds(double count) {
 
 muster::BrokerOptions to_options(const CommandLine& line) {
   muster::BrokerOptions options;
-  options.listen = line.listen;
+  options.endpoints = {line.listen, line.private_folder, line.key_file, line.authorized_workers};
   options.lifeline = line.lifeline;
-  options.private_folder = line.private_folder;
+  options.hosts = line.hosts;
   muster::SchedulerOptions& scheduler = options.scheduler;
   scheduler.incarnation = new_incarnation();
   scheduler.software_version = MUSTER_VERSION;
-  scheduler.worker_hint = "muster-worker --connect " + line.listen.front();
+  scheduler.worker_hint = "muster-worker --connect " + muster::first_local(line.listen);
+  scheduler.pack = line.pack || !line.key_file.empty();
   scheduler.heartbeat_interval =
       std::chrono::duration_cast<std::chrono::milliseconds>(seconds(line.heartbeat_seconds));
   scheduler.heartbeat_misses = line.heartbeat_misses;
@@ -116,6 +142,37 @@ muster::BrokerOptions to_options(const CommandLine& line) {
   scheduler.no_worker_timeout = seconds(line.no_worker_seconds);
   scheduler.unknown_function_timeout = seconds(line.unknown_function_seconds);
   return options;
+}
+
+// Blocks the signals for all threads; they arrive through the descriptor.
+int take_signals(bool with_hangup) {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  if (with_hangup) sigaddset(&signals, SIGHUP);
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
+  return signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+// Blocks for the life of the process. Throws TransportError when an endpoint cannot be used.
+void serve(const muster::BrokerOptions& options) {
+  if (options.lifeline >= 0 && fcntl(options.lifeline, F_SETFD, FD_CLOEXEC) != 0) {
+    throw muster::TransportError("--lifeline " + std::to_string(options.lifeline) +
+                                 " is not an open descriptor: pass the reading end of a pipe");
+  }
+  const int signals = take_signals(!options.endpoints.authorized_workers.empty());
+  muster::TransportContext context;
+  muster::Authenticator authenticator(context);
+  muster::Endpoints endpoints(options.endpoints, context, authenticator);
+  muster::NodePoolOptions node_options;
+  node_options.tunnel_socket = endpoints.tunnel_socket();
+  node_options.curve_socket = endpoints.tunnel_curve_socket();
+  node_options.curve_server_key = endpoints.server_key();
+  muster::NodesControl nodes(node_options, muster::first_local(options.endpoints.listen),
+                             authenticator);
+  if (!options.hosts.empty()) nodes.up_file(options.hosts);
+  muster::BrokerLoop(options, signals, endpoints, authenticator, nodes).run();
 }
 
 int run(int argc, char** argv) {
@@ -136,7 +193,7 @@ int run(int argc, char** argv) {
   mallopt(M_TRIM_THRESHOLD, 512 << 20);
   muster::BrokerOptions options = to_options(line);
   options.service = std::move(service);
-  muster::run_broker(options);
+  serve(options);
   return 0;
 }
 

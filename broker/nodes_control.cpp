@@ -49,7 +49,8 @@ std::string pool_name(const std::string& endpoint) {
 
 NodesControl::NodesControl(NodePoolOptions options, const std::string& endpoint,
                            Authenticator& authenticator)
-    : pool_(with_name(std::move(options), endpoint), authenticator) {}
+    : has_tunnels_(!options.tunnel_socket.empty()),
+      pool_(with_name(std::move(options), endpoint), authenticator) {}
 
 NodesControl::~NodesControl() = default;
 
@@ -61,13 +62,22 @@ void NodesControl::up_file(const std::string& path) {
     throw std::runtime_error(
         fmt::format("cannot read the hosts file {}: {}", path, std::strerror(errno)));
   }
+  check_tunnels();
   pool_.up(parse_hosts(text, path, folder_of(whole)));
   has_nodes_ = true;
+}
+
+void NodesControl::check_tunnels() const {
+  if (has_tunnels_) return;
+  throw std::runtime_error(
+      "the path of the broker's socket is too long for tunnels to end beside it: give the broker a "
+      "shorter --listen");
 }
 
 message::NodesAnswer NodesControl::up(const message::NodesUp& request) {
   message::NodesAnswer answer;
   try {
+    check_tunnels();
     const std::vector<Host> hosts =
         parse_hosts(request.hosts, request.origin, folder_of(request.origin));
     for (const Host& host : hosts) answer.names.push_back(host.name);

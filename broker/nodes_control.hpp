@@ -39,6 +39,9 @@ class NodesControl {
   message::NodesAnswer down(const message::NodesDown& request, Time now);
   void follow(Scheduler& scheduler, Time now);
 
+  void check_tunnels() const;
+
+  const bool has_tunnels_;
   NodePool pool_;
   Time next_look_{0};
   bool has_nodes_ = false;

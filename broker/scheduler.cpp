@@ -20,7 +20,7 @@ Scheduler::Scheduler(SchedulerOptions options, Time now)
 
 Scheduler::~Scheduler() = default;
 
-void Scheduler::receive(PeerId id, Message&& message, Time now) {
+void Scheduler::receive(PeerId id, Message&& message, Time now, const RemoteUser* user) {
   const auto found = peers_.find(id);
   if (found != peers_.end()) {
     found->second.last_heard = now;
@@ -31,7 +31,7 @@ void Scheduler::receive(PeerId id, Message&& message, Time now) {
   }
   if (std::holds_alternative<message::HelloProducer>(message) ||
       std::holds_alternative<message::HelloWorker>(message)) {
-    greet(id, std::move(message), now);
+    greet(id, std::move(message), now, user);
     return;
   }
   if (found == peers_.end() || found->second.kind == PeerKind::told_unknown) {
@@ -71,7 +71,7 @@ void Scheduler::dispatch_message(Peer& peer, PeerId id, Message&& message, Time 
   }
 }
 
-void Scheduler::greet(PeerId id, Message&& message, Time now) {
+void Scheduler::greet(PeerId id, Message&& message, Time now, const RemoteUser* user) {
   const auto found = peers_.find(id);
   const bool is_worker = std::holds_alternative<message::HelloWorker>(message);
   if (found != peers_.end() && found->second.kind != PeerKind::told_unknown &&
@@ -79,8 +79,18 @@ void Scheduler::greet(PeerId id, Message&& message, Time now) {
     refuse(id, message::RefuseCode::identity, "one connection cannot be producer and worker");
     return;
   }
+  if (user != nullptr && !user->is_admitted) {
+    refuse(id, message::RefuseCode::identity, user->name + " is no longer authorized here");
+    return;
+  }
+  if (user != nullptr && !is_worker) {
+    refuse(id, message::RefuseCode::identity,
+           "only workers may come through this endpoint; programs connect to the broker's local "
+           "one (ipc://) on its machine");
+    return;
+  }
   if (is_worker) {
-    hello(id, std::get<message::HelloWorker>(std::move(message)), now);
+    hello(id, std::get<message::HelloWorker>(std::move(message)), now, user);
   } else {
     hello(id, std::get<message::HelloProducer>(std::move(message)), now);
   }
@@ -96,13 +106,15 @@ bool Scheduler::check_version(PeerId peer, std::uint32_t protocol, const std::st
   return false;
 }
 
-void Scheduler::welcome(PeerId peer, const SessionRecord* session, Time now) {
+void Scheduler::welcome(PeerId peer, const SessionRecord* session, Time now,
+                        const RemoteUser* user) {
   message::Welcome answer;
   answer.software_version = options_.software_version;
   answer.incarnation = options_.incarnation;
   answer.heartbeat_interval = options_.heartbeat_interval;
   answer.heartbeat_misses = options_.heartbeat_misses;
-  answer.pack = options_.pack;
+  answer.pack = session != nullptr ? options_.pack : user != nullptr;
+  if (user != nullptr) answer.proof = user->proof;
   if (session != nullptr) {
     answer.credit_tasks = options_.credit_tasks;
     answer.credit_bytes = options_.credit_bytes;
@@ -128,6 +140,22 @@ void Scheduler::refuse(PeerId peer, message::RefuseCode code, std::string text) 
   }
   peers_[peer].kind = PeerKind::refused;
   send(peer, message::Refuse{code, std::move(text)});
+}
+
+void Scheduler::revoke(const std::string& user) {
+  if (user.empty()) return;
+  std::vector<WorkerIndex> revoked;
+  workers_.each([&](WorkerIndex index, const WorkerRecord& worker) {
+    if (worker.user == user) revoked.push_back(index);
+  });
+  for (const WorkerIndex index : revoked) {
+    if (workers_.at(index).present) {
+      refuse(workers_.at(index).peer, message::RefuseCode::identity,
+             user + " is no longer authorized here");
+    } else {
+      lose_worker(index, false);
+    }
+  }
 }
 
 void Scheduler::malformed(PeerId id, message::RefuseCode code, const std::string& reason,

@@ -44,7 +44,7 @@ struct SchedulerOptions {
   // After a broker's start, sessions of an earlier incarnation lease nothing for so long, so that
   // workers can report what they already run: a little more than the longest reconnect interval.
   Duration resume_wait = std::chrono::milliseconds(2500);
-  bool pack = false;  // peers on other machines: WELCOME's `pack`
+  bool pack = false;  // workers may be on other machines: what WELCOME tells producers
   // Acknowledgements to a worker wait for tasks that go there, so long at most: a lone task then
   // costs one message less.
   Duration acknowledgement_window = limits::kAcknowledgementWindow;
@@ -56,6 +56,13 @@ struct NodeRequest {
   std::variant<message::NodesUp, message::NodesDown> request;
 };
 
+// Whoever is behind a connection that came through an endpoint which authenticates.
+struct RemoteUser {
+  std::string name;
+  std::string proof;        // WELCOME carries it
+  bool is_admitted = true;  // false: no longer
+};
+
 class Scheduler {
  public:
   Scheduler(SchedulerOptions options, Time now);
@@ -64,11 +71,14 @@ class Scheduler {
   Scheduler& operator=(const Scheduler&) = delete;
 
   // --- Events ---
-  void receive(PeerId peer, Message&& message, Time now);
+  // `user`: with the greeting of a connection that is not local, who greets; only workers may.
+  void receive(PeerId peer, Message&& message, Time now, const RemoteUser* user = nullptr);
   // A message of this peer could not be decoded.
   void malformed(PeerId peer, message::RefuseCode code, const std::string& reason, Time now);
   // A send failed: the connection is gone, or its peer does not read.
   void disconnected(PeerId peer, Time now);
+  // This remote user may no longer work here: its workers are refused.
+  void revoke(const std::string& user);
   void tick(Time now);
   Time next_deadline() const;
 
@@ -87,6 +97,10 @@ class Scheduler {
   message::Status status(Time now) const;
   const std::map<std::string, std::uint64_t>& counters() const { return counters_; }
   std::uint64_t counter(const std::string& name) const;
+  // A count that others keep; absent from counters() while it is 0.
+  void set_counter(const std::string& name, std::uint64_t count) {
+    if (count != 0) counters_[name] = count;
+  }
   std::uint64_t tasks_held() const;
   // Aborts if any of the tables contradict each other. O(everything): for tests and simulation.
   void check_invariants() const;
@@ -105,8 +119,9 @@ class Scheduler {
 
   // scheduler.cpp: connections and liveness
   void dispatch_message(Peer& peer, PeerId id, Message&& message, Time now);
-  void greet(PeerId peer, Message&& message, Time now);
-  void welcome(PeerId peer, const SessionRecord* session, Time now);
+  void greet(PeerId peer, Message&& message, Time now, const RemoteUser* user);
+  void welcome(PeerId peer, const SessionRecord* session, Time now,
+               const RemoteUser* user = nullptr);
   void refuse(PeerId peer, message::RefuseCode code, std::string text);
   void send(PeerId peer, Message&& message) { outgoing_.push_back({peer, std::move(message)}); }
   void send_worker(WorkerIndex index, Message&& message);  // dropped while it is away
@@ -131,7 +146,7 @@ class Scheduler {
 
   // scheduler_worker.cpp
   void on_worker(WorkerIndex index, Message&& message, Time now);
-  void hello(PeerId peer, message::HelloWorker&& hello, Time now);
+  void hello(PeerId peer, message::HelloWorker&& hello, Time now, const RemoteUser* user);
   void reconcile(WorkerIndex index, const std::vector<message::HeldLeases>& held, Time now);
   void reconcile_job(WorkerIndex index, JobRecord& job, const std::vector<LeaseRange>& held);
   void outcomes(WorkerIndex index, message::WorkerOutcomes&& message, Time now);

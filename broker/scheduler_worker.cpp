@@ -23,7 +23,7 @@ constexpr std::uint64_t kMaxOutputBytes = std::uint64_t{16} << 20;
 
 }  // namespace
 
-void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now) {
+void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now, const RemoteUser* user) {
   if (!check_version(peer, hello.protocol_version, hello.software_version)) return;
   const auto old_peer = peers_.find(peer);
   const std::vector<message::HeldLeases> held = std::move(hello.held);
@@ -34,8 +34,14 @@ void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now) {
     refuse(peer, RefuseCode::identity, "one connection cannot be two workers");
     return;
   }
+  const std::string user_name = user == nullptr ? "" : user->name;
+  if (index != kNoWorker && workers_.at(index).user != user_name) {
+    refuse(peer, RefuseCode::identity, "this worker id is another user's");
+    return;
+  }
   if (index == kNoWorker) {
     index = workers_.add(std::move(hello));
+    workers_.at(index).user = user_name;
     ++counters_["workers"];
     consider(index);
   } else {
@@ -51,7 +57,7 @@ void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now) {
   worker.last_sent = now;
   peers_[peer] = {PeerKind::worker, nullptr, index, now};
   for (auto& [key, job] : jobs_) job->told.erase(index);  // a new connection is told again
-  welcome(peer, nullptr, now);
+  welcome(peer, nullptr, now, user);
   reconcile(index, held, now);
 }
 

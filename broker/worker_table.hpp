@@ -71,6 +71,7 @@ struct WorkerRecord {
   std::uint32_t class_index = 0;
   bool offers_slots = false;  // counted in pool(): it is connected and takes leases
 
+  std::string user;            // remote: who the authenticator says it is; empty: a local worker
   message::HelloWorker hello;  // as announced; `held` is emptied. Last: rarely read
   std::string pause_reason;
 };

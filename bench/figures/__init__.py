@@ -8,11 +8,13 @@ from bench.figures.python import JOBLIB_NOOP, PYTHON_MAP, PYTHON_ROUND_TRIP, SLO
 from bench.figures.round_trip import ROUND_TRIP
 from bench.figures.run import RUN
 from bench.figures.scheduler import QUEUE_DEPTH, WORKERS
+from bench.figures.tunnel import TUNNEL
 
 BENCHES = {
     bench.name: bench
     for bench in (
         *(NOOP, ROUND_TRIP, QUEUE_DEPTH, WORKERS, RUN, ECHO),
         *(JOBLIB_NOOP, PYTHON_MAP, PYTHON_ROUND_TRIP, SLOTS, START),
+        *(TUNNEL,),
     )
 }

@@ -137,8 +137,7 @@ SshSession::~SshSession() {
     ssh_event_remove_session(event_, session_);
     ssh_event_free(event_);
   }
-  ssh_disconnect(session_);
-  ssh_free(session_);
+  ssh_free(session_);  // ssh_disconnect() would leave a socket open that was handed to libssh
 }
 
 void SshSession::open(const std::function<void(const std::string& step)>& step) {

@@ -104,8 +104,10 @@ struct CommandLine {
 };
 
 int print_help(const CommandLine& line) {
-  const CLI::App* about = &line.app;
-  if (!line.help_about.empty()) about = line.app.get_subcommand_no_throw(line.help_about);
+  const CLI::App* about = line.help_about.empty() ? &line.app : nullptr;
+  for (const CLI::App* command : line.app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (command->get_name() == line.help_about) about = command;
+  }
   if (about == nullptr) {
     fmt::print(stderr, "muster help: there is no command '{}'; try: muster help\n",
                line.help_about);

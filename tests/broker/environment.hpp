@@ -99,8 +99,8 @@ class SchedulerTest : public testing::Test {
     send(peer, hello);
     return peer;
   }
-  void send(PeerId peer, const Message& message) {
-    scheduler_->receive(peer, through_codec(message), now_);
+  void send(PeerId peer, const Message& message, const RemoteUser* user = nullptr) {
+    scheduler_->receive(peer, through_codec(message), now_, user);
     collect();
   }
   void disconnect(PeerId peer) {

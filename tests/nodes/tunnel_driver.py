@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rig import PATIENCE_SECONDS, ROOT
+from nodes.rig import PATIENCE_SECONDS, ROOT
 
 Event = dict[str, Any]
 
@@ -102,8 +102,12 @@ class Driver:
         return self.result(what)
 
     def fails(self, what: str, **fields: object) -> RemoteError:
+        self.order(what, **fields)
+        return self.fails_result(what)
+
+    def fails_result(self, what: str) -> RemoteError:
         try:
-            event = self.do(what, **fields)
+            event = self.result(what)
         except RemoteError as error:
             return error
         raise AssertionError(f"{what} did not fail: {event}")

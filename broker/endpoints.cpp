@@ -1,0 +1,123 @@
+#include "broker/endpoints.hpp"
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <string_view>
+
+#include "common/key_file.hpp"
+
+namespace muster {
+namespace {
+
+constexpr std::string_view kIpc = "ipc://";
+
+bool is_local(const std::string& endpoint) { return endpoint.rfind("tcp://", 0) != 0; }
+
+std::string path_of(const std::string& endpoint) { return endpoint.substr(kIpc.size()); }
+
+// The pair of the key file, or one that is good for this start alone.
+KeyPair server_keys(const EndpointOptions& options) {
+  for (const std::string& endpoint : options.listen) {
+    if (!is_local(endpoint) && (options.key_file.empty() || options.authorized_workers.empty())) {
+      throw TransportError(fmt::format(
+          "--listen {}: TCP endpoints need --key FILE (make one with `muster keygen`) and "
+          "--authorized-workers FILE (the public keys of the workers); on one machine use "
+          "ipc:///path/to/socket",
+          endpoint));
+    }
+  }
+  return options.key_file.empty() ? make_key_pair("broker") : read_key_file(options.key_file);
+}
+
+}  // namespace
+
+std::string first_local(const std::vector<std::string>& listen) {
+  for (const std::string& endpoint : listen) {
+    if (is_local(endpoint)) return endpoint;
+  }
+  return "";
+}
+
+Endpoints::PrivateFolder::PrivateFolder(const std::string& endpoint) {
+  if (endpoint.empty()) return;
+  check_endpoint(endpoint);
+  path_ = std::filesystem::path(path_of(endpoint)).parent_path();
+}
+
+Endpoints::PrivateFolder::~PrivateFolder() {
+  if (!path_.empty()) rmdir(path_.c_str());  // only an empty one
+}
+
+Endpoints::Endpoints(const EndpointOptions& options, TransportContext& context,
+                     Authenticator& authenticator)
+    : options_(options),
+      authenticator_(authenticator),
+      folder_(options.private_folder ? first_local(options.listen) : ""),
+      router_(context) {
+  const KeyPair keys = server_keys(options_);
+  const std::string local = first_local(options_.listen);
+  if (local.empty()) {
+    throw TransportError(
+        "programs need a local endpoint besides: add --listen ipc:///path/to/socket");
+  }
+  server_key_ = keys.public_key;
+  curve_ = {Security::curve, keys.secret_key};
+  if (!options_.authorized_workers.empty()) reload_authorized();
+  for (const std::string& endpoint : options_.listen) listen(endpoint);
+  tunnel_socket_ = bind_tunnel(path_of(local) + ".tunnel", {Security::plain});
+  tunnel_curve_socket_ = bind_tunnel(path_of(local) + ".tunnel-curve", curve_);
+  if (!tunnel_socket_.empty()) {
+    authenticator_.self_test(context, std::string(kIpc) + tunnel_socket_, Security::plain);
+  }
+  // With the same socket as the TCP endpoints'.
+  if (!tunnel_curve_socket_.empty() && !options_.key_file.empty()) {
+    authenticator_.self_test(context, std::string(kIpc) + tunnel_curve_socket_, Security::curve,
+                             server_key_);
+  }
+}
+
+Endpoints::~Endpoints() {
+  for (const std::string& path : {tunnel_socket_, tunnel_curve_socket_}) {
+    if (!path.empty()) unlink(path.c_str());
+  }
+}
+
+void Endpoints::listen(const std::string& endpoint) {
+  if (is_local(endpoint)) {
+    check_endpoint(endpoint);
+    locks_.emplace_back(endpoint);
+    router_.bind(endpoint);
+    spdlog::info("listening on {}", endpoint);
+  } else {
+    const std::string bound = router_.bind(endpoint, curve_);
+    spdlog::info("listening on {} for workers; the broker's public key is {}", bound, server_key_);
+  }
+}
+
+// The lock of the endpoint beside it keeps other brokers away from this one, too.
+std::string Endpoints::bind_tunnel(const std::string& path, const BindOptions& security) {
+  const std::string endpoint = std::string(kIpc) + path;
+  try {
+    check_endpoint(endpoint, security.security);
+  } catch (const TransportError&) {
+    spdlog::info("'{}' is too long for a Unix socket: no tunnels can end there", path);
+    return "";
+  }
+  router_.bind(endpoint, security);
+  return path;
+}
+
+std::vector<std::string> Endpoints::reload_authorized() {
+  if (options_.authorized_workers.empty()) return {};
+  std::vector<Authenticator::Key> keys;
+  for (PublicKey& key : read_authorized_keys(options_.authorized_workers)) {
+    keys.push_back({std::move(key.name), std::move(key.key)});
+  }
+  spdlog::info("{} workers are authorized by '{}'", keys.size(), options_.authorized_workers);
+  return authenticator_.allow_keys(keys);
+}
+
+}  // namespace muster
