@@ -65,7 +65,8 @@ TEST(Backoff, LooksAtWhatOnlyAPersonMendsAboutTwiceAMinute) {
     EXPECT_GE(delay, 30s);
     EXPECT_LE(delay, 60s);
   }
-  EXPECT_LE(backoff.failed(false, 1h, 0.5), 200ms);  // the person mended it, and then something else
+  EXPECT_LE(backoff.failed(false, 1h, 0.5),
+            200ms);  // the person mended it, and then something else
 }
 
 }  // namespace
