@@ -21,6 +21,7 @@
 #include <zmq.hpp>
 
 #include "common/key_file.hpp"
+#include "common/secret.hpp"
 
 namespace muster {
 namespace {
@@ -30,16 +31,6 @@ constexpr std::string_view kVersion = "1.0";
 constexpr std::size_t kMaxLoginBytes = 255;  // PLAIN says each length in one byte
 constexpr std::size_t kMaxRequestFrames = 8;
 constexpr std::chrono::seconds kTestPatience{20};
-
-// Takes as long however much of the two is alike.
-bool same_secret(std::string_view said, std::string_view known) {
-  unsigned difference = said.size() == known.size() ? 0 : 1;
-  for (std::size_t i = 0; i < said.size(); ++i) {
-    const char expected = known.empty() ? '\0' : known[i % known.size()];
-    difference |= static_cast<unsigned char>(said[i]) ^ static_cast<unsigned char>(expected);
-  }
-  return difference == 0 && !known.empty();
-}
 
 std::string to_z85(std::string_view key) {
   std::array<char, 41> text{};

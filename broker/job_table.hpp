@@ -114,6 +114,8 @@ struct JobRecord {
   // Takes a task on its last permitted run, which take_queued never does.
   std::optional<std::uint64_t> take_last_chance();
   bool has_last_chance() const { return !last_chance_.empty(); }
+  // There are queued tasks that take_queued would return.
+  bool has_queued() const { return queued > last_chance_.size(); }
 
  private:
   bool is_last_chance(const TaskRecord& task) const {

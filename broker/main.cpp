@@ -17,6 +17,7 @@
 #include "broker/authenticator.hpp"
 #include "broker/endpoints.hpp"
 #include "broker/loop.hpp"
+#include "broker/nodes/doctor.hpp"
 
 namespace {
 
@@ -200,6 +201,8 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   try {
+    const std::string tool = argc > 1 ? argv[1] : "";
+    if (tool == "doctor" || tool == "clean") return muster::run_node_tool(argc, argv);
     return run(argc, argv);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "muster-broker: %s\n", error.what());

@@ -124,7 +124,7 @@ WorkerIndex Scheduler::least_loaded(const Demand& demand) const {
 bool Scheduler::place_demanding(JobRecord& job, Time now) {
   Demand& demand = *job.demand;
   const std::uint64_t leasable = job.leasable();
-  if (leasable == 0 || demand.failed_in_turn == turn_) return false;
+  if (leasable == 0 || !job.has_queued() || demand.failed_in_turn == turn_) return false;
   if (drained_.demand == &demand) {  // it is looked at first
     const auto own = std::find_if(demand.candidates.begin(), demand.candidates.end(),
                                   [&](auto& entry) { return entry.worker == drained_.worker; });
@@ -205,7 +205,8 @@ void Scheduler::review_drained(Time now) {
   if (drained_.worker == kNoWorker) return;
   const WorkerRecord& worker = workers_.at(drained_.worker);
   const bool wanted = std::any_of(run_queue_.begin(), run_queue_.end(), [&](const RunKey& key) {
-    return jobs_.at(std::get<JobKey>(key))->demand == drained_.demand;
+    const JobRecord& job = *jobs_.at(std::get<JobKey>(key));
+    return job.demand == drained_.demand && job.has_queued();
   });
   if (!wanted || !worker.takes_leases() || now >= drained_.until) release_drained();
 }
@@ -285,8 +286,9 @@ void Scheduler::check_demands() const {
       gpus[task.worker] += job->spec.resources.gpus;
     }
     std::size_t fitting = 0;
+    JobRecord* const asking = job.get();
     self.workers_.each([&](WorkerIndex index, const WorkerRecord&) {
-      fitting += self.may_run(*job, index) ? 1 : 0;
+      fitting += self.may_run(*asking, index) ? 1 : 0;
     });
     CHECK(fitting == job->demand->candidates.size());
     for (const auto& candidate : job->demand->candidates) {

@@ -1,5 +1,6 @@
-# The worker bundle: what a machine without Muster needs to run tasks, in one archive that the broker
-# uploads (docs/hosts.md). Programs, the libraries they need but for glibc's, the Python package.
+# The worker bundle: what a machine without Muster needs to run tasks, in one archive that the
+# broker uploads (docs/hosts.md). Programs, the libraries they need but for glibc's, the Python
+# package.
 set(MUSTER_BUNDLE ${PROJECT_BINARY_DIR}/share/muster/worker-bundle.tar.gz)
 
 # The bundle's programs find its libraries, and those each other, wherever it is unpacked. (An

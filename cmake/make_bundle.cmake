@@ -1,4 +1,4 @@
-# Packs the worker bundle (MusterBundle.cmake): cmake -D programs=... -D output=... -P make_bundle.cmake
+# Packs the worker bundle (MusterBundle.cmake): cmake -D programs=... -D output=... -P this file.
 # The same inputs give the same bytes, whoever builds where and when.
 cmake_minimum_required(VERSION 3.25)
 
@@ -38,6 +38,14 @@ endforeach()
 
 file(GLOB_RECURSE files ${stage}/bin/* ${stage}/lib/* ${stage}/python/*.so)
 execute_process(COMMAND ${strip} --strip-unneeded ${files} COMMAND_ERROR_IS_FATAL ANY)
+# Exactly these: CMake's build RPATH ends with an empty entry, which means the working directory.
+foreach(file ${files})
+  if(file MATCHES "/bin/")
+    file(RPATH_SET FILE ${file} NEW_RPATH "$ORIGIN/../lib")
+  elseif(file MATCHES "/python/")
+    file(RPATH_SET FILE ${file} NEW_RPATH "$ORIGIN/../../lib")
+  endif()
+endforeach()
 execute_process(COMMAND ${readelf} --version-info ${files} OUTPUT_VARIABLE symbols
                 COMMAND_ERROR_IS_FATAL ANY)
 string(REGEX MATCHALL "GLIBC_[0-9][0-9.]*" needed "${symbols}")

@@ -35,7 +35,7 @@ class TransportError : public std::runtime_error {
 };
 
 // How a Dealer says who it is. Keys are Z85 texts of 40 characters.
-struct PlainLogin {  // user and password have at most 255 bytes
+struct PlainLogin {  // user and password have at most 255 bytes; the broker proves nothing
   std::string user;
   std::string password;
 };
@@ -134,7 +134,9 @@ class Dealer {
   Dealer(const Dealer&) = delete;
   Dealer& operator=(const Dealer&) = delete;
 
-  SendResult send(Frames frames);  // `full` while the broker does not read
+  // `full` while the broker does not read; with a PlainLogin also while there is no connection, and
+  // what waits when one breaks is dropped.
+  SendResult send(Frames frames);
   std::optional<Frames> receive();
   // Whether receive() would return something.
   bool has_input();

@@ -20,6 +20,8 @@ void log_in(zmq::socket_t& socket, const PlainLogin& login) {
   try {
     socket.set(zmq::sockopt::plain_username, login.user);
     socket.set(zmq::sockopt::plain_password, login.password);
+    // The next one to listen there may be somebody else: whatever waits is not for them.
+    socket.set(zmq::sockopt::immediate, true);
   } catch (const zmq::error_t&) {
     throw TransportError("user and password of a login need 1 to 255 bytes each");
   }

@@ -1,5 +1,6 @@
 #include "producer/job_spec.hpp"
 
+#include <cmath>
 #include <utility>
 
 #include "producer/outcome_error.hpp"
@@ -28,6 +29,26 @@ void check(const FunctionName& function, FunctionKind kind) {
   }
 }
 
+Resources resources_of(const JobOptions& options) {
+  constexpr double kMostCpus = 4'000'000;  // in thousandths within 32 bits
+  if (!(options.cpus >= 0) || options.cpus > kMostCpus) {
+    throw invalid_call("JobOptions::cpus must be between 0 and 4,000,000");
+  }
+  return {static_cast<std::uint32_t>(std::ceil(options.cpus * 1000 - 1e-6)), options.memory_bytes,
+          options.gpus};
+}
+
+void check_labels(const std::vector<std::string>& labels) {
+  if (labels.size() > limits::kMaxLabels) {
+    throw invalid_call("JobOptions::labels has more than 64 labels");
+  }
+  for (const std::string& label : labels) {
+    if (label.empty() || label.size() > limits::kMaxNameBytes) {
+      throw invalid_call("a label of JobOptions::labels is empty or longer than 512 bytes");
+    }
+  }
+}
+
 }  // namespace
 
 JobSpec spec_of(const Client& client, FunctionName&& function, const JobOptions& options) {
@@ -37,6 +58,8 @@ JobSpec spec_of(const Client& client, FunctionName&& function, const JobOptions&
   if (options.timeout.count() < 0 || options.timeout > std::chrono::hours(24 * 365)) {
     throw invalid_call("JobOptions::timeout must be between 0 and a year");
   }
+  Resources wanted = resources_of(options);
+  check_labels(options.labels);
   return {{kind, std::move(function.name), std::move(function.python),
            client.pack(std::move(function.body))},
           options.timeout,
@@ -44,7 +67,9 @@ JobSpec spec_of(const Client& client, FunctionName&& function, const JobOptions&
           options.priority,
           options.crash_budget,
           options.max_running,
-          options.forward_output};
+          options.forward_output,
+          wanted,
+          options.labels};
 }
 
 }  // namespace muster::detail

@@ -6,6 +6,7 @@
 
 #include "common/check.hpp"
 #include "common/resources.hpp"
+#include "common/secret.hpp"
 #include "worker/waiting.hpp"
 
 namespace muster {
@@ -50,10 +51,26 @@ void Agent::connected(Time now) {
   say_hello();
 }
 
+void Agent::disconnected(Time now) {
+  now_ = now;
+  if (link_ == Link::refused) return;
+  link_ = Link::waiting;
+  greeted_ = false;
+  outbox_.clear();
+}
+
+// Nothing that is said now is for us: it answers a HELLO of an earlier connection, or comes from
+// somebody who has not proved to be our broker.
+bool Agent::is_deaf() const {
+  return !greeted_ || link_ == Link::silent || link_ == Link::stranger || link_ == Link::refused;
+}
+
 void Agent::receive(Message&& message, Time now) {
   now_ = now;
-  if (!greeted_ || link_ == Link::silent || link_ == Link::refused) {
-    ++dropped_messages_;  // an answer to a HELLO of an earlier connection
+  const bool unproved = !options_.proof.empty() && link_ == Link::waiting &&
+                        !std::holds_alternative<message::Welcome>(message);
+  if (is_deaf() || unproved) {
+    ++dropped_messages_;
     return;
   }
   last_heard_ = now;
@@ -70,7 +87,7 @@ void Agent::receive(Message&& message, Time now) {
 
 void Agent::tick(Time now) {
   now_ = now;
-  if (!greeted_ || link_ == Link::silent || link_ == Link::refused) return;
+  if (is_deaf()) return;
   if (now - last_heard_ >= heartbeat_interval_ * heartbeat_misses_) {
     link_ = Link::silent;
     greeted_ = false;
@@ -83,7 +100,7 @@ void Agent::tick(Time now) {
 }
 
 Time Agent::next_deadline() const {
-  if (!greeted_ || link_ == Link::silent || link_ == Link::refused) return kNever;
+  if (is_deaf()) return kNever;
   const Time outcomes =
       unsent_.empty() || link_ != Link::up ? kNever : unsent_since_ + options_.outcome_window;
   return std::min({outcomes, last_sent_ + heartbeat_interval_,
@@ -91,6 +108,12 @@ Time Agent::next_deadline() const {
 }
 
 void Agent::handle(message::Welcome& m) {
+  if (!options_.proof.empty() && !same_secret(m.proof, options_.proof)) {
+    link_ = Link::stranger;
+    greeted_ = false;
+    outbox_.clear();
+    return;
+  }
   if (m.protocol_version != limits::kProtocolVersion) {
     message::Refuse refuse{
         message::RefuseCode::version,

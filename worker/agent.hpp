@@ -17,6 +17,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "common/message.hpp"
@@ -39,6 +40,8 @@ struct AgentOptions {
   std::string python;  // "3.11": runs python functions on it; empty: none
   bool runs_commands = true;
   std::vector<std::string> functions;  // native functions offered
+  // Not empty: nobody is obeyed, nor told more than HELLO, before a WELCOME with this text.
+  std::string proof;
   // The executor gets this much work per slot ahead of time: more than the loop's round trip, so
   // that slots never wait for it, and little enough that a RECALL still finds the rest unstarted.
   Duration start_window = std::chrono::milliseconds(1);
@@ -53,6 +56,10 @@ class Agent {
 
   // The link is up, for the first time or again: says HELLO. No effect once refused.
   void connected(Time now);
+  // The connection was given up on purpose: nothing is said until the next one.
+  void disconnected(Time now);
+  // Counts from the next connection on.
+  void set_proof(std::string proof) { options_.proof = std::move(proof); }
   // Any message in any state; what makes no sense is dropped and counted.
   void receive(Message&& message, Time now);
   // The executor's reports. What tasks said comes before their ends; without a broker it is lost.
@@ -72,10 +79,11 @@ class Agent {
   Time next_deadline() const;
 
   enum class Link {
-    up,       // the broker said WELCOME
-    waiting,  // not connected yet, or HELLO is on its way
-    silent,   // nothing was heard for too long: make a new connection, then call `connected`
-    refused,  // for good: `refusal` says why
+    up,        // the broker said WELCOME
+    waiting,   // not connected yet, or HELLO is on its way
+    silent,    // nothing was heard for too long: make a new connection, then call `connected`
+    stranger,  // who answered is not our broker: end the connection, make a new one later
+    refused,   // for good: `refusal` says why
   };
   Link link() const { return link_; }
   const std::string& refusal() const { return refusal_; }
@@ -163,6 +171,7 @@ class Agent {
   static Lease executor_lease(const HeldJob& job, TaskSequence sequence, const HeldLease& lease);
   static void append_lease(std::vector<LeaseRange>& ranges, TaskSequence sequence, Attempt attempt);
 
+  bool is_deaf() const;
   void say_hello();
   std::vector<message::HeldLeases> list_held();
   void resend_outcomes();

@@ -7,6 +7,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -26,6 +27,7 @@
 #include "worker/attach_spawn.hpp"
 #include "worker/clock.hpp"
 #include "worker/control.hpp"
+#include "worker/spawn.hpp"
 
 namespace muster {
 namespace {
@@ -35,6 +37,7 @@ constexpr Duration kConfigPatience = std::chrono::seconds(60);
 // From its start until the worker answers: it may have to start Python on a busy machine.
 constexpr Duration kAnswerPatience = std::chrono::seconds(30);
 constexpr std::chrono::seconds kEndMargin{10};
+constexpr Duration kLastWordsPatience = std::chrono::seconds(5);
 
 class Unusable : public std::runtime_error {
  public:
@@ -109,6 +112,8 @@ class Attachment {
 
  private:
   void enter_run_folder();
+  bool take_lock();
+  void clean_up();
   bool lacks_parts() const;
   bool connect();
   bool find();
@@ -118,6 +123,7 @@ class Attachment {
   void await_end(Time deadline);
   void kill_silent();
   bool relay(const std::string& packet);
+  std::string how_it_ended() const;
   int hold(Input& input);
   int end_only();
 
@@ -126,24 +132,40 @@ class Attachment {
   std::string cache_;
   Descriptor lock_;
   Descriptor socket_;
+  pid_t child_ = -1;  // the worker, if this process started it
   long worker_pid_ = 0;
   bool taken_ = false;
 };
 
 void Attachment::enter_run_folder() {
-  cache_ = cache_folder();
   const std::string folder = cache_ + "/run/" + config_.pool;
   make_private_folder(folder);
   // Relative names from here: a socket's path has at most 107 bytes.
   if (::chdir(folder.c_str()) != 0) {
     throw Unusable(fmt::format("cannot enter {}: {}", folder, std::strerror(errno)));
   }
+}
+
+// Whether it is ours. Not when somebody removed the folder while this process waited.
+bool Attachment::take_lock() {
   lock_ = Descriptor(::open("lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!lock_.valid() && errno == ENOENT) return false;
   if (!lock_.valid()) {
-    throw Unusable(fmt::format("cannot write in {}: {}", folder, std::strerror(errno)));
+    throw Unusable(
+        fmt::format("cannot write in {}/run/{}: {}", cache_, config_.pool, std::strerror(errno)));
   }
   while (::flock(lock_.get(), LOCK_EX) != 0 && errno == EINTR) {
   }
+  struct stat file {};
+  return ::fstat(lock_.get(), &file) == 0 && file.st_nlink > 0;
+}
+
+// The worker ended as it was told to: nothing of it stays.
+void Attachment::clean_up() {
+  socket_.reset();
+  if (!take_lock() || connect()) return;  // another one starts, or started
+  for (const char* name : {"control", "pid", "log", "lock"}) ::unlink(name);
+  ::rmdir((cache_ + "/run/" + config_.pool).c_str());
 }
 
 // What the broker must upload or prepare first.
@@ -259,9 +281,9 @@ void Attachment::start() {
   }
   // Connected before the worker runs: if it cannot start, this connection ends.
   if (!connect()) throw Unusable("cannot connect to the control socket just made");
-  const pid_t pid = spawn_worker(config_, cache_, listener.get());
+  child_ = spawn_worker(config_, cache_, listener.get());
   listener.reset();
-  std::ofstream("pid") << pid << "\n";
+  std::ofstream("pid") << child_ << "\n";
   switch (ask("attach " + json_)) {
     case Answer::ready:
       say(fmt::format("worker {} started", worker_pid_));
@@ -275,7 +297,18 @@ void Attachment::start() {
     case Answer::replaced:
       break;
   }
+  // It still writes why.
+  how_it_ended();
   throw Unusable("the worker did not start: " + log_tail());
+}
+
+// Its socket is closed. Waits for its last words if it is a child of ours.
+std::string Attachment::how_it_ended() const {
+  const Descriptor process(static_cast<int>(::syscall(SYS_pidfd_open, child_, 0)));
+  if (child_ < 0 || !readable(process.get(), steady_now() + kLastWordsPatience)) {
+    return "ended by itself";
+  }
+  return describe(reap({child_, {}, {}}));
 }
 
 // One packet of the worker. False: it is over.
@@ -310,6 +343,7 @@ int Attachment::hold(Input& input) {
         deadline == kNever ? -1 : static_cast<int>(std::max<std::int64_t>(0, left.count()));
     if (::poll(events.data(), events.size(), wait) == 0) {
       kill_silent();
+      clean_up();
       return kAttachEnded;
     }
     if (events[1].revents != 0) input.read();
@@ -321,23 +355,34 @@ int Attachment::hold(Input& input) {
       return kAttachTaken;
     }
     if (result != PacketResult::end) continue;
-    if (ending) return kAttachEnded;
-    say(fmt::format("worker {} ended by itself: {}", worker_pid_, log_tail()));
+    if (ending) {
+      clean_up();
+      return kAttachEnded;
+    }
+    say(fmt::format("worker {} {}; the end of its log: {}", worker_pid_, how_it_ended(),
+                    log_tail()));
     return kAttachLostWorker;
   }
 }
 
 int Attachment::end_only() {
-  if (!connect() || ask("who") != Answer::ready) return kAttachEnded;
+  if (!connect() || ask("who") != Answer::ready) {
+    clean_up();
+    return kAttachEnded;
+  }
   const std::string packet = fmt::format("end {}", config_.end_seconds.count());
   ::send(socket_.get(), packet.data(), packet.size(), MSG_NOSIGNAL);
   await_end(steady_now() + config_.end_seconds + kEndMargin);
   say(fmt::format("worker {} ended", worker_pid_));
+  clean_up();
   return kAttachEnded;
 }
 
 int Attachment::run(Input& input) {
-  enter_run_folder();
+  cache_ = cache_folder();
+  do {
+    enter_run_folder();
+  } while (!take_lock());
   if (config_.end_only) return end_only();
   if (config_.version != MUSTER_VERSION) {
     throw Unusable(fmt::format("this muster-worker is version " MUSTER_VERSION

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -58,7 +57,11 @@ std::vector<std::string> worker_arguments(const AttachConfig& config, const std:
   }
   for (const std::string& label : config.labels) add("--label", label);
   if (config.max_cores > 0) add("--max-cores", std::to_string(config.max_cores));
-  if (config.max_memory > 0) add("--max-memory", std::to_string(config.max_memory));
+  if (config.max_memory > 0) {
+    add("--max-memory", std::to_string(config.max_memory));
+    words.emplace_back("--enforce-memory");
+  }
+  if (config.nice > 0) add("--nice", std::to_string(config.nice));
   if (config.pause_load > 0) add("--pause-load", fmt::format("{}", config.pause_load));
   return words;
 }
@@ -139,9 +142,6 @@ pid_t spawn_worker(const AttachConfig& config, const std::string& cache, int con
   check_directory(directory);
   std::vector<std::string> words = worker_arguments(config, cache);
   std::vector<std::string> variables = worker_environment(config, cache);
-  // The worker gets it from us; this process does nothing that would suffer.
-  if (config.nice > 0) ::setpriority(PRIO_PROCESS, 0, config.nice);
-
   posix_spawn_file_actions_t actions;
   ::posix_spawn_file_actions_init(&actions);
   ::posix_spawn_file_actions_adddup2(&actions, control, kControlDescriptor);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 #include <variant>
 
 #include "worker/clock.hpp"
@@ -15,7 +16,18 @@ namespace {
 constexpr int kMessagesPerTurn = 64;  // then executor and clock get their turn
 constexpr std::chrono::milliseconds kGoodbyePatience{100};
 constexpr Duration kWarnAfter = std::chrono::seconds(5);  // a broker may start after its workers
+constexpr Duration kDialPause = std::chrono::seconds(1);  // after somebody refused our login
 constexpr int kRefusedExitCode = 2;
+
+// Results leave this machine: large ones are packed once, here, and unpacked by the producer.
+void pack_results(message::WorkerOutcomes& outcomes) {
+  for (OutcomeRun& run : outcomes.runs) {
+    for (Outcome& outcome : run.outcomes) {
+      if (outcome.status != OutcomeStatus::result || outcome.body.unpacked_bytes != 0) continue;
+      outcome.body = pack_payload(std::move(outcome.body.bytes), Packing::when_smaller);
+    }
+  }
+}
 
 }  // namespace
 
@@ -29,16 +41,17 @@ WorkerLoop::WorkerLoop(LoopOptions options, Agent& agent, Executor& executor)
 
 int WorkerLoop::run() {
   if (options_.endpoint.empty()) {
-    watch_all();
+    watch();
   } else {
-    connect();
+    if (!dealer_) connect();
+    warn_at_ = steady_now() + kWarnAfter;
   }
-  warn_at_ = steady_now() + kWarnAfter;
   while (true) {
     const Time now = steady_now();
     check_signals(now);
     check_load(now);
     obey_control(now);
+    check_connection(now);
     receive(now);
     agent_.tick(now);
     carry_out();
@@ -52,7 +65,8 @@ int WorkerLoop::run() {
       say_goodbye();
       return 0;
     }
-    if ((agent_.link() == Agent::Link::silent || send_failed_) && !replaced_ && dealer_) {
+    const bool is_lost = agent_.link() == Agent::Link::silent || send_failed_;
+    if (dealer_ && is_lost && !replaced_) {
       spdlog::warn("the broker does not answer; connecting again to {}", options_.endpoint);
       connect();
       continue;
@@ -64,30 +78,41 @@ int WorkerLoop::run() {
 void WorkerLoop::connect() {
   send_failed_ = false;
   replaced_ = true;
+  dial_at_ = kNever;
   dealer_.reset();
   dealer_ = std::make_unique<Dealer>(*context_, options_.endpoint, options_.login);
-  watch_all();
+  watch();
 }
 
 void WorkerLoop::connect_to(const std::string& endpoint, const Login& login,
                             const std::string& proof) {
-  static_cast<void>(proof);
+  check_endpoint(endpoint, login);
   options_.endpoint = endpoint;
   options_.login = login;
+  refusal_told_ = false;
   warn_at_ = steady_now() + kWarnAfter;
+  agent_.set_proof(proof);
+  agent_.disconnected(steady_now());
   connect();
 }
 
 void WorkerLoop::disconnect() {
-  dealer_.reset();
   options_.endpoint.clear();
   options_.login = {};
-  send_failed_ = false;
   warn_at_ = kNever;
-  watch_all();
+  hang_up(kNever);
 }
 
-void WorkerLoop::watch_all() {
+void WorkerLoop::hang_up(Time dial_at) {
+  dealer_.reset();
+  dial_at_ = dial_at;
+  send_failed_ = false;
+  replaced_ = false;
+  agent_.disconnected(steady_now());
+  watch();
+}
+
+void WorkerLoop::watch() {
   poller_.clear();
   poller_.watch(options_.signals);
   if (options_.lifeline >= 0) poller_.watch(options_.lifeline);
@@ -96,6 +121,21 @@ void WorkerLoop::watch_all() {
   if (!dealer_) return;
   poller_.watch_socket(dealer_->native_socket());
   poller_.watch_socket(dealer_->native_monitor());
+}
+
+// Whoever listens at the endpoint may refuse us, or not be our broker: try again in a while.
+void WorkerLoop::check_connection(Time now) {
+  if (!dealer_ && now >= dial_at_) connect();
+  if (!dealer_) return;
+  const bool is_stranger = agent_.link() == Agent::Link::stranger;
+  if (!is_stranger && !dealer_->take_refused()) return;
+  if (!std::exchange(refusal_told_, true)) {
+    const char* why = is_stranger ? "its answer lacks the proof that only our broker has."
+                                  : "the login is refused, or nobody asks for one there; is this "
+                                    "worker's public key among the broker's --authorized-workers?";
+    spdlog::warn("cannot work for who listens at {}: {} Trying again.", options_.endpoint, why);
+  }
+  hang_up(now + kDialPause);
 }
 
 void WorkerLoop::obey_control(Time now) {
@@ -122,16 +162,21 @@ void WorkerLoop::drain(Duration patience, Time now) {
                std::chrono::duration_cast<std::chrono::seconds>(patience).count());
 }
 
+void WorkerLoop::notice_connected(Time now) {
+  if (!dealer_->take_connected()) return;
+  spdlog::info("connected to {}", options_.endpoint);
+  replaced_ = false;
+  agent_.connected(now);
+}
+
 void WorkerLoop::receive(Time now) {
   if (!dealer_) return;
-  if (dealer_->take_connected()) {
-    spdlog::info("connected to {}", options_.endpoint);
-    replaced_ = false;
-    agent_.connected(now);
-  }
+  notice_connected(now);
   for (int i = 0; i < kMessagesPerTurn; ++i) {
     const auto frames = dealer_->receive();
     if (!frames) return;
+    // It may be the first word of a new connection, with somebody else at its other end.
+    if (options_.login.index() != 0) notice_connected(now);
     auto decoded = decode(*frames);
     if (auto* message = std::get_if<Message>(&decoded)) {
       agent_.receive(std::move(*message), now);
@@ -158,13 +203,15 @@ void WorkerLoop::carry_out() {
     if (!actions.starts.empty()) executor_.start(std::move(actions.starts));
     if (!actions.stops.empty()) executor_.stop(actions.stops);
     if (!actions.recalls.empty()) executor_.recall(actions.recalls);
-    for (const Message& message : actions.messages) send(message);
+    for (Message& message : actions.messages) send(message);
   }
 }
 
-void WorkerLoop::send(const Message& message) {
+void WorkerLoop::send(Message& message) {
   if (!dealer_) return;  // said again after the next WELCOME, if it matters
   const Packing packing = agent_.pack() ? Packing::when_smaller : Packing::never;
+  auto* outcomes = std::get_if<message::WorkerOutcomes>(&message);
+  if (outcomes != nullptr && agent_.pack()) pack_results(*outcomes);
   if (dealer_->send(encode(message, packing)) != SendResult::sent) send_failed_ = true;
 }
 
@@ -204,8 +251,9 @@ bool WorkerLoop::ended(Time now) {
 }
 
 void WorkerLoop::say_goodbye() {
-  if (agent_.link() != Agent::Link::up || !dealer_) return;
-  send(message::Goodbye{});
+  if (!dealer_ || agent_.link() != Agent::Link::up) return;
+  Message goodbye = message::Goodbye{};
+  send(goodbye);
   dealer_->set_linger(kGoodbyePatience);
   poller_.clear();
   dealer_.reset();
@@ -213,7 +261,10 @@ void WorkerLoop::say_goodbye() {
 }
 
 void WorkerLoop::notice_absence(Time now) {
-  if (agent_.link() == Agent::Link::up) warn_at_ = kNever;
+  if (agent_.link() == Agent::Link::up) {
+    warn_at_ = kNever;
+    refusal_told_ = false;
+  }
   if (now < warn_at_) return;
   warn_at_ = kNever;
   spdlog::warn(
@@ -236,8 +287,9 @@ void WorkerLoop::tell_manager(Time now) {
 void WorkerLoop::wait() {
   const Time look = load_ ? load_->next_look() : kNever;
   const Time control = options_.control == nullptr ? kNever : options_.control->next_deadline();
+  const Time dial = dealer_ ? kNever : dial_at_;
   const Time deadline = std::min({next_poll_, agent_.next_deadline(), drain_deadline_, warn_at_,
-                                  look, control, notifier_.next_deadline()});
+                                  look, control, dial, notifier_.next_deadline()});
   next_poll_ = kNever;
   poller_.wait(deadline == kNever ? kNever : std::max(deadline - steady_now(), Duration::zero()));
 }

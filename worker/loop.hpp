@@ -37,14 +37,19 @@ class WorkerLoop {
 
  private:
   void connect();
+  // From now on the broker is there, and nobody without this proof is it.
   void connect_to(const std::string& endpoint, const Login& login, const std::string& proof);
+  // Ends the connection until connect_to(): running tasks go on, outcomes wait.
   void disconnect();
-  void watch_all();
   void obey_control(Time now);
   void drain(Duration patience, Time now);
+  void hang_up(Time dial_at);
+  void watch();
+  void check_connection(Time now);
+  void notice_connected(Time now);
   void receive(Time now);
   void carry_out();
-  void send(const Message& message);
+  void send(Message& message);
   void check_signals(Time now);
   void check_load(Time now);
   bool ended(Time now);
@@ -64,6 +69,8 @@ class WorkerLoop {
   Time drain_deadline_ = kNever;
   std::optional<LoadMeter> load_;
   Time warn_at_ = kNever;  // when to say that no broker answers
+  Time dial_at_ = kNever;  // when to connect again
+  bool refusal_told_ = false;
   bool replaced_ = false;  // the connection is new and not established yet
   bool send_failed_ = false;
   bool at_once_ = false;

@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "common/key_file.hpp"
 #include "common/transport.hpp"
 #include "worker/agent.hpp"
 #include "worker/attach.hpp"
@@ -37,6 +38,8 @@ constexpr int kUnusable = 2;
 struct Options {
   std::string endpoint;
   int control = -1;  // a listening socket: `muster-worker attach` started this worker
+  std::string key_file;
+  std::string broker_key;
   std::uint32_t slots = 0;
   std::string executor = "process";
   std::vector<std::string> plugins;
@@ -70,6 +73,9 @@ constexpr const char* kFooter =
     "      also the native functions of a plug-in, each slot a process of its own\n"
     "  muster-worker --connect $MUSTER_BROKER --python ~/venv/bin/python\n"
     "      also Python functions, with the packages of that interpreter\n"
+    "  muster-worker --connect tcp://broker.example.org:5670 --key node1.key --broker-key "
+    "b.key.pub\n"
+    "      for a broker on another machine: see `muster keygen`\n"
     "  muster-worker --connect $MUSTER_BROKER --plugin ./libtasks.so --executor thread\n"
     "      on threads of this process: fastest, but a crashing task ends the worker\n"
     "\n"
@@ -81,10 +87,18 @@ void declare(CLI::App& app, Options& options) {
   app.description(kDescription);
   app.footer(kFooter);
   app.set_version_flag("--version", std::string("muster-worker " MUSTER_VERSION));
-  app.add_option("--connect", options.endpoint, "The broker's endpoint, ipc:///path/to/socket")
+  app.add_option("--connect", options.endpoint,
+                 "The broker's endpoint, ipc:///path/to/socket or, with keys, tcp://HOST:PORT")
       ->envname("MUSTER_BROKER")
       ->type_name("ENDPOINT");
   app.add_option("--control", options.control, "For muster-worker attach")->group("");
+  app.add_option("--key", options.key_file,
+                 "This worker's key file, made with `muster keygen`; the broker has its public key "
+                 "among the authorized workers")
+      ->type_name("FILE");
+  app.add_option("--broker-key", options.broker_key,
+                 "The broker's public key: its .pub file, or the key itself")
+      ->type_name("FILE|KEY");
   app.add_option("--slots", options.slots, "Tasks to run at once (default: the number of cores)")
       ->check(CLI::Range(1U, limits::kMaxSlots))
       ->take_last()
@@ -128,7 +142,7 @@ void declare(CLI::App& app, Options& options) {
       ->capture_default_str()
       ->type_name("BYTES");
   app.add_option("--log-level", options.log_level, "What to write to standard error")
-      ->check(CLI::IsMember({"debug", "info", "warn", "error", "off"}))
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
       ->capture_default_str()
       ->type_name("LEVEL");
 }
@@ -201,6 +215,18 @@ WorkerId random_id() {
   return {word() | 1, word()};
 }
 
+Login login_of(const Options& options) {
+  if (options.key_file.empty() && options.broker_key.empty()) return {};
+  if (options.key_file.empty() || options.broker_key.empty()) {
+    throw TransportError(
+        "--key (this worker's key file) and --broker-key (the broker's public key) belong "
+        "together");
+  }
+  KeyPair own = read_key_file(options.key_file);
+  return CurveLogin{read_public_key(options.broker_key), std::move(own.public_key),
+                    std::move(own.secret_key)};
+}
+
 void check_labels(const std::vector<std::string>& labels) {
   if (labels.size() > limits::kMaxLabels) {
     throw std::runtime_error("more than " + std::to_string(limits::kMaxLabels) +
@@ -227,6 +253,7 @@ void settle_limits(Options& options) {
 }
 
 int run(const Options& options, int signals) {
+  const Login login = login_of(options);
   std::optional<Control> control;
   if (options.control >= 0) {
     control.emplace(Descriptor(options.control));
@@ -234,7 +261,7 @@ int run(const Options& options, int signals) {
   } else if (options.endpoint.empty()) {
     throw TransportError("--connect is needed: the broker's endpoint, or MUSTER_BROKER");
   } else {
-    check_endpoint(options.endpoint);
+    check_endpoint(options.endpoint, login);
   }
   if (options.lifeline >= 0 && ::fcntl(options.lifeline, F_SETFD, FD_CLOEXEC) != 0) {
     throw TransportError("--lifeline " + std::to_string(options.lifeline) +
@@ -270,6 +297,7 @@ int run(const Options& options, int signals) {
     loop_options.control = &*control;
   } else {
     loop_options.endpoint = options.endpoint;
+    loop_options.login = login;
   }
   loop_options.signals = signals;
   loop_options.lifeline = options.lifeline;

@@ -12,6 +12,8 @@
 #include <random>
 #include <sstream>
 
+#include "broker/nodes/remote_text.hpp"
+
 namespace muster {
 namespace {
 
@@ -130,24 +132,7 @@ bool older_version(std::string_view a, std::string_view b) {
 }
 
 std::string shell_command(std::string_view script) {
-  std::string text = "exec /bin/sh -c '";
-  for (const char byte : script) {
-    if (byte == '\'') {
-      text += "'\\''";
-    } else {
-      text += byte;
-    }
-  }
-  return text + "'";
-}
-
-std::string script_word(std::string_view text) {
-  std::string word = "\"";
-  for (const char byte : text) {
-    if (byte == '"' || byte == '\\' || byte == '$' || byte == '`') word += '\\';
-    word += byte;
-  }
-  return word + "\"";
+  return "exec /bin/sh -c " + shell_word(script);
 }
 
 Bundle find_bundle(const std::string& path) {
@@ -247,19 +232,19 @@ std::string upload_part(Remote& remote, const NodeFacts& facts, const std::files
 void place_bundle(Remote& remote, const Bundle& bundle, const NodeFacts& facts,
                   const Progress& progress) {
   const std::string place = facts.cache + "/bundles/" + bundle.digest;
-  const std::string program = script_word(place + "/bin/muster-worker");
+  const std::string program = shell_word(place + "/bin/muster-worker");
   if (remote.run(shell_command("test -x " + program), "", kShortPatience).status == 0) return;
   const std::string part =
       upload_part(remote, facts, bundle.file, "bundles", "the worker bundle", progress);
   progress("upload", "unpacking the worker bundle");
-  const std::string archive = script_word(part), folder = script_word(part + ".d");
+  const std::string archive = shell_word(part), folder = shell_word(part + ".d");
   const CommandOutput unpacked =
       remote.run(shell_command(fmt::format(
                      "umask 077; a={}; d={}; trap 'rm -rf \"$a\" \"$d\"' EXIT; "
                      "echo \"{}  $a\" | sha256sum -c - >/dev/null || exit 3; "
                      "mkdir \"$d\" && tar xzf \"$a\" -C \"$d\" || exit 4; "
                      "mv -T \"$d\" {} 2>/dev/null || test -x {} || exit 4; {} --version",
-                     archive, folder, bundle.sha256, script_word(place), program, program)),
+                     archive, folder, bundle.sha256, shell_word(place), program, program)),
                  "", kUnpackPatience);
   if (unpacked.status == 0) return;
   const std::string text = trimmed(unpacked.error_output);

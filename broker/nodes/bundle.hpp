@@ -51,11 +51,9 @@ std::string upload_part(Remote& remote, const NodeFacts& facts, const std::files
                         const std::string& folder, const std::string& what,
                         const Progress& progress);
 
-// A shell command line that runs `script` with /bin/sh, whatever the user's shell is. The script
-// has no single quote and no newline.
+// A command line that runs `script` with /bin/sh, whatever the user's shell is. A script is one
+// line: csh takes no other.
 std::string shell_command(std::string_view script);
-// The text as one word of such a script.
-std::string script_word(std::string_view text);
 
 std::string sha256_of_file(const std::filesystem::path& file);
 std::string sha256_of(std::string_view text);

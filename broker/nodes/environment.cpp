@@ -13,6 +13,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "broker/nodes/remote_text.hpp"
+
 namespace muster {
 namespace {
 
@@ -152,7 +154,7 @@ void unpack(Remote& remote, const std::string& archive, const std::string& place
                                 "trap 'rm -rf \"$a\" \"$d\"' EXIT; mkdir \"$d\" && "
                                 "tar xzf \"$a\" -C \"$d\" && "
                                 "{{ mv -T \"$d\" \"$p\" 2>/dev/null || test -d \"$p\"; }}",
-                                script_word(archive), script_word(place))),
+                                shell_word(archive), shell_word(place))),
       "", kPatience);
   if (done.status != 0) fail("includes: cannot unpack them on the node: " + done.error_output);
 }
@@ -160,14 +162,14 @@ void unpack(Remote& remote, const std::string& archive, const std::string& place
 void place_wheels(Remote& remote, const Image& image, const NodeFacts& facts,
                   const Progress& progress) {
   const std::string place = facts.cache + "/wheels/" + image.wheels;
-  const std::string complete = script_word(place + "/complete");
+  const std::string complete = shell_word(place + "/complete");
   if (remote.run(shell_command("test -e " + complete), "", kPatience).status == 0) return;
   for (const fs::path& file : image.wheel_files) {
     const std::string name = file.filename().string();
     const std::string part = upload_part(remote, facts, file, "wheels", name, progress);
     const CommandOutput moved = remote.run(
-        shell_command(fmt::format("umask 077; mkdir -p {0} && mv {1} {0}/{2}", script_word(place),
-                                  script_word(part), script_word(name))),
+        shell_command(fmt::format("umask 077; mkdir -p {0} && mv {1} {0}/{2}", shell_word(place),
+                                  shell_word(part), shell_word(name))),
         "", kPatience);
     if (moved.status != 0) fail("wheels: cannot place them on the node: " + moved.error_output);
   }
@@ -203,7 +205,7 @@ void place_includes(Remote& remote, const Host& host, const Image& image, const 
   if (image.include.empty()) return;
   const std::string place = facts.cache + "/includes/" + image.include;
   const CommandOutput there =
-      remote.run(shell_command("test -d " + script_word(place)), "", kPatience);
+      remote.run(shell_command("test -d " + shell_word(place)), "", kPatience);
   if (there.status == 0) return;
   const TemporaryFile archive;
   pack(host, archive.path());
@@ -231,7 +233,7 @@ void prepare_environment(Remote& remote, const Host& host, const Bundle& bundle,
       "for p in {} python{} python3 python; do if command -v \"$p\" >/dev/null 2>&1; then "
       "exec \"$p\" -I {}; fi; done; "
       "echo \"error there is no Python on the node: install it (apt install python3)\"; exit 1",
-      script_word(host.python), bundle.python, script_word(folder + "/share/environment.py")));
+      shell_word(host.python), bundle.python, shell_word(folder + "/share/environment.py")));
   std::string problem, complaint;
   const int status =
       remote.serve(command, wanted.dump() + "\n", [&](std::string_view line, bool is_error) {

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "broker/nodes/node.hpp"
+#include "broker/nodes/remote_text.hpp"
 #include "common/key_file.hpp"
 
 namespace muster {
@@ -32,8 +33,8 @@ std::string printable(std::string_view line) {
 
 // A path that a person wrote, as a word for the node's shell: ~ is that user's home there.
 std::string path_word(const std::string& path) {
-  if (path.starts_with("~/")) return "\"$HOME\"" + script_word(path.substr(1));
-  return script_word(path);
+  if (path.starts_with("~/")) return "\"$HOME\"" + shell_word(path.substr(1));
+  return shell_word(path);
 }
 
 Json wishes(const Host& host, const Image& image) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "producer/cli/job_outcome.hpp"
+#include "producer/cli/keygen.hpp"
 #include "producer/cli/node_commands.hpp"
 #include "producer/cli/run.hpp"
 #include "producer/cli/run_options.hpp"
@@ -31,6 +32,7 @@ constexpr const char* kDescription =
     "  muster status                      who works on what\n"
     "  muster doctor HOST...              what keeps a machine from being a node\n"
     "  muster clean HOST...               remove everything of Muster's from a machine\n"
+    "  muster keygen                      make keys for connections over TCP\n"
     "  muster help [COMMAND]              this text, or all about a command";
 
 constexpr const char* kExamples =
@@ -68,10 +70,12 @@ struct CommandLine {
   CLI::App app{kDescription, "muster"};
   CLI::App* run = nullptr;
   CLI::App* status = nullptr;
+  CLI::App* keygen = nullptr;
   std::unique_ptr<muster::RunParser> run_parser;
   std::unique_ptr<muster::NodeCommands> node_commands;
   std::string status_broker;
   bool status_json = false;
+  muster::KeygenOptions keygen_options;
 
   CommandLine() {
     app.formatter(std::make_shared<HelpFormatter>());
@@ -89,12 +93,15 @@ struct CommandLine {
                      "folder)")
         ->type_name("ENDPOINT");
     status->add_flag("--json", status_json, "Print everything the broker says, as JSON");
+    keygen = muster::add_keygen(app, keygen_options);
   }
 
   // The command that was asked for; nothing: none.
   const CLI::App* parsed() const {
     if (run->parsed()) return run;
     if (status->parsed()) return status;
+    if (keygen->parsed()) return keygen;
+    if (keygen->parsed()) return keygen;
     return node_commands->parsed();
   }
 };
@@ -142,6 +149,7 @@ int dispatch(CommandLine& line, std::vector<std::string> words) {
     return parse_error(line, error);
   }
   if (line.parsed() == nullptr) return print_help(line, {});
+  if (line.keygen->parsed()) return muster::make_keys(line.keygen_options);
   try {
     if (runs) {
       endpoint = options.broker;

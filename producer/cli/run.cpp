@@ -84,6 +84,10 @@ int print_commands(const RunOptions& options, InputSource& source, const StopSig
 JobOptions job_options(const RunOptions& options) {
   JobOptions job;
   job.timeout = options.timeout;
+  job.cpus = options.cpus;
+  job.memory_bytes = options.memory_bytes;
+  job.gpus = options.gpus;
+  job.labels = options.labels;
   if (options.unordered) job.window = kWindowUnordered;
   job.retries = options.tries == 0 ? kTriesWithoutEnd : options.tries - 1;
   return job;

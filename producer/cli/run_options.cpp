@@ -88,6 +88,7 @@ RunParser::RunParser(CLI::App& app) : app_(app) {
   app_.option_defaults()->take_last();  // an alias may set what the command line then overrides
   add_input_options();
   add_job_options();
+  add_resource_options();
   add_output_options();
   add_log_options();
 }
@@ -151,6 +152,29 @@ void RunParser::add_job_options() {
   app_.add_option("--hosts", hosts_file_, "Run on the machines of this hosts file")
       ->type_name("FILE")
       ->group("Jobs");
+}
+
+void RunParser::add_resource_options() {
+  app_.add_option("--cpus", parsed_.cpus, "Cores that one job takes, e.g. 4 or 0.5")
+      ->type_name("N")
+      ->check(CLI::Range(0.001, 65536.0))
+      ->group("What one job takes");
+  app_.add_option("--memory", parsed_.memory_bytes,
+                  "Memory that one job may use, e.g. 2GiB; a job that uses more is ended")
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("BYTES")
+      ->group("What one job takes");
+  app_.add_option("--gpus", parsed_.gpus,
+                  "GPUs that one job takes; CUDA_VISIBLE_DEVICES tells it which")
+      ->type_name("N")
+      ->check(CLI::Range(0U, 1024U))
+      ->group("What one job takes");
+  app_.add_option("--label", parsed_.labels,
+                  "Run on workers with this label only; with all of them when given again")
+      ->type_name("NAME")
+      ->allow_extra_args(false)
+      ->take_all()
+      ->group("What one job takes");
 }
 
 void RunParser::add_output_options() {

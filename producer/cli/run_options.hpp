@@ -32,6 +32,10 @@ struct RunOptions {
   std::uint32_t jobs = 0;  // 0: the number of processors; with a broker: as many as fit
   std::chrono::milliseconds timeout{0};
   std::uint32_t tries = 1;  // 0: until it succeeds
+  double cpus = 0;          // of one job; 0: a slot's share
+  std::uint64_t memory_bytes = 0;
+  std::uint32_t gpus = 0;
+  std::vector<std::string> labels;
   HaltRule halt;
   std::string joblog;
   Resume resume = Resume::no;
@@ -66,6 +70,7 @@ class RunParser {
   void add_input_options();
   void add_output_options();
   void add_job_options();
+  void add_resource_options();
   void add_log_options();
 
   CLI::App& app_;

@@ -89,6 +89,8 @@ class _Start:
             self._failures[name] = self._last_error.get(name, (row["step"], nothing))
         elif row["state"] == "failed":
             self._failures[name] = row["step"], row["detail"]
+        elif row["state"] == "up" and row["state_ms"] > 1000 * self._hosts.reach_seconds:
+            self._failures[name] = "serve", "the tunnel is up, but no worker came through it"
 
     def _say(self, row: Row) -> None:
         now = row["state"], row["step"], row["detail"]

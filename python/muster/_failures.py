@@ -161,7 +161,7 @@ def _rebuilt(code: str, kind: str, message: str, text: str, extra: bytes) -> Bas
         return errors.MusterError(message)
     if kind in ("unpickle", "result_not_picklable"):
         return errors.SerializationError(message)
-    if kind == "crashed":
+    if kind in ("crashed", "out_of_memory"):
         return errors.TaskCrashed(message, kind, text)
     if kind == "exception" and extra:
         try:

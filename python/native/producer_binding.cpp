@@ -102,18 +102,6 @@ std::unique_ptr<Native> connect(Options options) {
   }
 }
 
-// TODO: plain assignments when the library has these.
-template <typename Target>
-void set_resources(Target& options, double cpus, std::uint64_t memory_bytes, std::uint32_t gpus,
-                   const std::vector<std::string>& labels) {
-  if constexpr (requires { options.cpus; }) {
-    options.cpus = cpus;
-    options.memory_bytes = memory_bytes;
-    options.gpus = gpus;
-    options.labels = labels;
-  }
-}
-
 Owned make(const py::str& endpoint, const py::str& label, bool embedded, unsigned workers,
            unsigned slots, const std::string& executor, const py::str& python,
            const py::str& python_version, const py::dict& environment, const py::str& programs,
@@ -231,7 +219,10 @@ std::uint32_t open_job(Session& session, const py::str& label, const py::str& py
   options.priority = priority;
   options.crash_budget = crash_budget;
   options.max_running = max_running;
-  set_resources(options, cpus, memory_bytes, gpus, labels);
+  options.cpus = cpus;
+  options.memory_bytes = memory_bytes;
+  options.gpus = gpus;
+  options.labels = labels;
   options.forward_output = forward_output;
   return session.use([&](Native& native) {
     const py::gil_scoped_release unlocked;

@@ -1,8 +1,8 @@
 """Makes a Python environment on a node; the broker runs it there, by whatever Python it finds.
 
-Standard input: one line of JSON. Standard output: lines "progress TEXT", and "error TEXT" before exit
-code 1. The environment stands in CACHE/environments/DIGEST; its file `ready`, written last, holds
-the interpreter's path and version.
+Standard input: one line of JSON. Standard output: lines "progress TEXT", and "error TEXT" before
+exit code 1. The environment stands in CACHE/environments/DIGEST; its file `ready`, written last,
+holds the interpreter's path and version.
 """
 
 import fcntl
@@ -31,6 +31,7 @@ def version_of(interpreter):
     try:
         done = subprocess.run(
             [interpreter, "-I", "-c", code],
+            check=False,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -54,16 +55,16 @@ def find_interpreter(wanted, needed):
         version = version_of(path) if path else None
         if version is None:
             continue
-        seen.append("%s is %s" % (path, version))
+        seen.append(f"{path} is {version}")
         if wanted_version and version != wanted_version and "." in wanted_version:
             continue
         if version != needed:
             continue
         return path
-    found = "; ".join(seen) or "none of %s is there" % ", ".join(names)
+    found = "; ".join(seen) or "none of {} is there".format(", ".join(names))
     raise Problem(
-        "python = %r: the broker's Muster runs Python %s, and the node has no such one (%s): "
-        "install python%s there, or give its path" % (wanted, needed, found, needed)
+        f"python = {wanted!r}: the broker's Muster runs Python {needed}, and the node has no such "
+        f"one ({found}): install python{needed} there, or give its path"
     )
 
 
@@ -79,16 +80,16 @@ def run(command, what, environment=None):
         errors="replace",
     )
     lines = []
-    for line in process.stdout:
-        line = line.strip()
+    for text in process.stdout:
+        line = text.strip()
         if line:
             lines = [*lines[1 - TAIL_LINES :], line]
-            tell("progress", "%s: %s" % (what, line[:200]))
+            tell("progress", f"{what}: {line[:200]}")
     if process.wait() != 0:
         tail = " | ".join(lines)
         if "No space left" in tail:
             tail = "the node's disk is full: " + tail
-        raise Problem("%s failed: %s" % (what, tail or "no output"))
+        raise Problem("{} failed: {}".format(what, tail or "no output"))
 
 
 def make_virtual_environment(interpreter, folder):
@@ -107,7 +108,8 @@ def make_virtual_environment(interpreter, folder):
 
 def install(python, wanted):
     requirements = list(wanted["pip"])
-    named = {re.split(r"[^A-Za-z0-9_.-]", text.strip(), maxsplit=1)[0].lower() for text in requirements}
+    words = (re.split(r"[^A-Za-z0-9_.-]", text.strip(), maxsplit=1) for text in requirements)
+    named = {name.lower() for name, *_ in words}
     requirements += [name for name in NEEDED if name not in named]
     command = [python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     if wanted["wheels"]:
@@ -122,6 +124,7 @@ def check(python, wanted):
     for module in NEEDED:
         done = subprocess.run(
             [python, "-c", "import " + module],
+            check=False,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -129,8 +132,9 @@ def check(python, wanted):
         )
         if done.returncode != 0:
             raise Problem(
-                'Python on the node (%s) has no %s: add pip = ["joblib", "cloudpickle"] to the '
-                "host, or install it there" % (python, module)
+                f"Python on the node ({python}) has no {module}: add "
+                'pip = ["joblib", "cloudpickle"] '
+                "to the host, or install it there"
             )
     tell("progress", "starting Python")
     run([python, "-m", "muster.runner", "--version"], "muster.runner", environment)
@@ -158,7 +162,7 @@ def prepare(wanted):
                 os.makedirs(folder, mode=0o700)
             check(interpreter, wanted)
             with open(ready + ".part", "w") as file:
-                file.write("%s\n%s\n" % (interpreter, wanted["bundle_python"]))
+                file.write("{}\n{}\n".format(interpreter, wanted["bundle_python"]))
             os.rename(ready + ".part", ready)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -173,7 +177,7 @@ def main():
         tell("error", str(problem))
         return 1
     except OSError as error:
-        tell("error", "cannot make the Python environment: %s" % error)
+        tell("error", f"cannot make the Python environment: {error}")
         return 1
     return 0
 

@@ -137,7 +137,7 @@ TEST_F(SchedulerResources, AWideTaskGetsItsSlotsOnABusyPool) {
   const PeerId busy = add_producer(1);
   const PeerId producer = add_producer(2);
   const JobId flood = declare(busy, 1);
-  submit(busy, flood, 0, 5000);
+  for (std::uint64_t first = 0; first < 5000; first += 500) submit(busy, flood, first, 500);
   for (const PeerId node : nodes) finish(node, 4);  // learned: they are short
   const JobId wide = ask(producer, 1, {4000, 0, 0});
   submit(producer, wide, 0, 1);

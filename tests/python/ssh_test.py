@@ -199,7 +199,14 @@ def test_a_joblib_pool_leaves_slots_to_the_hosts() -> None:
 
 
 def row(name: str, state: str, step: str = "", detail: str = "") -> dict[str, Any]:
-    return {"name": name, "state": state, "step": step, "detail": detail, "address": name}
+    return {
+        "name": name,
+        "state": state,
+        "step": step,
+        "detail": detail,
+        "address": name,
+        "state_ms": 0,
+    }
 
 
 def worker(name: str) -> dict[str, Any]:

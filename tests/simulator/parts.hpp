@@ -7,6 +7,7 @@
 #include <set>
 #include <vector>
 
+#include "common/resources.hpp"
 #include "tests/simulator/world.hpp"
 
 namespace muster::simulator {
@@ -24,13 +25,22 @@ struct World::Link {
 
 struct World::Worker {
   Worker(std::uint32_t number_in, AgentOptions options)
-      : number(number_in), slots(options.slots), agent(std::move(options)) {}
+      : number(number_in),
+        slots(options.slots),
+        shape{options.slots, options.cores, options.memory_bytes, options.gpus},
+        agent(std::move(options)) {}
   std::uint32_t number;
   std::uint32_t slots;
+  Shape shape;
   Agent agent;
   Link link;
   std::deque<TaskStart> waiting;  // given to the executor, not started
   std::vector<std::pair<Lease, Payload>> running;
+  struct Taken {
+    std::uint32_t width = 1;
+    std::vector<std::uint32_t> devices;
+  };
+  std::map<std::tuple<SessionId, std::uint32_t, std::uint64_t>, Taken> taken;  // by the running
 };
 
 enum class Kind : std::uint8_t { normal, fails_once, fails_always, poison };

@@ -35,6 +35,10 @@ void World::start_worker(std::uint32_t number) {
   options.executor = "process";
   options.slots = 1 + static_cast<std::uint32_t>(random(plan_.max_slots));
   options.functions = {"work"};
+  // Every wish fits on every worker, on however few slots.
+  options.cores = plan_.max_slots;
+  options.memory_bytes = 1000 * plan_.max_slots;
+  options.gpus = 2;
   if (workers_.size() <= number) workers_.resize(number + 1);
   workers_[number] = std::make_unique<Worker>(number, options);
   Worker& worker = *workers_[number];
@@ -57,6 +61,7 @@ void World::crash_worker(std::uint32_t number) {
     --running_[{lease.session, value(lease.job), value(lease.sequence)}];
   }
   worker.running.clear();
+  worker.taken.clear();
   worker.waiting.clear();
   peers_.erase(worker.link.peer);
   worker.link.up = false;
@@ -108,6 +113,11 @@ void World::start_task(Worker& worker, TaskStart&& start) {
     }
   }
   worker.running.emplace_back(lease, start.payload);
+  const Resources& wanted = start.spec->resources;
+  if (is_demanding(wanted)) count("demanding_runs");
+  if (start.devices.size() != wanted.gpus) fail("a task has other accelerators than it asked for");
+  worker.taken[name] = {width_of(wanted, worker.shape), start.devices};
+  check_room(worker);
   if (plan_.faults.output && chance(0.3)) {
     to_broker(worker.link, message::WorkerOutput{lease.session,
                                                  lease.job,
@@ -127,6 +137,32 @@ void World::start_task(Worker& worker, TaskStart&& start) {
         [this, &worker, lease] { end_task(worker, lease, false); });
 }
 
+void World::check_room(const Worker& worker) {
+  std::uint64_t slots = 0;
+  std::set<std::uint32_t> devices;
+  std::size_t devices_taken = 0;
+  for (const auto& [name, taken] : worker.taken) {
+    slots += taken.width;
+    devices_taken += taken.devices.size();
+    devices.insert(taken.devices.begin(), taken.devices.end());
+  }
+  if (slots > worker.slots) fail("running tasks take more slots than there are");
+  if (devices.size() != devices_taken) fail("two tasks have one accelerator");
+}
+
+void World::pause_worker(std::uint32_t number) {
+  if (!workers_[number] || workers_[number]->link.dead) return;
+  count("pauses");
+  Worker& worker = *workers_[number];
+  worker.agent.set_paused("others are busy", now_);
+  pump_worker(worker);
+  after(random_duration(3s), [this, &worker] {
+    if (worker.link.dead) return;
+    worker.agent.set_paused("", now_);
+    pump_worker(worker);
+  });
+}
+
 // The task returned, or was stopped by the agent's order.
 void World::end_task(Worker& worker, const Lease& lease, bool stopped) {
   if (worker.link.dead) return;
@@ -137,6 +173,7 @@ void World::end_task(Worker& worker, const Lease& lease, bool stopped) {
                                     [&](const TaskStart& start) { return start.lease == lease; });
   if (running != worker.running.end()) {
     --running_[{lease.session, value(lease.job), value(lease.sequence)}];
+    worker.taken.erase({lease.session, value(lease.job), value(lease.sequence)});
     Outcome outcome = stopped ? failed(OutcomeStatus::cancelled, {"cancelled", "stopped", "", {}})
                               : outcome_of(lease, running->second);
     worker.running.erase(running);
@@ -173,6 +210,10 @@ void World::start_producer(std::uint32_t number) {
   for (std::uint32_t i = 0; i < plan_.jobs_per_producer; ++i) {
     JobSpec spec;
     spec.function.name = "work";
+    if (plan_.faults.resources && chance(0.7)) {
+      spec.resources = {static_cast<std::uint32_t>(1000 * random(plan_.max_slots + 1)),
+                        1000 * random(plan_.max_slots + 1), static_cast<std::uint32_t>(random(3))};
+    }
     spec.retries = plan_.faults.errors ? 1 : 0;
     spec.priority = static_cast<std::int32_t>(random(2));
     // Chance alone never spends the budget; poison always does.

@@ -37,10 +37,11 @@ TEST(Simulator, EverySeedDeliversEachTaskOnceInOrder) {
   for (const auto& [name, count] : total) std::cout << name << " " << count << "\n";
   // What never happened was not tested.
   for (const char* name :
-       {"outcome_0", "outcome_1", "outcome_3", "outcome_4", "link_breaks", "partitions",
-        "worker_crashes", "broker_crashes", "leases_adopted", "leases_lost", "leases_returned",
-        "outcomes_late", "tasks_retried", "recalls", "workers_lost", "output_heard", "pool_told",
-        "caps_reached"}) {
+       {"outcome_0",       "outcome_1",      "outcome_3",      "outcome_4",      "link_breaks",
+        "partitions",      "worker_crashes", "broker_crashes", "leases_adopted", "leases_lost",
+        "leases_returned", "outcomes_late",  "tasks_retried",  "recalls",        "workers_lost",
+        "output_heard",    "pool_told",      "caps_reached",   "demanding_runs", "pauses",
+        "workers_reserved"}) {
     EXPECT_GT(total[name], 0U) << name << " never happened in any seed";
   }
 }

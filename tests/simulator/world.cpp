@@ -25,8 +25,8 @@ Plan Plan::draw(std::uint64_t seed) {
   const auto coin = [&] { return random(2) == 0; };
   Plan plan;
   plan.seed = seed;
-  plan.faults = {coin(), random(3) == 0, coin(), coin(), random(3) == 0,
-                 coin(), coin(),         coin(), coin()};
+  plan.faults = {coin(), random(3) == 0, coin(), coin(), random(3) == 0, coin(),
+                 coin(), coin(),         coin(), coin(), random(3) == 0};
   plan.workers = 1 + static_cast<std::uint32_t>(random(4));
   plan.producers = 1 + static_cast<std::uint32_t>(random(3));
   plan.jobs_per_producer = 1 + static_cast<std::uint32_t>(random(3));
@@ -55,6 +55,8 @@ std::string Plan::describe() const {
   if (faults.cancels) text += " cancels";
   if (faults.caps) text += " caps";
   if (faults.output) text += " output";
+  if (faults.resources) text += " resources";
+  if (faults.pauses) text += " pauses";
   return text;
 }
 
@@ -264,6 +266,9 @@ void World::schedule_chaos() {
     crash_worker(static_cast<std::uint32_t>(random(plan_.workers)));
   }
   if (plan_.faults.broker_crashes && chance(0.05)) crash_broker();
+  if (plan_.faults.pauses && chance(0.2)) {
+    pause_worker(static_cast<std::uint32_t>(random(plan_.workers)));
+  }
   if (plan_.faults.cancels && chance(0.2)) {
     Producer& producer = *producers_[random(plan_.producers)];
     producer.cancel_something(random(1'000'000));

@@ -34,8 +34,10 @@ struct Faults {
   bool poison = false;          // some tasks kill their worker whenever they run
   bool errors = false;          // some tasks fail, at first or always
   bool cancels = false;
-  bool caps = false;    // some jobs may only have a few leases at once
-  bool output = false;  // tasks say lines
+  bool caps = false;       // some jobs may only have a few leases at once
+  bool output = false;     // tasks say lines
+  bool resources = false;  // jobs ask for cores, memory and accelerators
+  bool pauses = false;     // workers pause for a while
 };
 
 struct Plan {
@@ -104,6 +106,8 @@ class World {
   void pump_worker(Worker& worker);
   void run_next(Worker& worker);
   void start_task(Worker& worker, TaskStart&& start);
+  void check_room(const Worker& worker);
+  void pause_worker(std::uint32_t number);
   void end_task(Worker& worker, const Lease& lease, bool stopped);
   Outcome outcome_of(const Lease& lease, const Payload& payload);
 

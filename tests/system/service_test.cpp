@@ -88,9 +88,9 @@ TEST_F(Service, AFrozenWorkerDoesNotFeedTheWatchdog) {
 TEST_F(Service, TasksDoNotSpeakForTheService) {
   const auto broker = start_broker();
   const auto worker = start_worker({}, service_options("30000000"));
-  const auto run = start_run("echo ${NOTIFY_SOCKET-none} ${WATCHDOG_USEC-none}", {"1"});
+  const auto run = start_run("echo {} ${NOTIFY_SOCKET-none} ${WATCHDOG_USEC-none}", {"1"});
   EXPECT_EQ(run->wait(), 0) << run->error_output();
-  EXPECT_EQ(run->output(), "none none\n");
+  EXPECT_EQ(run->output(), "1 none none\n");
 }
 
 }  // namespace

@@ -84,6 +84,13 @@ struct JobOptions {
   std::uint32_t crash_budget = 3;        // losses while running before the task ends as lost
   // At most this many tasks of the job run (or wait on a worker) at once; 0: as the pool has slots.
   std::uint32_t max_running = 0;
+  // What one task takes; a task that needs more than a slot's share of its worker's cores or memory
+  // takes as many slots as cover it (docs/producer.md). Outcomes of kind "no_worker" end tasks that
+  // fit nowhere, "out_of_memory" those that use more memory than this.
+  double cpus = 0;                       // cores, in thousandths at the finest; 0: one slot's share
+  std::uint64_t memory_bytes = 0;        // limit and reservation; 0: no limit of its own
+  std::uint32_t gpus = 0;                // named to the task by CUDA_VISIBLE_DEVICES
+  std::vector<std::string> labels = {};  // only workers that have all of these
   bool forward_output = false;  // what the tasks print and log comes to Producer::next_output()
   // map and Stream: at most this many tasks between the oldest missing and the newest submitted.
   std::size_t window = 16'384;

@@ -81,6 +81,10 @@ class Program {
     if (word == "environment") return std::getenv(rest.c_str());
     if (word == "big") return std::string(std::stoul(rest), 'b');
     if (word == "fail") throw std::runtime_error(rest);
+    if (word == "grow") {  // takes so many megabytes, and keeps them
+      const std::vector<char> taken(std::stoul(rest) << 20, 'x');
+      return wait(task, "") + taken.back();
+    }
     if (word == "wait") return wait(task, "");
     if (word == "hold") {
       std::ofstream(rest) << ::getpid() << '\n';
