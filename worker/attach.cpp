@@ -163,7 +163,9 @@ bool Attachment::take_lock() {
 // The worker ended as it was told to: nothing of it stays.
 void Attachment::clean_up() {
   socket_.reset();
-  if (!take_lock() || connect()) return;  // another one starts, or started
+  if (!take_lock()) return;  // somebody was faster
+  // Its listening socket may be the last that is closed; who answers is another worker.
+  if (connect() && ask("who") != Answer::gone) return;
   for (const char* name : {"control", "pid", "log", "lock"}) ::unlink(name);
   ::rmdir((cache_ + "/run/" + config_.pool).c_str());
 }
