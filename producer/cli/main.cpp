@@ -101,7 +101,6 @@ struct CommandLine {
     if (run->parsed()) return run;
     if (status->parsed()) return status;
     if (keygen->parsed()) return keygen;
-    if (keygen->parsed()) return keygen;
     return node_commands->parsed();
   }
 };
