@@ -324,6 +324,24 @@ def test_run_with_hosts_of_its_own(rig: Rig, client: Client) -> None:
     assert both.returncode == 255 and "muster up" in both.stderr
 
 
+def test_doctor_and_clean(rig: Rig, client: Client) -> None:
+    hosts = client.write_hosts(rig.hosts())
+    doctor = client.run("doctor", hosts)
+    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+    assert all(node.name in doctor.stdout for node in rig.nodes)
+    wrong = client.run("doctor", f"nobody@{rig.nodes[0].ip}")
+    assert wrong.returncode == 1
+    assert "login" in wrong.stdout
+    assert client.run("up", hosts).returncode == 0
+    busy = client.run("clean", hosts)
+    assert busy.returncode == 1, busy.stdout
+    assert client.run("down").returncode == 0
+    clean = client.run("clean", hosts)
+    assert clean.returncode == 0, clean.stdout + clean.stderr
+    for node in rig.nodes:
+        assert node.run("ls -d ~ada/.cache/muster").returncode != 0
+
+
 def test_a_terminal_sees_a_line_for_each_node(rig: Rig, client: Client) -> None:
     leader, follower = pty.openpty()
     subprocess.run(["stty", "rows", "24", "cols", "100"], stdin=follower, check=True)
