@@ -159,6 +159,7 @@ AttachConfig parse_attach_config(std::string_view line) {
   if (config.end_only) return config;
   config.endpoint = reader.text("endpoint", true);
   config.login = read_login(reader);
+  check_endpoint(config.endpoint, config.login);
   config.proof = reader.text("proof", true);
   config.orphan_grace = std::chrono::seconds(reader.number("orphan_grace", 600, 31'536'000));
   read_wishes(reader, config);

@@ -51,8 +51,8 @@ int WorkerLoop::run() {
     check_signals(now);
     check_load(now);
     obey_control(now);
-    check_connection(now);
     receive(now);
+    check_connection(now);
     agent_.tick(now);
     carry_out();
     notice_absence(now);
@@ -267,6 +267,13 @@ void WorkerLoop::notice_absence(Time now) {
   }
   if (now < warn_at_) return;
   warn_at_ = kNever;
+  if (std::holds_alternative<CurveLogin>(options_.login)) {
+    spdlog::warn(
+        "no broker answers at {}; does muster-broker listen there, and is --broker-key its public "
+        "key? This worker keeps trying",
+        options_.endpoint);
+    return;
+  }
   spdlog::warn(
       "no broker answers at {}; is muster-broker running there? Start it with `muster-broker "
       "--listen {}`; this worker keeps trying",
