@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
 import re
@@ -11,79 +10,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-from nodes.rig import Node, Rig, wait_until
-
-PATIENCE = 120.0
-
-
-class Client:
-    """Someone at the rig's command line."""
-
-    def __init__(self, rig: Rig) -> None:
-        self.rig = rig
-        self.folder = rig.home / "project"
-        self.folder.mkdir(exist_ok=True)
-        self.runtime = Path(rig.environment["XDG_RUNTIME_DIR"])
-
-    def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["muster", *words],
-            env=self.rig.environment | environment,
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-        )
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            ["muster", *words],
-            env=self.rig.environment,
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def write_hosts(self, text: str, name: str = "hosts.toml") -> str:
-        (self.folder / name).write_text(text)
-        return name
-
-    def status(self) -> dict[str, Any]:
-        done = self.run("status", "--json")
-        assert done.returncode == 0, done.stderr
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
-
-    def states(self) -> dict[str, str]:
-        return {node["name"]: node["state"] for node in self.status()["nodes"]}
-
-    def workers(self) -> dict[str, int]:
-        """The process of each node's worker."""
-        return {row["node"]: row["process_id"] for row in self.status()["workers"]}
-
-    def brokers(self) -> list[int]:
-        """Processes that listen in this client's runtime folder."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if words[0].endswith(b"/muster-broker") and str(self.runtime).encode() in words[2]:
-                found.append(int(entry.name))
-        return found
-
-
-def has_worker(node: Node) -> bool:
-    return bool(node.processes("[m]uster-worker"))
+from nodes.client import PATIENCE, Client, has_worker
+from nodes.rig import Rig, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +51,7 @@ def test_up_run_status_down(rig: Rig, client: Client) -> None:
 
     down = client.run("down")
     assert down.returncode == 0, down.stderr
-    assert not client.brokers()
+    wait_until(lambda: not client.brokers(), "the broker is gone")
     assert not any(has_worker(node) for node in rig.nodes)
     assert list(client.runtime.iterdir()) == []
     for node in rig.nodes:
@@ -181,7 +111,7 @@ def test_a_typo_names_line_and_key(client: Client, text: str, place: str, what: 
     assert up.returncode == 255
     assert up.stderr.count("\n") == 1
     assert f"hosts.toml{place}" in up.stderr and what in up.stderr, up.stderr
-    assert not client.brokers()  # nothing was done
+    wait_until(lambda: not client.brokers(), "nothing was done")
     assert list(client.runtime.iterdir()) == []
 
 
@@ -220,10 +150,8 @@ def test_a_run_survives_the_broker(rig: Rig, client: Client) -> None:
     hosts = client.write_hosts(rig.hosts(slots=1))
     assert client.run("up", hosts).returncode == 0
     marks = "/home/ada/marks"
-    run = client.start(
-        "run", "--shell", f"echo x >> {marks}; while [ ! -e {marks}.go ]; do sleep 0.1; done; echo {{}}",
-        ":::", *"123",
-    )  # fmt: skip
+    wait = f"echo x >> {marks}; while [ ! -e {marks}.go ]; do sleep 0.1; done; echo {{}}"
+    run = client.start("run", "--shell", wait, ":::", *"123")
     try:
         wait_until(
             lambda: all(node.run(f"test -e {marks}").returncode == 0 for node in rig.nodes),
@@ -248,7 +176,7 @@ def test_two_ups_at_once(rig: Rig, client: Client) -> None:
         output, errors = up.communicate(timeout=PATIENCE)
         assert up.returncode == 0, errors
         assert output.startswith("3 of 3 nodes up")
-    assert len(client.brokers()) == 1
+    wait_until(lambda: len(client.brokers()) == 1, "the others have given up")
     for node in rig.nodes:
         assert len(node.processes("[m]uster-worker --control")) == 1
 
@@ -257,7 +185,7 @@ def test_ctrl_c_leaves_the_broker(rig: Rig, client: Client) -> None:
     rig.nodes[1].cut()
     try:
         up = client.start("up", client.write_hosts(rig.hosts()))
-        wait_until(lambda: client.brokers(), "a broker runs")
+        wait_until((client.runtime / "muster" / "broker").exists, "a broker listens")
         wait_until(lambda: client.states().get("n1") == "up", "n1 is up")
         up.send_signal(signal.SIGINT)
         _, errors = up.communicate(timeout=PATIENCE)
@@ -383,6 +311,7 @@ def test_no_secret_is_ever_told(rig: Rig, client: Client) -> None:
             stderr=file,
         )
     try:
+        wait_until((client.runtime / "trace" / "broker").exists, "the broker listens")
         hosts = client.write_hosts(rig.hosts(environment={"TOKEN": "s3cr3t-of-ada"}))
         up = client.run("up", "--broker", endpoint, hosts)
         assert up.returncode == 0, up.stderr
@@ -400,7 +329,7 @@ def test_no_secret_is_ever_told(rig: Rig, client: Client) -> None:
             assert "password" not in held.lower() and "proof" not in held.lower()
         assert "password" not in told.lower()
         assert client.run("down", "--broker", endpoint).returncode == 0
-        assert broker.wait(PATIENCE) == 0
+        assert broker.wait(PATIENCE) == 0, log.read_text()
     finally:
         broker.kill()
         broker.wait()
