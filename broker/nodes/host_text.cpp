@@ -85,6 +85,9 @@ bool is_bare_ipv6(std::string_view text) {
 void check_address(std::string_view text) {
   check_text("address", text, kLongestAddress);
   const bool ipv6 = is_bare_ipv6(text);
+  if (!ipv6 && std::none_of(text.begin(), text.end(), [](unsigned char c) { return is_word(c); })) {
+    refuse(fmt::format("{} is no address", quote(text)));
+  }
   for (const char c : text) {
     if (is_word(static_cast<unsigned char>(c)) || c == '.' || c == '-' || c == '_') continue;
     if (ipv6 && (c == ':' || c == '%')) continue;

@@ -119,7 +119,7 @@ std::string usable_log(const std::string& log) {
 }  // namespace
 
 std::string place_of_broker(const std::string& given) {
-  const std::string endpoint = endpoint_or_default(given);
+  std::string endpoint = endpoint_or_default(given);
   if (!endpoint.empty()) return endpoint;
   const std::string folder = runtime_folders().front();
   if (const std::string complaint = folder_complaint(folder); !complaint.empty()) {

@@ -21,7 +21,7 @@ struct HostDefaults {
 };
 
 // One text for every file and one for all short forms, in the order of their first mention. A word
-// is a file if it ends in ".toml" or names one that exists. Throws std::runtime_error when a file
+// is a file if it ends in ".toml" or has a '/'. Throws std::runtime_error when a file
 // cannot be read, or there are defaults and no short form to use them.
 std::vector<HostsText> hosts_of(const std::vector<std::string>& words,
                                 const HostDefaults& defaults = {});

@@ -71,13 +71,11 @@ struct CommandLine {
   CLI::App* run = nullptr;
   CLI::App* status = nullptr;
   CLI::App* keygen = nullptr;
-  CLI::App* help = nullptr;
   std::unique_ptr<muster::RunParser> run_parser;
   std::unique_ptr<muster::NodeCommands> node_commands;
   std::string status_broker;
   bool status_json = false;
   muster::KeygenOptions keygen_options;
-  std::string help_about;
 
   CommandLine() {
     app.formatter(std::make_shared<HelpFormatter>());
@@ -96,11 +94,9 @@ struct CommandLine {
         ->type_name("ENDPOINT");
     status->add_flag("--json", status_json, "Print everything the broker says, as JSON");
     keygen = muster::add_keygen(app, keygen_options);
-    help = app.add_subcommand("help", "Explain a command");
-    help->add_option("COMMAND", help_about, "A command's name");
   }
 
-  // The command that was asked for; nothing: none, or help.
+  // The command that was asked for; nothing: none.
   const CLI::App* parsed() const {
     if (run->parsed()) return run;
     if (status->parsed()) return status;
@@ -109,14 +105,14 @@ struct CommandLine {
   }
 };
 
-int print_help(const CommandLine& line) {
-  const CLI::App* about = line.help_about.empty() ? &line.app : nullptr;
+// `muster help run` is `muster run --help`.
+int print_help(const CommandLine& line, const std::vector<std::string>& words) {
+  const CLI::App* about = words.empty() ? &line.app : nullptr;
   for (const CLI::App* command : line.app.get_subcommands([](const CLI::App*) { return true; })) {
-    if (command->get_name() == line.help_about) about = command;
+    if (!words.empty() && command->get_name() == words.front()) about = command;
   }
   if (about == nullptr) {
-    fmt::print(stderr, "muster help: there is no command '{}'; try: muster help\n",
-               line.help_about);
+    fmt::print(stderr, "muster help: there is no command '{}'; try: muster help\n", words.front());
     return kOtherError;
   }
   fmt::print("{}", about->help());
@@ -132,6 +128,9 @@ int parse_error(CommandLine& line, const CLI::ParseError& error) {
 }
 
 int dispatch(CommandLine& line, std::vector<std::string> words) {
+  if (!words.empty() && words.front() == "help") {
+    return print_help(line, {std::next(words.begin()), words.end()});
+  }
   muster::RunWords run_words;
   const bool runs = !words.empty() && words.front() == "run";
   if (runs) {
@@ -148,7 +147,7 @@ int dispatch(CommandLine& line, std::vector<std::string> words) {
   } catch (const CLI::ParseError& error) {
     return parse_error(line, error);
   }
-  if (line.parsed() == nullptr) return print_help(line);
+  if (line.parsed() == nullptr) return print_help(line, {});
   if (line.keygen->parsed()) return muster::make_keys(line.keygen_options);
   try {
     if (runs) {
