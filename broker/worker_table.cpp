@@ -14,7 +14,7 @@ std::int32_t level_of(const WorkerRecord& worker) {
   if (usable == 0 || !worker.takes_leases() || worker.reserved) return -1;
   const std::uint64_t load = worker.load();
   if (load < usable) return static_cast<std::int32_t>(load * kFullLevel / usable);
-  const std::uint64_t eighths = (load - usable) * 8 / usable;
+  const std::uint64_t eighths = ((load - usable) * 8 + usable - 1) / usable;  // more than full: > 0
   return std::min(kFullLevel + static_cast<std::int32_t>(std::bit_width(eighths)), kLevels - 1);
 }
 

@@ -74,8 +74,8 @@ if(MUSTER_PYTHON)
   math(EXPR next_minor "${Python_VERSION_MINOR} + 1")
   muster_package(
     python3-muster python
-    DETAILS "Pools for joblib, scikit-learn and concurrent.futures whose slots are on any machine.\n\
-Machines whose workers run Python functions need it as well."
+    DETAILS "Pools for joblib, scikit-learn and concurrent.futures whose slots are on\n\
+any machine. Machines whose workers run Python functions need it as well."
     DEPENDS "python3 (>= ${Python_VERSION_MAJOR}.${Python_VERSION_MINOR}), \
 python3 (<< ${Python_VERSION_MAJOR}.${next_minor}), python3-cloudpickle"
     RECOMMENDS "muster-broker ${same_version}, muster-worker ${same_version}, python3-joblib, \

@@ -108,6 +108,7 @@ void Dealer::read_monitor() {
 
 bool Dealer::take_connected() {
   read_monitor();
+  if (connected_) has_input();  // the socket learns of the connection, too, before the first send
   return std::exchange(connected_, false);
 }
 

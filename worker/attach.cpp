@@ -23,6 +23,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "common/attach_exit.hpp"
 #include "worker/attach_config.hpp"
 #include "worker/attach_spawn.hpp"
 #include "worker/clock.hpp"

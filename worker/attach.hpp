@@ -9,15 +9,7 @@
 
 namespace muster {
 
-enum AttachExit : int {
-  kAttachEnded = 0,       // the worker ended as it was told to, or the input ended
-  kAttachUnusable = 2,    // no worker can run here; standard error says why
-  kAttachLostWorker = 3,  // the worker ended by itself or was killed
-  kAttachTaken = 5,       // another attach took the worker over
-  kAttachMissing = 127,   // something must be uploaded first: standard output says what
-};
-
-// Blocks until it is over; returns the exit code of the process.
+// Blocks until it is over; returns the exit code of the process (common/attach_exit.hpp).
 int run_attach();
 
 }  // namespace muster

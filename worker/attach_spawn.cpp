@@ -70,10 +70,13 @@ std::vector<std::string> worker_environment(const AttachConfig& config, const st
   std::string path;
   const auto append = [&path](const std::string& folder) {
     if (folder.empty()) return;
-    path += (path.empty() ? "" : ":") + folder;
+    if (!path.empty()) path += ":";
+    path += folder;
   };
   for (const std::string& folder : config.python_path) append(from_home(folder));
-  for (const std::string& digest : config.includes) append(cache + "/includes/" + digest);
+  for (const std::string& digest : config.includes) {
+    append(fmt::format("{}/includes/{}", cache, digest));
+  }
   std::string program = own_program();
   for (int level = 0; level < 2; ++level) program.erase(program.rfind('/'));
   if (::access((program + "/python/muster").c_str(), F_OK) == 0) append(program + "/python");

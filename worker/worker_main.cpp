@@ -87,6 +87,9 @@ void declare(CLI::App& app, Options& options) {
   app.description(kDescription);
   app.footer(kFooter);
   app.set_version_flag("--version", std::string("muster-worker " MUSTER_VERSION));
+  app.set_config("--config", "", "TOML file with any of these options as KEY = VALUE, less the --")
+      ->type_name("FILE");
+  app.allow_config_extras(CLI::config_extras_mode::error);
   app.add_option("--connect", options.endpoint,
                  "The broker's endpoint, ipc:///path/to/socket or, with keys, tcp://HOST:PORT")
       ->envname("MUSTER_BROKER")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.figures.echo import ECHO
+from bench.figures.nodes import HEADLINE, UP, WAN
 from bench.figures.noop import NOOP
 from bench.figures.python import JOBLIB_NOOP, PYTHON_MAP, PYTHON_ROUND_TRIP, SLOTS, START
 from bench.figures.round_trip import ROUND_TRIP
@@ -16,5 +17,6 @@ BENCHES = {
         *(NOOP, ROUND_TRIP, QUEUE_DEPTH, WORKERS, RUN, ECHO),
         *(JOBLIB_NOOP, PYTHON_MAP, PYTHON_ROUND_TRIP, SLOTS, START),
         *(TUNNEL,),
+        *(HEADLINE, WAN, UP),
     )
 }

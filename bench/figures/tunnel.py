@@ -37,9 +37,7 @@ _LONG_SECONDS = 300.0
 
 def _on_node(node: Node, *arguments: object) -> Values:
     argv = node.inside(["/usr/bin/python3", str(_PEER), *map(str, arguments)], "ada")
-    done = subprocess.run(
-        argv, check=False, capture_output=True, text=True, timeout=_LONG_SECONDS
-    )
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=_LONG_SECONDS)
     if done.returncode != 0:
         raise MeasurementError(f"tunnel_peer.py on the node: {done.stderr.strip()[-500:]}")
     return read_values("tunnel_peer.py", done.stdout)

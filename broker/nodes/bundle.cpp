@@ -220,7 +220,7 @@ std::string upload_part(Remote& remote, const NodeFacts& facts, const std::files
   if (facts.free_bytes < bytes * kUnpackedFactor) {
     throw_full(what, bytes * kUnpackedFactor, facts);
   }
-  const std::string part = fmt::format("{}/{}/.part-{}", facts.cache, folder, random_hex(16));
+  std::string part = fmt::format("{}/{}/.part-{}", facts.cache, folder, random_hex(16));
   const auto tell = [&](std::uint64_t done) {
     progress("upload", fmt::format("uploading {}: {}", what, of_megabytes(done, bytes)));
   };

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -21,12 +22,14 @@ namespace {
 constexpr std::size_t kChunkBytes = 64 * 1024;
 constexpr int kCannotRun = 127;
 
+// Standard input is a socket: a write to one that nobody reads can be told not to raise SIGPIPE.
 struct Pipe {
   Descriptor read;
   Descriptor write;
-  Pipe() {
+  explicit Pipe(bool socket) {
     int ends[2];
-    if (pipe2(ends, O_CLOEXEC) != 0) {
+    if ((socket ? socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends)
+                : pipe2(ends, O_CLOEXEC)) != 0) {
       throw NodeError(NodeError::Kind::passing, "connect",
                       fmt::format("cannot make a pipe: {}", std::strerror(errno)));
     }
@@ -75,9 +78,9 @@ std::vector<std::string> c_locale() {
 }  // namespace
 
 Child::Child(const std::vector<std::string>& argv, Output output) : output_(std::move(output)) {
-  Pipe in;
-  Pipe out;
-  Pipe error;
+  Pipe in(true);
+  Pipe out(false);
+  Pipe error(false);
   std::vector<std::string> words = argv;
   std::vector<std::string> variables = c_locale();
   const std::vector<char*> word_pointers = pointers(words);
@@ -150,7 +153,7 @@ void Child::write_some() {
     if (ends_) input_.reset();
     return;
   }
-  const ssize_t sent = write(input_.get(), pending_.data(), pending_.size());
+  const ssize_t sent = ::send(input_.get(), pending_.data(), pending_.size(), MSG_NOSIGNAL);
   if (sent > 0) pending_.erase(0, static_cast<std::size_t>(sent));
   if (sent < 0 && errno != EAGAIN && errno != EINTR) input_.reset();  // it reads no more
 }

@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <memory>
@@ -41,7 +42,8 @@ constexpr int kProxyComplaintBytes = 1024;
 
 // The answer of a resolver that may take longer than anybody waits for it.
 struct Lookup {
-  Descriptor done{eventfd(0, EFD_CLOEXEC)};
+  Descriptor done{eventfd(0, EFD_CLOEXEC)};  // wakes who waits
+  std::atomic<bool> published{false};        // what is below is there
   int status = 0;
   std::vector<DialAddress> addresses;
 
@@ -58,6 +60,7 @@ struct Lookup {
       addresses.push_back({entry->ai_family, {bytes, bytes + entry->ai_addrlen}, text});
     }
     if (list != nullptr) freeaddrinfo(list);
+    published.store(true, std::memory_order_release);
     const std::uint64_t one = 1;
     [[maybe_unused]] const ssize_t written = write(done.get(), &one, sizeof one);
   }
@@ -126,7 +129,8 @@ std::vector<DialAddress> resolve(const std::string& host, std::uint16_t port, Wa
   // A resolver cannot be interrupted, so it has a thread that nobody waits for.
   const auto lookup = std::make_shared<Lookup>();
   std::thread([lookup, host, port] { lookup->run(host, port); }).detach();
-  if (!waker.wait(lookup->done.get(), POLLIN, deadline)) {
+  const bool woken = waker.wait(lookup->done.get(), POLLIN, deadline);
+  if (!woken || !lookup->published.load(std::memory_order_acquire)) {
     fail(NodeError::Kind::passing, "resolve",
          fmt::format("'{}': the name service does not answer; check this machine's network and "
                      "/etc/resolv.conf",

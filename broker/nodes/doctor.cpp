@@ -47,8 +47,9 @@ constexpr const char* kLook =
     "grep -i \"^KillUserProcesses\" | tail -n 1)\"; fi";
 
 // Says a word through the forwarded port with whatever the node has for it, and prints the answer.
+// It begins when the tunnel is carried: its input comes then.
 constexpr const char* kRoundTrip =
-    "p={0}; w={1}; if command -v bash >/dev/null 2>&1; then exec bash -c "
+    "read -r go; p={0}; w={1}; if command -v bash >/dev/null 2>&1; then exec bash -c "
     "\"exec 3<>/dev/tcp/127.0.0.1/$p && echo $w >&3 && head -n 1 <&3\"; "
     "elif command -v python3 >/dev/null 2>&1; then exec python3 -c \"import socket; "
     "s = socket.create_connection((str(127) + \\\".0.0.1\\\", $p)); s.sendall(b\\\"$w\\\" + "
@@ -119,7 +120,7 @@ void check_forwarding(Remote& remote, const Host& host, Report& report) {
     const EchoSocket echo;
     const std::uint16_t port = remote.forward(host.standing ? 0 : host.reverse_port, echo.path());
     bool answered = false, tool = true;
-    remote.serve(shell_command(fmt::format(kRoundTrip, port, kToken)), "",
+    remote.serve(shell_command(fmt::format(kRoundTrip, port, kToken)), "go\n",
                  [&](std::string_view line, bool is_error) {
                    if (!is_error && line.starts_with(kToken)) answered = true;
                    if (!is_error && line == "no-tool") tool = false;

@@ -6,6 +6,8 @@
 #include <system_error>
 #include <utility>
 
+#include "common/attach_exit.hpp"
+
 namespace muster {
 namespace {
 

@@ -55,10 +55,6 @@ class Node {
     int status = 0;
     std::string last_words;  // on its standard error
   };
-  // As `muster-worker attach` ends (worker/attach.hpp).
-  static constexpr int kAttachEnded = 0, kAttachUnusable = 2, kAttachLostWorker = 3,
-                       kAttachTaken = 5, kAttachNotRunnable = 126, kAttachMissing = 127;
-
   static Time now() {
     return std::chrono::duration_cast<Time>(std::chrono::steady_clock::now().time_since_epoch());
   }

@@ -6,6 +6,7 @@
 
 #include "broker/nodes/node.hpp"
 #include "broker/nodes/remote_text.hpp"
+#include "common/attach_exit.hpp"
 #include "common/key_file.hpp"
 
 namespace muster {

@@ -1,7 +1,6 @@
 #include "broker/nodes/openssh_remote.hpp"
 
 #include <fmt/format.h>
-#include <pwd.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -12,9 +11,8 @@
 #include <fstream>
 #include <sstream>
 
-#include "broker/nodes/openssh_errors.hpp"
+#include "broker/nodes/openssh_client.hpp"
 #include "broker/nodes/remote_text.hpp"
-#include "broker/nodes/ssh_config.hpp"
 
 namespace muster {
 namespace {
@@ -23,6 +21,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kAnswer{30};
 constexpr std::chrono::hours kUpload{2};
+constexpr std::chrono::seconds kLastWords{2};
 constexpr std::size_t kComplaintBytes = 4096;
 constexpr std::string_view kReady = "muster-connected";
 // What ssh itself exits with when anything but the command goes wrong.
@@ -31,31 +30,6 @@ constexpr int kSshFailed = 255;
 void keep_end(std::string& kept, std::string_view bytes) {
   kept += bytes;
   if (kept.size() > kComplaintBytes) kept.erase(0, kept.size() - kComplaintBytes);
-}
-
-// A home folder that is not the one in passwd: ssh itself only knows the latter.
-bool has_other_home() {
-  const passwd* entry = getpwuid(getuid());
-  return entry == nullptr || ssh_folder() != std::string(entry->pw_dir) + "/.ssh";
-}
-
-std::string existing(const std::string& path) {
-  return access(path.c_str(), R_OK) == 0 ? path : std::string();
-}
-
-void add_other_home(const Host& host, std::vector<std::string>& words) {
-  const std::string folder = ssh_folder();
-  if (host.ssh_config.empty() && !existing(folder + "/config").empty()) {
-    words.insert(words.end(), {"-F", folder + "/config"});
-  }
-  if (host.known_hosts.empty()) {
-    words.insert(words.end(), {"-o", "UserKnownHostsFile=" + folder + "/known_hosts"});
-  }
-  if (!host.identity.empty()) return;
-  for (const char* name : {"id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk"}) {
-    const std::string key = existing(folder + "/" + name);
-    if (!key.empty()) words.insert(words.end(), {"-i", key});
-  }
 }
 
 // ssh hides which signal ended a command, a shell does not.
@@ -76,28 +50,16 @@ OpensshRemote::~OpensshRemote() {
 }
 
 std::vector<std::string> OpensshRemote::client() const {
-  std::vector<std::string> words{"ssh", "-T", "-a", "-x"};
+  std::vector<std::string> words = openssh_client(host_);
   // The first value of an option counts, so these win over every file.
   for (const char* option :
-       {"BatchMode=yes", "StrictHostKeyChecking=yes", "ClearAllForwardings=no",
-        "ExitOnForwardFailure=yes", "ServerAliveInterval=5", "ServerAliveCountMax=3",
-        "ControlPersist=no", "RequestTTY=no", "RemoteCommand=none"}) {
+       {"ClearAllForwardings=no", "ExitOnForwardFailure=yes", "ServerAliveInterval=5",
+        "ServerAliveCountMax=3", "ControlPersist=no", "RequestTTY=no", "RemoteCommand=none"}) {
     words.insert(words.end(), {"-o", option});
   }
-  words.insert(words.end(),
-               {"-o", fmt::format("ConnectTimeout={}", host_.connect_timeout.count())});
-  if (!host_.ssh_config.empty()) words.insert(words.end(), {"-F", host_.ssh_config});
   if (!host_.user.empty()) words.insert(words.end(), {"-l", host_.user});
   if (host_.port != 0) words.insert(words.end(), {"-p", std::to_string(host_.port)});
-  if (!host_.identity.empty()) {
-    words.insert(words.end(), {"-i", host_.identity, "-o", "IdentitiesOnly=yes"});
-  }
-  if (!host_.jump.empty()) words.insert(words.end(), {"-J", host_.jump});
-  if (!host_.known_hosts.empty()) {
-    words.insert(words.end(), {"-o", "UserKnownHostsFile=" + host_.known_hosts, "-o",
-                               "GlobalKnownHostsFile=/dev/null"});
-  }
-  if (has_other_home()) add_other_home(host_, words);
+  if (!host_.identity.empty()) words.insert(words.end(), {"-o", "IdentitiesOnly=yes"});
   return words;
 }
 
@@ -147,6 +109,7 @@ void OpensshRemote::open(const std::function<void(const std::string& step)>& ste
 
 void OpensshRemote::look_up_target() {
   std::vector<std::string> words = client();
+  if (!host_.jump.empty()) words.insert(words.end(), {"-J", host_.jump});
   words.insert(words.end(), {"-G", "--", host_.address});
   const CommandOutput found = run_client(words, kAnswer, "connect");
   if (found.status != 0) throw openssh_error(target_, found.error_output);
@@ -164,12 +127,7 @@ void OpensshRemote::look_up_target() {
   target_ = user + "@" + name;
 }
 
-bool OpensshRemote::shares_a_connection() {
-  if (control_path_.empty() || access(control_path_.c_str(), F_OK) != 0) return false;
-  std::vector<std::string> words = passenger();
-  words.insert(words.end(), {"-O", "check", "--", host_.address});
-  return run_client(words, kAnswer, "connect").status == 0;
-}
+bool OpensshRemote::shares_a_connection() { return !control_path_.empty() && is_connected(); }
 
 void OpensshRemote::start_master() {
   if (folder_.empty()) {
@@ -186,6 +144,7 @@ void OpensshRemote::start_master() {
   words.insert(words.begin() + 1,
                {"-M", "-N", "-S", control_path_, "-o", "ControlMaster=yes", "-o",
                 "PermitLocalCommand=yes", "-o", fmt::format("LocalCommand=echo {}", kReady)});
+  if (!host_.jump.empty()) words.insert(words.end(), {"-J", host_.jump});
   words.insert(words.end(), {"--", host_.address});
   std::string output;
   master_ =
@@ -208,8 +167,16 @@ void OpensshRemote::start_master() {
 }
 
 bool OpensshRemote::is_connected() {
-  if (master_ != nullptr) return !master_->reap();
-  return access(control_path_.c_str(), F_OK) == 0;
+  if (access(control_path_.c_str(), F_OK) == 0) {
+    std::vector<std::string> words = passenger();
+    words.insert(words.end(), {"-O", "check", "--", host_.address});
+    if (run_client(words, kAnswer, "serve").status == 0) return true;
+  }
+  // It is ending; its last words say why.
+  const Deadline deadline = Clock::now() + kLastWords;
+  while (master_ != nullptr && !master_->turn(waker_, deadline) && Clock::now() < deadline) {
+  }
+  return false;
 }
 
 NodeError OpensshRemote::broken(const char* step) const {

@@ -142,6 +142,8 @@ class Reader {
       return;
     } else if (keyword == "include") {
       if (depth < kMaxDepth) include(values, depth);
+    } else if (keyword == "identityfile") {
+      findings.identity_files.push_back(values[0]);
     } else if (seen_.insert(keyword).second) {
       apply(keyword, values, words, place);
     }
@@ -194,7 +196,7 @@ class Reader {
 
   void include(const std::vector<std::string>& patterns, int depth) {
     for (std::string pattern : patterns) {
-      if (pattern.starts_with("~/")) pattern = ssh_folder() + "/../" + pattern.substr(2);
+      if (pattern.starts_with("~/")) pattern.replace(0, 1, ssh_folder() + "/..");
       if (pattern.front() != '/') pattern = ssh_folder() + "/" + pattern;
       glob_t found{};
       if (glob(pattern.c_str(), 0, nullptr, &found) == 0) {

@@ -12,6 +12,7 @@ struct SshConfigFindings {
   // "FILE:LINE: KEYWORD ...: what is ignored, and what to do", for lines that apply to the host.
   std::vector<std::string> warnings;
   bool identities_only = false;  // IdentitiesOnly yes: the agent's other keys are not offered
+  std::vector<std::string> identity_files;  // all of them, in order, with their tokens
 };
 
 // Reads `files` (and what they include) as ssh(1) does for `ssh user@address`. `user` may be empty.

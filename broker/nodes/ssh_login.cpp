@@ -1,6 +1,5 @@
 // The two questions before anything is done: is this the machine, and does it let us in?
 #include <fmt/format.h>
-#include <libssh/callbacks.h>
 #include <libssh/libssh.h>
 
 #include <fstream>
@@ -105,100 +104,98 @@ std::string method_names(int methods) {
   return names.empty() ? "nothing that libssh knows" : names;
 }
 
-// Which key files wanted a passphrase; nobody is asked for one.
-struct Passphrases {
-  ssh_session session = nullptr;
-  std::string file;
-  std::vector<std::string> refused;
-
-  static int ask(const char*, char*, std::size_t, int, int, void* user) {
-    auto* self = static_cast<Passphrases*>(user);
-    char* current = nullptr;
-    std::string name = self->file;
-    if (ssh_userauth_publickey_auto_get_current_identity(self->session, &current) == SSH_OK) {
-      name = take(current);
-    }
-    self->refused.push_back(name.empty() ? "a key" : name);
-    return -1;
-  }
-};
-
-// Takes the callbacks away before they are gone.
-class AskNobody {
- public:
-  explicit AskNobody(ssh_session session) : session_(session) {
-    passphrases.session = session;
-    ssh_callbacks_init(&callbacks_);
-    callbacks_.userdata = &passphrases;
-    callbacks_.auth_function = Passphrases::ask;
-    ssh_set_callbacks(session, &callbacks_);
-  }
-  ~AskNobody() {
-    callbacks_.auth_function = nullptr;
-    ssh_set_callbacks(session_, &nothing());
-  }
-  AskNobody(const AskNobody&) = delete;
-  AskNobody& operator=(const AskNobody&) = delete;
-
-  Passphrases passphrases;
-
- private:
-  static ssh_callbacks_struct& nothing() {
-    static ssh_callbacks_struct callbacks = [] {
-      ssh_callbacks_struct made{};
-      ssh_callbacks_init(&made);
-      return made;
-    }();
-    return callbacks;
-  }
-
-  ssh_session session_;
-  ssh_callbacks_struct callbacks_{};
-};
+int refuse_passphrase(const char*, char*, std::size_t, int, int, void* asked) {
+  *static_cast<bool*>(asked) = true;
+  return -1;
+}
 
 [[noreturn]] void fail_login(const std::string& text) { throw NodeError(kLasting, "login", text); }
 
-// Tries the key in `identity`; an encrypted one is left to the agent.
-int try_identity(SshSession& session, const std::string& identity, Passphrases& passphrases,
-                 Deadline deadline) {
-  passphrases.file = identity;
-  Key key;
-  const int read = ssh_pki_import_privkey_file(identity.c_str(), nullptr, Passphrases::ask,
-                                               &passphrases, &key.key);
-  if (read == SSH_EOF) {
+// One attempt to log in after the other.
+class Attempts {
+ public:
+  Attempts(SshSession& session, Deadline deadline) : session_(session), deadline_(deadline) {}
+
+  int none() {
+    return attempt([this] { return ssh_userauth_none(session_.get(), nullptr); });
+  }
+  int agent() {
+    asked_agent_ = true;
+    return attempt([this] { return ssh_userauth_agent(session_.get(), nullptr); });
+  }
+  int file(const std::string& path, bool must_exist);
+
+  bool asked_agent() const { return asked_agent_; }
+  const std::string& encrypted() const { return encrypted_; }  // a file that wants a passphrase
+
+ private:
+  int attempt(const std::function<int()>& call) {
+    const int result = session_.until(call, SSH_AUTH_AGAIN, deadline_, "login");
+    if (result == SSH_AUTH_ERROR && ssh_is_connected(session_.get()) == 0) {
+      const NodeError broken = session_.broken("login");
+      if (std::string_view(broken.what()).find("Too many auth") == std::string_view::npos) {
+        throw broken;
+      }
+      fail_login(fmt::format("{} has seen too many keys that it does not know; name the right one "
+                             "with `identity`, or set IdentitiesOnly yes in ~/.ssh/config",
+                             session_.target().host));
+    }
+    return result;
+  }
+  int key(ssh_key key) {
+    return attempt([&] { return ssh_userauth_publickey(session_.get(), nullptr, key); });
+  }
+
+  SshSession& session_;
+  Deadline deadline_;
+  bool asked_agent_ = false;
+  std::string encrypted_;
+};
+
+int Attempts::file(const std::string& path, bool must_exist) {
+  bool asked = false;
+  Key secret;
+  const int read =
+      ssh_pki_import_privkey_file(path.c_str(), nullptr, refuse_passphrase, &asked, &secret.key);
+  if (asked && encrypted_.empty()) encrypted_ = path;
+  if (read != SSH_OK) {
+    if (asked || !must_exist) return SSH_AUTH_DENIED;
     fail_login(
-        fmt::format("cannot read the key '{}'; check `identity` and the file's mode", identity));
+        read == SSH_EOF
+            ? fmt::format("cannot read the key '{}'; check `identity` and the file's mode", path)
+            : fmt::format("'{}' is no private key that libssh understands; check "
+                          "`identity`, or use via = \"openssh\"",
+                          path));
   }
-  if (read != SSH_OK && passphrases.refused.empty()) {
-    fail_login(
-        fmt::format("'{}' is no private key that libssh understands; check `identity`, or "
-                    "use via = \"openssh\"",
-                    identity));
+  Key certified;
+  Key certificate;
+  if (ssh_pki_import_cert_file((path + "-cert.pub").c_str(), &certificate.key) == SSH_OK) {
+    certified.key = ssh_key_dup(secret.key);
+    if (ssh_pki_copy_cert_to_privkey(certificate.key, certified.key) == SSH_OK) {
+      const int result = key(certified.key);
+      if (result != SSH_AUTH_DENIED) return result;
+    }
   }
-  if (read == SSH_OK) {
-    return session.until([&] { return ssh_userauth_publickey(session.get(), nullptr, key.key); },
-                         SSH_AUTH_AGAIN, deadline, "login");
-  }
-  return session.until([&] { return ssh_userauth_agent(session.get(), nullptr); }, SSH_AUTH_AGAIN,
-                       deadline, "login");
+  return key(secret.key);
 }
 
-std::string refusal(const SshTarget& target, const std::string& identity,
-                    const Passphrases& passphrases, int methods) {
+std::string refusal(const SshTarget& target, const Identities& identities,
+                    const std::string& encrypted, int methods) {
   std::string text = fmt::format("{} refuses the login of '{}'; it offers: {}. ", target.host,
                                  target.user, method_names(methods));
-  if (!passphrases.refused.empty()) {
+  if (!encrypted.empty()) {
     return text + fmt::format(
                       "The key '{}' has a passphrase and no agent holds it: run "
                       "'ssh-add {}' first",
-                      passphrases.refused.front(), passphrases.refused.front());
+                      encrypted, encrypted);
   }
   if ((methods & SSH_AUTH_METHOD_PUBLICKEY) == 0) {
     return text +
            "Muster logs in with keys only: allow PubkeyAuthentication there, or use via = "
            "\"openssh\"";
   }
-  const std::string key = identity.empty() ? "" : fmt::format(" -i {}.pub", identity);
+  const std::string key =
+      identities.must_exist ? fmt::format(" -i {}.pub", identities.files.front()) : "";
   return text + fmt::format(
                     "Check `user` and `identity`, or put a key there: "
                     "ssh-copy-id -p {}{} {}@{}",
@@ -250,26 +247,20 @@ void check_host_key(ssh_session session, const SshTarget& target) {
                               target.user, target.host));
 }
 
-void log_in(SshSession& session, const std::string& identity, Deadline deadline) {
-  const auto check = [&](int result) {
-    if (result == SSH_AUTH_ERROR && ssh_is_connected(session.get()) == 0) {
-      throw session.broken("login");
-    }
-    return result;
-  };
-  AskNobody asker(session.get());
-  const int none = check(session.until([&] { return ssh_userauth_none(session.get(), nullptr); },
-                                       SSH_AUTH_AGAIN, deadline, "login"));
-  if (none == SSH_AUTH_SUCCESS) return;
+void log_in(SshSession& session, const Identities& identities, Deadline deadline) {
+  Attempts attempts(session, deadline);
+  if (attempts.none() == SSH_AUTH_SUCCESS) return;
   const int methods = ssh_userauth_list(session.get(), nullptr);
   int result = SSH_AUTH_DENIED;
   if ((methods & SSH_AUTH_METHOD_PUBLICKEY) != 0) {
-    result = identity.empty()
-                 ? session.until(
-                       [&] { return ssh_userauth_publickey_auto(session.get(), nullptr, nullptr); },
-                       SSH_AUTH_AGAIN, deadline, "login")
-                 : try_identity(session, identity, asker.passphrases, deadline);
-    check(result);
+    const auto failed = [&] { return result != SSH_AUTH_SUCCESS && result != SSH_AUTH_PARTIAL; };
+    if (identities.agent_first) result = attempts.agent();
+    for (const std::string& file : identities.files) {
+      if (failed()) result = attempts.file(file, identities.must_exist);
+    }
+    if (failed() && !attempts.encrypted().empty() && !attempts.asked_agent()) {
+      result = attempts.agent();
+    }
   }
   if (result == SSH_AUTH_SUCCESS) return;
   if (result == SSH_AUTH_PARTIAL) {
@@ -279,7 +270,7 @@ void log_in(SshSession& session, const std::string& identity, Deadline deadline)
                     session.target().host, session.target().user,
                     method_names(ssh_userauth_list(session.get(), nullptr))));
   }
-  fail_login(refusal(session.target(), identity, asker.passphrases, methods));
+  fail_login(refusal(session.target(), identities, attempts.encrypted(), methods));
 }
 
 }  // namespace muster

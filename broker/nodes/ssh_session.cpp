@@ -13,8 +13,10 @@
 #include <cctype>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <vector>
 
+#include "broker/nodes/openssh_client.hpp"
 #include "broker/nodes/ssh_config.hpp"
 
 namespace muster {
@@ -76,12 +78,7 @@ std::vector<std::string> split(const std::string& text, char separator) {
 // The words that run the system's client as a pipe to `target` through `jump` ("a,b@c:22").
 std::vector<std::string> jump_words(const Host& host, const SshTarget& target) {
   for (const std::string& hop : split(host.jump, ',')) check_word(hop, "jump host");
-  std::vector<std::string> words{"ssh", "-o", "BatchMode=yes", "-o",
-                                 fmt::format("ConnectTimeout={}", host.connect_timeout.count())};
-  if (!host.ssh_config.empty()) words.insert(words.end(), {"-F", host.ssh_config});
-  if (!host.known_hosts.empty()) {
-    words.insert(words.end(), {"-o", "UserKnownHostsFile=" + host.known_hosts});
-  }
+  std::vector<std::string> words = openssh_client(host);
   const std::size_t last = host.jump.rfind(',');
   if (last != std::string::npos) words.insert(words.end(), {"-J", host.jump.substr(0, last)});
   const std::string hop = last == std::string::npos ? host.jump : host.jump.substr(last + 1);
@@ -90,15 +87,20 @@ std::vector<std::string> jump_words(const Host& host, const SshTarget& target) {
   return words;
 }
 
-// ssh_config(5), TOKENS, as far as a ProxyCommand has them.
-std::string expand(const std::string& command, const Host& host, const SshTarget& target) {
+std::string login_name() {
+  const passwd* entry = getpwuid(getuid());
+  return entry != nullptr ? entry->pw_name : "";
+}
+
+// ssh_config(5), TOKENS, as far as a ProxyCommand or an IdentityFile is likely to have them.
+std::string expand(const std::string& text, const Host& host, const SshTarget& target) {
   std::string expanded;
-  for (std::size_t index = 0; index < command.size(); ++index) {
-    if (command[index] != '%' || index + 1 == command.size()) {
-      expanded += command[index];
+  for (std::size_t index = 0; index < text.size(); ++index) {
+    if (text[index] != '%' || index + 1 == text.size()) {
+      expanded += text[index];
       continue;
     }
-    switch (command[++index]) {
+    switch (text[++index]) {
       case '%':
         expanded += '%';
         break;
@@ -111,20 +113,21 @@ std::string expand(const std::string& command, const Host& host, const SshTarget
       case 'p':
         expanded += std::to_string(target.port);
         break;
+      case 'd':
+        expanded += std::filesystem::path(ssh_folder()).parent_path().string();
+        break;
+      case 'u':
+        expanded += login_name();
+        break;
       case 'r':
         expanded += target.user;
         break;
       default:
-        expanded += {'%', command[index]};
+        expanded += {'%', text[index]};
         break;
     }
   }
   return expanded;
-}
-
-std::string login_name() {
-  const passwd* entry = getpwuid(getuid());
-  return entry != nullptr ? entry->pw_name : "";
 }
 
 }  // namespace
@@ -154,7 +157,7 @@ void SshSession::open(const std::function<void(const std::string& step)>& step) 
   check_host_key(session_, target_);
   step("login");
   offer_agent();
-  muster::log_in(*this, host_.identity, Clock::now() + host_.connect_timeout);
+  log_in(*this, identities(), Clock::now() + host_.connect_timeout);
 }
 
 void SshSession::configure() {
@@ -213,6 +216,7 @@ void SshSession::read_config() {
   }
   const SshConfigFindings findings = examine_ssh_config(files, host_.address, host_.user);
   identities_only_ = findings.identities_only;
+  identity_files_ = findings.identity_files;
   for (const std::string& warning : findings.warnings) {
     if (first_time(host_.name + warning)) spdlog::warn("node {}: {}", host_.name, warning);
   }
@@ -259,11 +263,7 @@ void SshSession::offer_agent() {
   // A connection of our own, so that cut() ends the wait for an agent that asks its owner.
   const char* path = std::getenv("SSH_AUTH_SOCK");
   sockaddr_un where{};
-  if (identities_only_ || path == nullptr || *path == '\0' ||
-      std::strlen(path) >= sizeof where.sun_path) {
-    if (identities_only_) set(session_, SSH_OPTIONS_IDENTITY_AGENT, "/dev/null", "agent");
-    return;
-  }
+  if (path == nullptr || *path == '\0' || std::strlen(path) >= sizeof where.sun_path) return;
   where.sun_family = AF_UNIX;
   std::strncpy(where.sun_path, path, sizeof where.sun_path - 1);
   Descriptor agent(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -272,6 +272,27 @@ void SshSession::offer_agent() {
   }
   waker_.guard(agent.get());
   ssh_set_agent_socket(session_, agent.release());
+}
+
+Identities SshSession::identities() const {
+  Identities result;
+  if (!host_.identity.empty()) {
+    result.files = {host_.identity};
+    result.must_exist = true;
+    result.agent_first = false;
+    return result;
+  }
+  result.agent_first = !identities_only_;
+  for (std::string file : identity_files_) {
+    if (file.starts_with("~/")) file = "%d" + file.substr(1);
+    if (file != "none") result.files.push_back(expand(file, host_, target_));
+  }
+  if (identity_files_.empty()) {
+    for (const char* name : {"id_rsa", "id_ecdsa", "id_ed25519"}) {
+      result.files.push_back(ssh_folder() + "/" + name);
+    }
+  }
+  return result;
 }
 
 int SshSession::until(const std::function<int()>& attempt, int again, Deadline deadline,

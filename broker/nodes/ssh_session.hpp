@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "broker/nodes/dial.hpp"
 #include "broker/nodes/host.hpp"
@@ -24,6 +25,8 @@ struct SshTarget {
   std::uint16_t port = 22;
   std::string user;
 };
+
+struct Identities;
 
 class SshSession {
  public:
@@ -56,6 +59,7 @@ class SshSession {
   Descriptor dial_proxy(const std::string& command);
   void exchange_keys();
   void offer_agent();
+  Identities identities() const;
 
   const Host& host_;
   Waker& waker_;
@@ -63,6 +67,7 @@ class SshSession {
   SshTarget target_;
   std::string proxy_command_;  // of ~/.ssh/config, not expanded
   bool identities_only_ = false;
+  std::vector<std::string> identity_files_;
   ProxyCommand proxy_;
   ssh_session session_ = nullptr;
   ssh_event event_ = nullptr;
@@ -71,8 +76,13 @@ class SshSession {
 // Throws NodeError "host key" unless the key that the server offered is in known_hosts.
 void check_host_key(ssh_session session, const SshTarget& target);
 
-// Logs in with `identity` (a file; empty: the agent, then the files of ~/.ssh/config or the usual
-// ones). Throws NodeError "login".
-void log_in(SshSession& session, const std::string& identity, Deadline deadline);
+struct Identities {
+  std::vector<std::string> files;  // private keys; a certificate beside one is used, too
+  bool must_exist = false;         // they were asked for: one that is missing is an error
+  bool agent_first = true;         // all that the agent holds; else only when a file is encrypted
+};
+
+// Logs in. Asks nobody for a passphrase or password. Throws NodeError "login".
+void log_in(SshSession& session, const Identities& identities, Deadline deadline);
 
 }  // namespace muster

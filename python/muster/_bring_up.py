@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _FIRST_LOOK_SECONDS = 0.02
 _LOOK_SECONDS = 0.25
+_STEPS_TO_REACH = ("", "resolve", "connect", "host key", "login")
 
 _logger = logging.getLogger("muster")
 
@@ -49,6 +50,7 @@ class _Start:
         self._hosts = hosts
         self._progress = progress
         self._began = time.monotonic()
+        self._reached: dict[str, float] = {}  # when the node was last seen to answer
         self._said: dict[str, tuple[str, str, str]] = {}
         self._up: dict[str, Row] = {}  # by node: its worker
         self._failures: dict[str, tuple[str, str]] = {}  # by node: step and what to do
@@ -83,8 +85,12 @@ class _Start:
             self._progress.advance(-1)
         if row["state"] in ("waiting", "failed"):
             self._last_error[name] = row["step"], row["detail"]
-        unreached = row["state"] in ("waiting", "connecting")
-        if unreached and time.monotonic() - self._began > self._hosts.reach_seconds:
+        now = time.monotonic()
+        if row["state"] not in ("waiting", "connecting") or (
+            row["state"] == "connecting" and row["step"] not in _STEPS_TO_REACH
+        ):
+            self._reached[name] = now
+        if now - self._reached.get(name, self._began) > self._hosts.reach_seconds:
             nothing = f"no answer within {self._hosts.reach_seconds:g} s"
             self._failures[name] = self._last_error.get(name, (row["step"], nothing))
         elif row["state"] == "failed":

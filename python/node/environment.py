@@ -86,10 +86,40 @@ def run(command, what, environment=None):
             lines = [*lines[1 - TAIL_LINES :], line]
             tell("progress", f"{what}: {line[:200]}")
     if process.wait() != 0:
-        tail = " | ".join(lines)
+        errors = [line for line in lines if line.startswith("ERROR")]  # as pip marks them
+        tail = " | ".join(errors or lines)
         if "No space left" in tail:
             tail = "the node's disk is full: " + tail
         raise Problem("{} failed: {}".format(what, tail or "no output"))
+
+
+# Exits with 0 when the interpreter has all that its arguments require.
+_HAS_ALL = """
+import importlib.metadata, sys
+try:
+    from packaging.requirements import Requirement
+except ImportError:
+    from pip._vendor.packaging.requirements import Requirement
+for text in sys.argv[1:]:
+    wanted = Requirement(text)
+    if wanted.marker is not None and not wanted.marker.evaluate():
+        continue
+    version = importlib.metadata.version(wanted.name)
+    if wanted.url or wanted.extras or not wanted.specifier.contains(version, prereleases=True):
+        sys.exit(1)
+"""
+
+
+def has_all(interpreter, requirements):
+    """Whether nothing needs to be installed; what cannot be told counts as missing."""
+    done = subprocess.run(
+        [interpreter, "-I", "-c", _HAS_ALL, *requirements],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    return done.returncode == 0
 
 
 def make_virtual_environment(interpreter, folder):
@@ -155,7 +185,7 @@ def prepare(wanted):
         interpreter = find_interpreter(wanted["python"], wanted["bundle_python"])
         shutil.rmtree(folder, ignore_errors=True)
         try:
-            if wanted["pip"]:
+            if wanted["pip"] and (wanted["wheels"] or not has_all(interpreter, wanted["pip"])):
                 interpreter = make_virtual_environment(interpreter, folder)
                 install(interpreter, wanted)
             else:

@@ -13,9 +13,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from nodes.rig import PATIENCE_SECONDS, ROOT
+from nodes.rig import PATIENCE_SECONDS, ROOT, USER, Node
 
 Event = dict[str, Any]
+
+# On the node: sends `count` bytes to `port`, expects them back, prints what came.
+ROUND_TRIP = """python3 -c '
+import socket, sys
+port, count = int(sys.argv[1]), int(sys.argv[2])
+with socket.create_connection(("localhost", port), timeout=60) as connection:
+    connection.sendall(b"x" * count)
+    connection.shutdown(socket.SHUT_WR)
+    total = 0
+    while data := connection.recv(65536):
+        total += len(data)
+print(total)
+' {port} {count}"""
 
 
 class RemoteError(Exception):
@@ -69,6 +82,9 @@ class Driver:
             self.process.kill()
             self.process.wait()
             raise
+        for thread in self._threads:
+            thread.join(PATIENCE_SECONDS)
+        assert self.process.returncode == 0, self.log
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -124,7 +140,7 @@ class Driver:
 class Listener:
     """A Unix socket; every connection is handled by `serve` in a thread."""
 
-    def __init__(self, path: Path, serve: Callable[[socket.socket], None]) -> None:
+    def __init__(self, path: Path, serve: Callable[[socket.socket], object]) -> None:
         self.path = path
         self._serve = serve
         self._socket = socket.socket(socket.AF_UNIX)
@@ -155,3 +171,12 @@ def echo(connection: socket.socket) -> None:
     while data := connection.recv(1 << 16):
         connection.sendall(data)
     connection.shutdown(socket.SHUT_WR)
+
+
+def round_trip(node: Node, port: int, count: int) -> int:
+    done = node.run(ROUND_TRIP.format(port=port, count=count), user=USER)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+Connect = Callable[..., Driver]

@@ -1,193 +1,17 @@
-"""One list of promises for both kinds of muster::Remote, against real sshds; and what only one of
-them does."""
+"""What both kinds of muster::Remote promise once they are in, against real sshds."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from nodes.rig import NEIGHBOUR, PATIENCE_SECONDS, USER, Node, Rig, wait_until
-from nodes.tunnel_driver import Driver, Listener, echo
-
-Connect = Callable[..., contextlib.AbstractContextManager[Driver]]
-
-# On the node: sends `count` bytes to `port`, expects them back, prints what came.
-_ROUND_TRIP = """python3 -c '
-import socket, sys
-port, count = int(sys.argv[1]), int(sys.argv[2])
-with socket.create_connection(("localhost", port), timeout=60) as connection:
-    connection.sendall(b"x" * count)
-    connection.shutdown(socket.SHUT_WR)
-    total = 0
-    while data := connection.recv(65536):
-        total += len(data)
-print(total)
-' {port} {count}"""
-
-
-@pytest.fixture(scope="module")
-def rig() -> Iterator[Rig]:
-    with Rig(1) as rig:
-        yield rig
-
-
-@pytest.fixture
-def node(rig: Rig) -> Iterator[Node]:
-    """The node as it was made, whatever an earlier test did to it."""
-    node = rig.nodes[0]
-    yield node
-    node.authorize("")
-    rig.trust_all()
-    node.restart_sshd()
-
-
-@pytest.fixture(params=["libssh", "openssh"])
-def connect(request: pytest.FixtureRequest, rig: Rig, node: Node) -> Connect:
-    def make(environment: dict[str, str] | None = None, **fields: object) -> Driver:
-        host = {"address": node.host, "user": USER, "via": request.param, **fields}
-        return Driver(rig.environment | (environment or {}), **host)
-
-    return make
-
-
-@pytest.fixture
-def echo_socket(tmp_path: Path) -> Iterator[Path]:
-    listener = Listener(tmp_path / "echo", echo)
-    yield listener.path
-    listener.close()
-
-
-def round_trip(node: Node, port: int, count: int) -> int:
-    done = node.run(_ROUND_TRIP.format(port=port, count=count), user=USER)
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
-
-
-# --- Login ---
-
-
-def test_logs_in_with_the_key_of_the_home_folder(connect: Connect) -> None:
-    with connect() as driver:
-        assert "connect" in driver.do("open")["steps"]
-        assert driver.do("run", command="id -un")["output"] == f"{USER}\n"
-
-
-def test_a_named_identity(connect: Connect, rig: Rig, tmp_path: Path) -> None:
-    key = tmp_path / "key"
-    shutil.copy(rig.key, key)
-    with connect({"HOME": str(tmp_path)}, identity=str(key), known_hosts=_known_hosts(rig)) as d:
-        d.do("open")
-
-
-def _known_hosts(rig: Rig) -> str:
-    return str(rig.home / ".ssh" / "known_hosts")
-
-
-def test_an_alias_of_the_config_file(connect: Connect, node: Node, tmp_path: Path) -> None:
-    config = tmp_path / "config"
-    config.write_text(f"Host some-alias\n  HostName {node.host}\n  User {USER}\n")
-    with connect(address="some-alias", user="", ssh_config=str(config)) as driver:
-        driver.do("open")
-
-
-def test_an_unknown_host_key(connect: Connect, node: Node, tmp_path: Path) -> None:
-    known_hosts = tmp_path / "known_hosts"
-    with connect(known_hosts=str(known_hosts)) as driver:
-        error = driver.fails("open")
-    assert (error.step, error.lasting) == ("host key", True)
-    assert node.host in error.text and "ssh-keygen -lf" in error.text
-    assert not known_hosts.exists()
-
-
-@pytest.mark.parametrize("line", ["StrictHostKeyChecking no", "StrictHostKeyChecking accept-new"])
-def test_no_config_loosens_the_host_key_check(connect: Connect, line: str, tmp_path: Path) -> None:
-    config = tmp_path / "config"
-    config.write_text(f"Host *\n  {line}\n")
-    with connect(ssh_config=str(config), known_hosts=str(tmp_path / "none")) as driver:
-        assert driver.fails("open").step == "host key"
-
-
-def test_a_changed_host_key(connect: Connect, node: Node, rig: Rig) -> None:
-    node.change_host_key()
-    with connect() as driver:
-        error = driver.fails("open")
-    assert (error.step, error.lasting) == ("host key", True)
-    assert _known_hosts(rig) in error.text and "ssh-keygen" in error.text
-
-
-def test_a_wrong_user(connect: Connect) -> None:
-    with connect(user="nobody-of-that-name") as driver:
-        error = driver.fails("open")
-    assert (error.step, error.lasting) == ("login", True)
-    assert "publickey" in error.text and "ssh-copy-id" in error.text
-
-
-def _encrypt(rig: Rig, folder: Path) -> Path:
-    key = folder / "encrypted"
-    shutil.copy(rig.key, key)
-    key.chmod(0o600)
-    change = ["ssh-keygen", "-q", "-p", "-P", "", "-N", "geheim", "-f", str(key)]
-    subprocess.run(change, check=True, stdout=subprocess.DEVNULL)
-    return key
-
-
-def test_an_encrypted_identity_wants_an_agent(connect: Connect, rig: Rig, tmp_path: Path) -> None:
-    key = _encrypt(rig, tmp_path)
-    with connect(identity=str(key)) as driver:
-        error = driver.fails("open")
-    assert (error.step, error.lasting) == ("login", True)
-    assert "ssh-add" in error.text and "geheim" not in error.text
-
-
-def test_an_encrypted_identity_in_the_agent(connect: Connect, rig: Rig, tmp_path: Path) -> None:
-    agent_socket = tmp_path / "agent"
-    agent = subprocess.Popen(
-        ["ssh-agent", "-D", "-a", str(agent_socket)], stdout=subprocess.DEVNULL
-    )
-    try:
-        wait_until(agent_socket.exists, "the agent listens")
-        environment = {"SSH_AUTH_SOCK": str(agent_socket)}
-        subprocess.run(
-            ["ssh-add", "-q", str(rig.key)], check=True, env={**os.environ, **environment}
-        )
-        with connect(environment, identity=str(_encrypt(rig, tmp_path))) as driver:
-            driver.do("open")
-    finally:
-        agent.kill()
-        agent.wait()
-
-
-def test_a_name_that_nobody_knows(connect: Connect) -> None:
-    with connect(address="no-such-host.invalid") as driver:
-        assert driver.fails("open").step == "resolve"
-
-
-def test_a_port_where_nobody_listens(connect: Connect) -> None:
-    with connect(port=1) as driver:
-        error = driver.fails("open")
-    assert (error.step, error.lasting) == ("connect", False)
-
-
-def test_a_port_where_nobody_answers(connect: Connect) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        with connect(address="127.0.0.1", port=port, connect_timeout=1) as driver:
-            error = driver.fails("open")
-    assert (error.step, error.lasting) == ("connect", False)
-
-
-def test_a_host_name_that_is_an_option(connect: Connect) -> None:
-    with connect(address="-oProxyCommand=touch /tmp/owned") as driver:
-        assert driver.fails("open").step == "resolve"
-    assert not Path("/tmp/owned").exists()
-
+from nodes.rig import NEIGHBOUR, PATIENCE_SECONDS, USER, Node, wait_until
+from nodes.tunnel_driver import ROUND_TRIP, Connect, Listener, echo, round_trip
 
 # --- Commands and files ---
 
@@ -235,9 +59,9 @@ def test_an_uploaded_file_is_the_same_file(connect: Connect, node: Node, tmp_pat
         done = driver.do("upload", file=str(source), path="it's here")
         assert done["progress"] == 3_000_001
     target = node.home / "it's here"
-    assert hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(
-        source.read_bytes()
-    ).digest()
+    assert (
+        hashlib.sha256(target.read_bytes()).digest() == hashlib.sha256(source.read_bytes()).digest()
+    )
     assert target.stat().st_mode & 0o777 == 0o600
 
 
@@ -365,7 +189,7 @@ def test_sshd_dies_in_mid_transfer(connect: Connect, node: Node, echo_socket: Pa
         driver.order("serve", command="echo up; cat")
         assert driver.line()["text"] == "up"
         sender = subprocess.Popen(
-            node.inside(["sh", "-c", _ROUND_TRIP.format(port=port, count=10**9)], USER),
+            node.inside(["sh", "-c", ROUND_TRIP.format(port=port, count=10**9)], USER),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

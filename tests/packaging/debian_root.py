@@ -51,7 +51,10 @@ def mirror(suite: str) -> str:
 
 
 def run(
-    command: Sequence[str | os.PathLike[str]], seconds: float = 60, check: bool = True, **options: str
+    command: Sequence[str | os.PathLike[str]],
+    seconds: float = 60,
+    check: bool = True,
+    **options: str,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end, in a clean environment; its output is in the error."""
     environment = {

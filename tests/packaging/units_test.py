@@ -1,4 +1,4 @@
-"""systemd's own opinion of the units in packaging/systemd, asked of a machine without our packages."""
+"""systemd's own opinion of packaging/systemd, asked of a machine without our packages."""
 
 from __future__ import annotations
 

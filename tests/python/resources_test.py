@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from core_pool import CorePool
+
 from muster import _tasks
 
 _MEGABYTE = 1 << 20
@@ -36,8 +37,8 @@ def test_a_greedy_task_dies_alone_with_the_reason(tmp_path: Path) -> None:
         good = [pool.push(job, 5 * _MEGABYTE, str(tmp_path)) for _ in range(2)]
         greedy = pool.push(job, 2000 * _MEGABYTE, str(tmp_path))
         failure = pool.failure(job, greedy)
-        assert failure.kind == "out_of_memory"
-        assert "its limit is 300 MB" in failure.message
+        assert failure[1] == "out_of_memory"
+        assert "its limit is 300 MB" in failure[2]
         (tmp_path / "go").touch()
         assert [pool.value(job, task) for task in good] == [5 * _MEGABYTE] * 2
 

@@ -75,10 +75,10 @@ TEST_F(Resources, GpusGoToTheJobsThatAskForThem) {
   EXPECT_EQ(std::count(said.begin(), said.end(), '3') + std::count(said.begin(), said.end(), '7'),
             6)
       << said;
-  const auto both = start_run("echo $CUDA_VISIBLE_DEVICES", {"1"}, {"--gpus", "2"});
+  const auto both = start_run("echo $CUDA_VISIBLE_DEVICES; : {}", {"1"}, {"--gpus", "2"});
   EXPECT_EQ(both->wait(), 0) << both->error_output();
   EXPECT_EQ(both->output(), "3,7\n");
-  const auto none = start_run("echo \"<$CUDA_VISIBLE_DEVICES>\"", {"1"});
+  const auto none = start_run("echo \"<$CUDA_VISIBLE_DEVICES>\"; : {}", {"1"});
   EXPECT_EQ(none->wait(), 0) << none->error_output();
   EXPECT_EQ(none->output(), "<>\n");
 }
@@ -87,7 +87,8 @@ TEST_F(Resources, LabelsDecideWhereAJobRuns) {
   const auto broker = start_broker();
   const auto plain = start_worker();
   const auto fast = start_worker({"--label", "fast", "--label", "ours"});
-  const auto run = start_run("echo $PPID", {"1", "2", "3"}, {"--label", "ours", "--label", "fast"});
+  const auto run =
+      start_run("echo $PPID; : {}", {"1", "2", "3"}, {"--label", "ours", "--label", "fast"});
   EXPECT_EQ(run->wait(), 0) << run->error_output();
   const std::string id = std::to_string(fast->pid()) + "\n";
   EXPECT_EQ(run->output(), id + id + id);
@@ -97,7 +98,7 @@ TEST_F(Resources, AWorkerTakesAsLittleOfTheMachineAsItIsTold) {
   const auto broker = start_broker();
   const auto worker =
       start_worker({"--max-cores", "1", "--max-memory", "1GiB", "--nice", "7", "--slots", "1"});
-  const auto run = start_run("nproc; nice; cat /proc/self/oom_score_adj", {"1"});
+  const auto run = start_run("nproc; nice; cat /proc/self/oom_score_adj; : {}", {"1"});
   EXPECT_EQ(run->wait(), 0) << run->error_output();
   EXPECT_EQ(run->output(), "1\n7\n500\n");
   EXPECT_TRUE(status_says("\"memory_bytes\": 1073741824")) << status_json();

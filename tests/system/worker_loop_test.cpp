@@ -95,9 +95,12 @@ class WorkerInATunnel : public ::testing::Test {
     options.proof = proof;
     agent_.emplace(options);
     fcntl(signals_.read_end.get(), F_SETFL, O_NONBLOCK);
-    loop_.emplace(LoopOptions{endpoint, signals_.read_end.get(), lifeline_.read_end.get(),
-                              Duration::zero(), PlainLogin{"node1", "secret"}},
-                  *agent_, executor_);
+    LoopOptions where;
+    where.endpoint = endpoint;
+    where.signals = signals_.read_end.get();
+    where.lifeline = lifeline_.read_end.get();
+    where.login = PlainLogin{"node1", "secret"};
+    loop_.emplace(where, *agent_, executor_);
     thread_ = std::thread([this] { loop_->run(); });
   }
   bool exists(const std::string& name) const { return std::filesystem::exists(folder_.path(name)); }

@@ -1,6 +1,4 @@
 // `muster-worker attach` and the worker that it starts or finds: real processes, no broker.
-#include "worker/attach.hpp"
-
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -11,6 +9,7 @@
 #include <sstream>
 #include <string>
 
+#include "common/attach_exit.hpp"
 #include "tests/support/child.hpp"
 
 namespace muster {

@@ -1,11 +1,18 @@
-// What the text that ssh(1) leaves means for a node. Pure.
+// How the system's ssh(1) is called, and what the text that it leaves means for a node.
+// Threads: any.
 #pragma once
 
 #include <string>
+#include <vector>
 
+#include "broker/nodes/host.hpp"
 #include "broker/nodes/remote.hpp"
 
 namespace muster {
+
+// `ssh` with the options that hold for `host` and for every machine on the way to it: it asks
+// nothing, and accepts no host key that is not known.
+std::vector<std::string> openssh_client(const Host& host);
 
 // The error of a connection to `target` ("user@host") that ssh could not make; `complaint` is its
 // standard error, in the C locale.

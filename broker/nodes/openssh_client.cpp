@@ -1,10 +1,14 @@
-#include "broker/nodes/openssh_errors.hpp"
+#include "broker/nodes/openssh_client.hpp"
 
 #include <fmt/format.h>
+#include <pwd.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <string_view>
+
+#include "broker/nodes/ssh_config.hpp"
 
 namespace muster {
 namespace {
@@ -45,7 +49,50 @@ constexpr std::array kMeanings{
     Meaning{"no matching", Kind::lasting, "connect", "update the node's sshd"},
 };
 
+// A home folder that is not the one in passwd: ssh itself only knows the latter.
+bool has_other_home() {
+  const passwd* entry = getpwuid(getuid());
+  return entry == nullptr || ssh_folder() != std::string(entry->pw_dir) + "/.ssh";
+}
+
+std::string existing(const std::string& path) {
+  return access(path.c_str(), R_OK) == 0 ? path : std::string();
+}
+
+void add_other_home(const Host& host, std::vector<std::string>& words) {
+  const std::string folder = ssh_folder();
+  if (host.ssh_config.empty() && !existing(folder + "/config").empty()) {
+    words.insert(words.end(), {"-F", folder + "/config"});
+  }
+  if (host.known_hosts.empty()) {
+    words.insert(words.end(), {"-o", "UserKnownHostsFile=" + folder + "/known_hosts"});
+  }
+  if (!host.identity.empty()) return;
+  for (const char* name : {"id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk"}) {
+    const std::string key = existing(folder + "/" + name);
+    if (!key.empty()) words.insert(words.end(), {"-i", key});
+  }
+}
+
 }  // namespace
+
+std::vector<std::string> openssh_client(const Host& host) {
+  // The first value of an option counts, so these win over every file.
+  std::vector<std::string> words{
+      "ssh", "-T",
+      "-a",  "-x",
+      "-o",  "BatchMode=yes",
+      "-o",  "StrictHostKeyChecking=yes",
+      "-o",  fmt::format("ConnectTimeout={}", host.connect_timeout.count())};
+  if (!host.ssh_config.empty()) words.insert(words.end(), {"-F", host.ssh_config});
+  if (!host.identity.empty()) words.insert(words.end(), {"-i", host.identity});
+  if (!host.known_hosts.empty()) {
+    words.insert(words.end(), {"-o", "UserKnownHostsFile=" + host.known_hosts, "-o",
+                               "GlobalKnownHostsFile=/dev/null"});
+  }
+  if (has_other_home()) add_other_home(host, words);
+  return words;
+}
 
 std::string one_line(const std::string& text) {
   std::string line;
