@@ -418,7 +418,10 @@ def _take_lock() -> tuple[int, int]:
 
 
 def _remove_leftovers(name: str) -> None:
-    """Namespaces and bridge of a rig of this name: ours at the end, a killed one's at the start."""
+    """Links and namespaces of a rig of this name: ours at the end, a killed one's at the start."""
+    # A namespace takes its links along when the kernel finds the time; a next rig cannot wait.
+    for link in Path("/sys/class/net").glob(f"{name}v*"):
+        _command("ip", "link", "delete", link.name)
     for line in _command("ip", "netns", "list").splitlines():
         namespace = line.split()[0]
         if namespace.startswith(f"{name}n"):

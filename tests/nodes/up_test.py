@@ -252,6 +252,25 @@ def test_run_with_hosts_of_its_own(rig: Rig, client: Client) -> None:
     assert both.returncode == 255 and "muster up" in both.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_stopped_leaves_nothing(
+    rig: Rig, client: Client, number: signal.Signals
+) -> None:
+    words = ("run", "--hosts", client.write_hosts(rig.hosts(slots=1)), "--shell")
+    run = client.start(*words, "sleep 987; : {}", ":::", *"123")
+    wait_until(
+        lambda: all(node.processes("[s]leep 987;") for node in rig.nodes), "a job on every node"
+    )
+    run.send_signal(number)
+    run.communicate(timeout=PATIENCE)
+    for pattern in ("[s]leep 987", "[m]uster-worker"):
+        wait_until(
+            lambda pattern=pattern: not any(node.processes(pattern) for node in rig.nodes),
+            f"no {pattern} on the nodes",
+        )
+    wait_until(lambda: list(client.runtime.iterdir()) == [], "no file here")
+
+
 def test_doctor_and_clean(rig: Rig, client: Client) -> None:
     hosts = client.write_hosts(rig.hosts())
     doctor = client.run("doctor", hosts)
