@@ -142,7 +142,7 @@ def test_a_killed_worker_is_started_again() -> None:
         it.rig.nodes[0].kill(WORKER)
         wait_until(lambda: it.workers() not in ([], before), "another worker is there")
         assert it.run("echo {}", "after") == ["after"]
-        assert it.node("n1")["reconnects"] == 1
+        wait_until(lambda: it.node("n1").get("reconnects") == 1, "it is counted")
 
 
 def test_a_task_outlives_the_session() -> None:
