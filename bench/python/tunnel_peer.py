@@ -52,7 +52,8 @@ def serve(connection: socket.socket) -> None:
                 receive_all(connection, len(MESSAGE))
                 connection.sendall(MESSAGE)
             continue
-        exchange(connection, size if kind in b"db" else 1, size if kind in b"ub" else 0)
+        exchange(connection, size if kind in b"db" else 0, size if kind in b"ub" else 0)
+        connection.sendall(b"k")  # all of it is here
 
 
 def listen(path: str) -> None:
@@ -79,15 +80,16 @@ def bulk(port: int, mib: int) -> None:
     size = mib << 20
     with connect(port) as connection:
         for kind, name, sent, received in (
-            (b"u", "up", size, 1),
+            (b"u", "up", size, 0),
             (b"d", "down", 0, size),
             (b"b", "both", size, size),
         ):
             start = time.perf_counter()
             connection.sendall(ORDER.pack(kind, size))
             exchange(connection, sent, received)
+            receive_all(connection, 1)
             seconds = time.perf_counter() - start
-            say(name, max(sent, 0) / 1e6 / seconds + (received > 1) * received / 1e6 / seconds)
+            say(name, (sent + received) / 1e6 / seconds)
 
 
 def round_trip(port: int, count: int) -> None:

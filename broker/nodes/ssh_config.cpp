@@ -197,7 +197,7 @@ class Reader {
   void include(const std::vector<std::string>& patterns, int depth) {
     for (std::string pattern : patterns) {
       if (pattern.starts_with("~/")) pattern.replace(0, 1, ssh_folder() + "/..");
-      if (pattern.front() != '/') pattern = ssh_folder() + "/" + pattern;
+      if (pattern.front() != '/') pattern.insert(0, ssh_folder() + "/");
       glob_t found{};
       if (glob(pattern.c_str(), 0, nullptr, &found) == 0) {
         for (std::size_t index = 0; index < found.gl_pathc; ++index) {
