@@ -106,6 +106,18 @@ TEST_F(SchedulerTest, IdleSlotsTakeBackWhatHasNotStarted) {
   EXPECT_EQ(workers_[idle].leases.front(), (HeldLease{job, back.sequence, back.attempt + 1}));
 }
 
+TEST_F(SchedulerTest, IdleSlotsTakeBackEvenOneLeaseBehindManySlots) {
+  const PeerId busy = add_worker(1, 16);
+  const PeerId producer = add_producer(1);
+  const JobId job = declare(producer, 1);
+  submit(producer, job, 0, 1);
+  finish(busy, 1, 500ms);  // learned: long, so one is leased ahead
+  submit(producer, job, 1, 17);
+  ASSERT_EQ(workers_[busy].leases.size(), 17U);
+  add_worker(2, 16);
+  ASSERT_EQ(workers_[busy].recalled.size(), 1U) << "a whole task's time would be lost";
+}
+
 TEST_F(SchedulerTest, ForgetsWhatTheProducerAcknowledged) {
   const PeerId worker = add_worker(1, 1);
   const PeerId producer = add_producer(1);

@@ -161,6 +161,18 @@ def test_a_wheel_is_installed_once_and_used_again(
     assert "n1: preparing" in caplog.text
 
 
+def test_tasks_run_where_their_labels_are(rig: Rig) -> None:
+    hosts = [
+        {"name": node.name, "address": node.address, "labels": [f"of-{node.name}"]}
+        for node in rig.nodes[:2]
+    ]
+    with ComputePool(SSH(hosts=hosts), worker=Worker(concurrency=2)) as pool:
+        second = pool.with_options(labels=["of-n2"], cpu=0.5)
+        assert set(second.map(place, range(8), chunksize=1)) == {"n2"}
+        assert (muster.compute(labels=["of-n1"])(place)(0) >> pool) == "n1"
+        assert {node.labels for node in pool.nodes()} == {("of-n1",), ("of-n2",)}
+
+
 def test_a_lost_ssh_server_repeats_no_task(rig: Rig) -> None:
     for node in rig.nodes:
         (node.home / "marks").unlink(missing_ok=True)

@@ -131,7 +131,9 @@ def test_a_module_that_the_node_lacks_is_named(
             call()
         assert "on node" in str(error.value)
         assert "No module named 'only_here'" in str(error.value)
-        assert "install it there, or send your own module" in str(error.value)
+        for advice in ("install it there", "Image(pip=['only_here'])", "Image(includes="):
+            assert advice in str(error.value)
+        assert "register_pickle_by_value(only_here)" in str(error.value)
 
 
 # --- Exceptions and inputs ---

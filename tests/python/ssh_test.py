@@ -183,7 +183,8 @@ def test_files_that_are_none(text: str, named: str, tmp_path: Path) -> None:
 def test_an_accelerator_is_a_gpu_of_each_task() -> None:
     pool = ComputePool(SSH("a"), accelerator="A100")
     assert (pool.task_options.gpus, pool.task_options.labels) == (1, ())
-    labelled = ComputePool(SSH("a", {"address": "b", "labels": ["A100"]}), accelerator="A100")  # type: ignore[arg-type]
+    hosts = SSH("a", hosts=[{"address": "b", "labels": ["A100"]}])
+    labelled = ComputePool(hosts, accelerator="A100")
     assert (labelled.task_options.gpus, labelled.task_options.labels) == (1, ("A100",))
 
 
