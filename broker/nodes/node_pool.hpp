@@ -22,7 +22,8 @@ struct NodePoolOptions {
   std::string pool_name;
   std::string bundle;  // the worker bundle's path; empty: looked for beside this program
   std::string curve_server_key = {};  // the public key (Z85) of the CURVE side
-  std::chrono::seconds drain{10};     // how long running tasks may go on when a node goes down
+  bool knows_workers = false;  // it stays the same, and workers with keys of their own may log in
+  std::chrono::seconds drain{10};  // how long running tasks may go on when a node goes down
 };
 
 class NodePool {
