@@ -136,9 +136,10 @@ class Attempts {
       if (std::string_view(broken.what()).find("Too many auth") == std::string_view::npos) {
         throw broken;
       }
-      fail_login(fmt::format("{} has seen too many keys that it does not know; name the right one "
-                             "with `identity`, or set IdentitiesOnly yes in ~/.ssh/config",
-                             session_.target().host));
+      fail_login(
+          fmt::format("{} has seen too many keys that it does not know; name the right one "
+                      "with `identity`, or set IdentitiesOnly yes in ~/.ssh/config",
+                      session_.target().host));
     }
     return result;
   }
