@@ -110,21 +110,9 @@ class SpawnPlan {
 
 }  // namespace
 
-Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
-  if (this != &other) {
-    reset();
-    number_ = other.release();
-  }
-  return *this;
-}
-int Descriptor::release() { return std::exchange(number_, -1); }
-void Descriptor::reset() {
-  if (number_ >= 0) ::close(release());
-}
-
 Supervisor::Supervisor(const Environment& environment)
     : environment_(merged_environment(environment)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-  if (wake_.get() < 0) throw unusable("cannot make an eventfd", errno);
+  if (!wake_) throw unusable("cannot make an eventfd", errno);
   std::tie(lifeline_read_, lifeline_write_) = make_pipe();
 }
 
