@@ -17,6 +17,8 @@
 #include <string_view>
 #include <utility>
 
+#include "common/pointers.hpp"
+
 namespace muster::detail {
 namespace {
 
@@ -55,14 +57,6 @@ std::vector<std::string> merged_environment(const Supervisor::Environment& added
     merged.back().append("=").append(content);
   }
   return merged;
-}
-
-// The form in which exec takes words.
-std::vector<char*> pointers_to(const std::vector<std::string>& words) {
-  std::vector<char*> pointers;
-  for (const std::string& word : words) pointers.push_back(const_cast<char*>(word.c_str()));
-  pointers.push_back(nullptr);
-  return pointers;
 }
 
 // What posix_spawn applies between fork and exec.

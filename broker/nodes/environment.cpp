@@ -14,6 +14,7 @@
 #include <set>
 
 #include "broker/nodes/remote_text.hpp"
+#include "common/pointers.hpp"
 
 namespace muster {
 namespace {
@@ -134,11 +135,8 @@ void pack(const Host& host, const std::string& archive) {
     const fs::path path = fs::absolute(without_slash(include));
     words.insert(words.end(), {"-C", path.parent_path().string(), "./" + path.filename().string()});
   }
-  std::vector<char*> arguments;
-  for (std::string& word : words) arguments.push_back(word.data());
-  arguments.push_back(nullptr);
   pid_t pid = -1;
-  int status = ::posix_spawnp(&pid, "tar", nullptr, nullptr, arguments.data(), environ);
+  int status = ::posix_spawnp(&pid, "tar", nullptr, nullptr, pointers_to(words).data(), environ);
   if (status != 0) fail(fmt::format("includes: cannot run tar: {}", std::strerror(status)));
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
