@@ -17,7 +17,6 @@ namespace muster {
 namespace {
 
 constexpr std::size_t kMostHosts = limits::kMaxStatusRows;  // so that STATUS shows them all
-constexpr std::size_t kMostLabels = 64;                     // of a worker, docs/protocol.md
 constexpr std::int64_t kMostSeconds = 30 * 24 * 3600;
 
 void read_address(const Value& value, Host& host) {
@@ -64,9 +63,13 @@ void read_labels(const Value& value, Host& host) {
   host.labels.clear();
   for (const Value& item : value.items()) {
     host.labels.push_back(item.word());
-    if (host.labels.back().size() > limits::kMaxNameBytes) item.fail("a label is too long");
+    if (host.labels.back().size() > limits::kMaxNameBytes) {
+      item.fail(fmt::format("a label has at most {} bytes", limits::kMaxNameBytes));
+    }
   }
-  if (host.labels.size() > kMostLabels) value.fail("a node has at most 64 labels");
+  if (host.labels.size() > limits::kMaxLabels) {
+    value.fail(fmt::format("a node has at most {} labels", limits::kMaxLabels));
+  }
 }
 
 // Variables of [defaults] stay unless the host has them, too.
@@ -265,9 +268,8 @@ class HostsReader {
     for (const auto& [key, node] : table) {
       if (key != "address") read_key(key, node, host);
     }
-    if (address == nullptr) place_.fail(table.source(), "this host has no address");
-    if (host.standing && host.reverse_port == 0) {
-      place_.fail(table.source(), "standing = true needs reverse_port: where its service connects");
+    if (address == nullptr) {
+      place_.fail(table.source(), "this host has no address; write address = \"HOST\"");
     }
     add(std::move(host), table.source());
   }
@@ -286,7 +288,8 @@ class HostsReader {
                                   quote(host.name), known->second));
     }
     if (hosts_.size() == kMostHosts) {
-      place_.fail(at, fmt::format("there are more than {} hosts", kMostHosts));
+      place_.fail(at, fmt::format("a broker has at most {} nodes; give the others to another one",
+                                  kMostHosts));
     }
     if (host.standing && host.reverse_port == 0) {
       place_.fail(at, "standing = true needs reverse_port: where its service connects");
