@@ -50,7 +50,11 @@ std::vector<std::string> worker_arguments(const AttachConfig& config, const std:
   if (config.slots > 0) add("--slots", std::to_string(config.slots));
   if (!config.python_environment.empty()) {
     const auto python = read_environment(cache, config.python_environment);
-    if (!python) throw std::runtime_error("the Python environment is gone");
+    if (!python) {
+      throw std::runtime_error(
+          "the Python environment was removed meanwhile: the broker makes it again when it tries "
+          "next");
+    }
     add("--python", python->interpreter);
     add("--python-version", python->version);
   } else {

@@ -21,7 +21,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kDigestDigits = 32;
 constexpr std::chrono::seconds kPatience{120};
 constexpr std::size_t kMostFiles = 100'000;
 
@@ -76,7 +75,7 @@ std::string digest_includes(const Host& host) {
                           sha256_of_file(file));
     }
   }
-  return sha256_of(text).substr(0, kDigestDigits);
+  return short_digest(sha256_of(text));
 }
 
 void describe_wheels(const Host& host, Image& image) {
@@ -88,13 +87,16 @@ void describe_wheels(const Host& host, Image& image) {
     }
   }
   if (error) fail(fmt::format("wheels: cannot read {}: {}", host.wheels, error.message()));
-  if (image.wheel_files.empty()) fail("wheels: there is no wheel in " + host.wheels);
+  if (image.wheel_files.empty()) {
+    fail(fmt::format("wheels: there is no wheel in {}: fill it with `pip download -d {} PACKAGE`",
+                     host.wheels, host.wheels));
+  }
   std::sort(image.wheel_files.begin(), image.wheel_files.end());
   std::string text = "wheels 1\n";
   for (const fs::path& file : image.wheel_files) {
     text += fmt::format("{} {}\n", file.filename().string(), sha256_of_file(file));
   }
-  image.wheels = sha256_of(text).substr(0, kDigestDigits);
+  image.wheels = short_digest(sha256_of(text));
 }
 
 // A file that is gone with it.
@@ -154,7 +156,9 @@ void unpack(Remote& remote, const std::string& archive, const std::string& place
                                 "{{ mv -T \"$d\" \"$p\" 2>/dev/null || test -d \"$p\"; }}",
                                 shell_word(archive), shell_word(place))),
       "", kPatience);
-  if (done.status != 0) fail("includes: cannot unpack them on the node: " + done.error_output);
+  if (done.status != 0) {
+    fail("includes: cannot unpack them on the node (is its disk full?): " + done.error_output);
+  }
 }
 
 void place_wheels(Remote& remote, const Image& image, const NodeFacts& facts,
@@ -169,7 +173,9 @@ void place_wheels(Remote& remote, const Image& image, const NodeFacts& facts,
         shell_command(fmt::format("umask 077; mkdir -p {0} && mv {1} {0}/{2}", shell_word(place),
                                   shell_word(part), shell_word(name))),
         "", kPatience);
-    if (moved.status != 0) fail("wheels: cannot place them on the node: " + moved.error_output);
+    if (moved.status != 0) {
+      fail("wheels: cannot place them on the node (is its disk full?): " + moved.error_output);
+    }
   }
   remote.run(shell_command(": > " + complete), "", kPatience);
 }
@@ -194,7 +200,7 @@ Image describe_image(const Host& host, const Bundle& bundle) {
   std::string text = fmt::format("environment 1\n{}\n{} {}\n{}\n", bundle.version, bundle.python,
                                  host.python, image.wheels);
   for (const std::string& requirement : requirements) text += requirement + "\n";
-  image.environment = sha256_of(text).substr(0, kDigestDigits);
+  image.environment = short_digest(sha256_of(text));
   return image;
 }
 
