@@ -1,6 +1,7 @@
 // The runner's end of the link, with the daemon's words said by the test.
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
