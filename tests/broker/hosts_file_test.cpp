@@ -160,7 +160,7 @@ struct Fault {
   const char* what;   // part of the message
 };
 
-class HostsFileFault : public testing::TestWithParam<Fault> {};
+class HostsFileFault : public ::testing::TestWithParam<Fault> {};
 
 TEST_P(HostsFileFault, NamesPlaceAndKey) {
   const std::string said = complaint(GetParam().text);
@@ -170,7 +170,7 @@ TEST_P(HostsFileFault, NamesPlaceAndKey) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, HostsFileFault,
-    testing::Values(
+    ::testing::Values(
         Fault{"hosts = [\"a\"", "1:13", ""},  // TOML itself
         Fault{"hosts = [\"a\"]\nhosts = [\"b\"]", "2:9", ""}, Fault{"", "1:1", "no host is named"},
         Fault{"hosts = []", "1:1", "no host is named"},
