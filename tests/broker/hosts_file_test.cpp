@@ -70,7 +70,6 @@ executor = "thread"
 labels = ["gpu", "big"]
 environment = { A = "1", B = "x y" }
 directory = "~/work"
-worker = "/opt/muster-worker"
 curve = true
 orphan_grace = 0
 python = "3.11"
@@ -81,8 +80,12 @@ nice = 19
 max_cores = 6
 max_memory = "8GB"
 pause_load = 1.5
+[[host]]
+address = "installed"
+worker = "/opt/muster-worker"
+python = "/opt/python3"
 )");
-  ASSERT_EQ(hosts.size(), 1U);
+  ASSERT_EQ(hosts.size(), 2U);
   const Host expected{.name = "gpu",
                       .address = "gpu.example.org",
                       .user = "ada",
@@ -100,7 +103,6 @@ pause_load = 1.5
                       .labels = {"gpu", "big"},
                       .environment = {{"A", "1"}, {"B", "x y"}},
                       .directory = "~/work",
-                      .worker = "/opt/muster-worker",
                       .curve = true,
                       .orphan_grace = std::chrono::seconds(0),
                       .python = "3.11",
@@ -112,6 +114,10 @@ pause_load = 1.5
                       .max_memory_bytes = std::uint64_t{8} << 30,
                       .pause_load = 1.5};
   EXPECT_EQ(hosts[0], expected);
+  EXPECT_EQ(hosts[1], (Host{.name = "installed",
+                            .address = "installed",
+                            .worker = "/opt/muster-worker",
+                            .python = "/opt/python3"}));
 }
 
 TEST(HostsFile, DefaultsHoldForAllThatDoNotSayOtherwise) {
