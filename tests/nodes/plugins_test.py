@@ -62,7 +62,7 @@ def test_a_program_takes_its_plugins_along(rig: Rig, client: Client, executor: s
     hosts = client.write_hosts(rig.hosts(slots=1, executor=executor))
     done = drive(client, "2", hosts, os.path.relpath(PLUGIN, client.folder))
     assert (done.returncode, done.stdout) == (0, "n1\nn2\n144\n"), done.stderr
-    assert not any(has_worker(node) for node in rig.nodes)  # the pool ended with the program
+    wait_until(lambda: not any(map(has_worker, rig.nodes)), "the pool ended with the program")
     for number in range(2):
         (name,) = shipped(rig, number)
         assert name.endswith("/test_tasks.so")
