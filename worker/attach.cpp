@@ -150,8 +150,8 @@ void Attachment::enter_run_folder() {
 // Whether it is ours. Not when somebody removed the folder while this process waited.
 bool Attachment::take_lock() {
   lock_ = Descriptor(::open("lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (!lock_.valid() && errno == ENOENT) return false;
-  if (!lock_.valid()) {
+  if (!lock_ && errno == ENOENT) return false;
+  if (!lock_) {
     throw Unusable(
         fmt::format("cannot write in {}/run/{}: {}", cache_, config_.pool, std::strerror(errno)));
   }

@@ -18,7 +18,6 @@ namespace muster {
 namespace {
 
 constexpr std::size_t kMostHosts = limits::kMaxStatusRows;  // so that STATUS shows them all
-constexpr std::size_t kMostLabels = 64;                     // of a worker, docs/protocol.md
 constexpr std::size_t kMostPlugins = 64;
 constexpr std::int64_t kMostSeconds = 30 * 24 * 3600;
 
@@ -66,9 +65,13 @@ void read_labels(const Value& value, Host& host) {
   host.labels.clear();
   for (const Value& item : value.items()) {
     host.labels.push_back(item.word());
-    if (host.labels.back().size() > limits::kMaxNameBytes) item.fail("a label is too long");
+    if (host.labels.back().size() > limits::kMaxNameBytes) {
+      item.fail(fmt::format("a label has at most {} bytes", limits::kMaxNameBytes));
+    }
   }
-  if (host.labels.size() > kMostLabels) value.fail("a node has at most 64 labels");
+  if (host.labels.size() > limits::kMaxLabels) {
+    value.fail(fmt::format("a node has at most {} labels", limits::kMaxLabels));
+  }
 }
 
 // Their digests come last, once for every file.
@@ -282,11 +285,10 @@ class HostsReader {
     for (const auto& [key, node] : table) {
       if (key != "address") read_key(key, node, host);
     }
-    if (address == nullptr) place_.fail(table.source(), "this host has no address");
-    refuse_ignored(host, &table, table.source());
-    if (host.standing && host.reverse_port == 0) {
-      place_.fail(table.source(), "standing = true needs reverse_port: where its service connects");
+    if (address == nullptr) {
+      place_.fail(table.source(), "this host has no address; write address = \"HOST\"");
     }
+    refuse_ignored(host, &table, table.source());
     add(std::move(host), table.source());
   }
   void refuse_twice(const toml::table& table, std::string_view key, bool in_address) const {
@@ -330,7 +332,8 @@ class HostsReader {
                                   quote(host.name), known->second));
     }
     if (hosts_.size() == kMostHosts) {
-      place_.fail(at, fmt::format("there are more than {} hosts", kMostHosts));
+      place_.fail(at, fmt::format("a broker has at most {} nodes; give the others to another one",
+                                  kMostHosts));
     }
     if (host.standing && host.reverse_port == 0) {
       place_.fail(at, "standing = true needs reverse_port: where its service connects");

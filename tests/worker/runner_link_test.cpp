@@ -16,9 +16,9 @@
 #include <utility>
 #include <vector>
 
+#include "common/descriptor.hpp"
 #include "common/time.hpp"
 #include "tests/support/child.hpp"
-#include "worker/descriptor.hpp"
 #include "worker/frame_link.hpp"
 
 namespace muster {
