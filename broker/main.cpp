@@ -175,6 +175,8 @@ void serve(const muster::BrokerOptions& options) {
   node_options.curve_socket = endpoints.tunnel_curve_socket();
   node_options.curve_server_key = endpoints.server_key();
   node_options.plugins = options.node_plugins;
+  node_options.knows_workers =
+      !options.endpoints.key_file.empty() && !options.endpoints.authorized_workers.empty();
   muster::NodesControl nodes(node_options, muster::first_local(options.endpoints.listen),
                              authenticator);
   if (!options.hosts.empty()) nodes.up_file(options.hosts);

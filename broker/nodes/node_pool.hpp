@@ -21,7 +21,8 @@ struct NodePoolOptions {
   // What names this pool's workers on their nodes: the same after a restart of the broker.
   std::string pool_name;
   std::string bundle;  // the worker bundle's path; empty: looked for beside this program
-  std::string curve_server_key = {};      // the public key (Z85) of the CURVE side
+  std::string curve_server_key = {};  // the public key (Z85) of the CURVE side
+  bool knows_workers = false;  // it stays the same, and workers with keys of their own may log in
   std::vector<std::string> plugins = {};  // files that every worker loads besides its host's
   std::chrono::seconds drain{10};         // how long running tasks may go on when a node goes down
 };
