@@ -179,6 +179,11 @@ bool Attachment::lacks_parts() const {
     report("missing include " + digest);
     lacking = true;
   }
+  for (const std::string& plugin : config_.plugins) {
+    if (::access((cache_ + "/plugins/" + plugin).c_str(), F_OK) == 0) continue;
+    report("missing plugin " + plugin);
+    lacking = true;
+  }
   if (!config_.python_environment.empty() &&
       !read_environment(cache_, config_.python_environment)) {
     report("missing environment " + config_.python_environment);

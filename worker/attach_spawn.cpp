@@ -61,6 +61,9 @@ std::vector<std::string> worker_arguments(const AttachConfig& config, const std:
     add("--python", config.python.empty() ? "none" : config.python);
   }
   for (const std::string& label : config.labels) add("--label", label);
+  for (const std::string& plugin : config.plugins) {
+    add("--plugin", fmt::format("{}/plugins/{}", cache, plugin));
+  }
   if (config.max_cores > 0) add("--max-cores", std::to_string(config.max_cores));
   if (config.max_memory > 0) {
     add("--max-memory", std::to_string(config.max_memory));

@@ -26,7 +26,7 @@ constexpr const char* kProbe =
     "umask 077; c=${XDG_CACHE_HOME:-$HOME/.cache}/muster; "
     "for t in tar gzip sha256sum find df uname; do "
     "command -v $t >/dev/null 2>&1 || echo \"missing=$t\"; done; "
-    "for d in bundles run environments includes wheels; do "
+    "for d in bundles run environments includes wheels plugins; do "
     "mkdir -p \"$c/$d\" || exit 1; done; "
     "find \"$c\" -maxdepth 2 -name \".part-*\" -mtime +0 -exec rm -rf {} + 2>/dev/null; "
     "echo \"cache=$c\"; echo \"arch=$(uname -m)\"; "

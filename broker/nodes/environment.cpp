@@ -189,6 +189,7 @@ Image describe_image(const Host& host, const Bundle& bundle) {
     if (!host.pip.empty()) fail("pip needs `python`: say which, like python = \"3.11\"");
     return image;
   }
+  if (!host.worker.empty()) return image;  // an installed worker uses the interpreter as it is
   if (bundle.python.empty()) {
     fail(
         "this Muster was built without Python: build it with -D MUSTER_PYTHON=ON, or leave out "

@@ -221,10 +221,11 @@ void Node::live() {
 }
 
 void Node::serve_standing(Remote& remote) {
-  if (options_.curve_socket.empty()) {
+  if (options_.curve_socket.empty() || !options_.knows_workers) {
     throw NodeError(NodeError::Kind::lasting, "forward",
-                    "standing workers log in with keys, and this broker has none: start it with "
-                    "its own (docs/services.md)");
+                    "standing workers log in with keys, and this broker knows none: put "
+                    "broker.key and authorized_workers into ~/.config/muster, then `muster down` "
+                    "and `muster up` (docs/services.md)");
   }
   remote.forward(current_.reverse_port, options_.curve_socket);
   set_state(State::up, "serve", "");
@@ -241,8 +242,8 @@ void Node::serve_standing(Remote& remote) {
 void Node::serve(Remote& remote) {
   if (current_.curve && options_.curve_socket.empty()) {
     throw NodeError(NodeError::Kind::lasting, "forward",
-                    "`curve = true` needs a broker with a key of its own (muster keygen; "
-                    "muster-broker --curve-key FILE)");
+                    "`curve = true` needs a second socket beside the broker's, and its path is "
+                    "too long: start the broker in a folder with a shorter one");
   }
   if (current_.worker.empty() && !bundle_) bundle_ = find_bundle(options_.bundle);
   image_ = describe_image(current_, bundle_.value_or(Bundle{}));

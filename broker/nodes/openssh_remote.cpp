@@ -291,7 +291,18 @@ void OpensshRemote::upload(const std::filesystem::path& file, const std::string&
   if (status != 0) throw upload_error(target_, path, status, complaint);
 }
 
+void OpensshRemote::hold_master() {
+  while (!master_->turn(waker_, Deadline::max())) {
+    if (waker_.take_last_words()) return;
+  }
+}
+
 int OpensshRemote::serve(const std::string& command, std::string_view input, const LineSink& sink) {
+  // A key that may open tunnels only lets nothing run.
+  if (command.empty() && master_ != nullptr) {
+    hold_master();
+    throw broken("serve");
+  }
   std::vector<std::string> words = passenger();
   // Something must run to hold a connection that is not ours.
   const bool holds = command.empty();

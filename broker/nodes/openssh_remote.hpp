@@ -46,6 +46,7 @@ class OpensshRemote : public Remote {
                               std::string& reason);
   void cancel_forward();
   bool is_connected();
+  void hold_master();
   // Runs `child`, through the master, to its end.
   void drive(Child& child, Deadline deadline, const char* step);
   // Checks that the exit status is the command's, not that of ssh itself.

@@ -46,11 +46,11 @@ Descriptor connect_unix(const std::string& path) {
 
 }  // namespace
 
-// One forwarded connection.
+// One forwarded connection. Without a socket it waits: what it sends stays in libssh's buffer.
 class Pump::Stream {
  public:
-  Stream(ssh_channel channel, Descriptor socket, TunnelCounters& counters)
-      : channel_(channel), socket_(std::move(socket)), counters_(counters) {
+  Stream(ssh_channel channel, int port, TunnelCounters& counters)
+      : channel_(channel), port_(port), counters_(counters) {
     ssh_callbacks_init(&callbacks_);
     callbacks_.userdata = this;
     callbacks_.channel_data_function = on_data;
@@ -62,6 +62,12 @@ class Pump::Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
+  void start(Descriptor socket) {
+    socket_ = std::move(socket);
+    blocked_ = true;  // until deliver() has passed on what came meanwhile
+  }
+  bool waits() const { return !socket_; }
+  int port() const { return port_; }
   int socket() const { return socket_.get(); }
   bool dead() const { return dead_; }
   bool admitted() const { return sent_bytes_ >= kAdmittedBytes; }
@@ -104,6 +110,7 @@ class Pump::Stream {
   std::size_t pass_on(const char* data, std::size_t size, bool& stalled);
 
   ssh_channel channel_;
+  int port_;
   Descriptor socket_;
   TunnelCounters& counters_;
   ssh_channel_callbacks_struct callbacks_{};
@@ -124,7 +131,8 @@ class Pump::Stream {
 int Pump::Stream::on_data(ssh_session, ssh_channel, void* data, std::uint32_t size, int,
                           void* user) {
   auto* self = static_cast<Stream*>(user);
-  if (self->blocked_) return 0;  // stays with libssh, which keeps the window as it is
+  if (self->blocked_ || self->waits())
+    return 0;  // stays with libssh, which keeps the window as it is
   const std::size_t written = self->write_local(static_cast<const char*>(data), size);
   if (self->dead_) return static_cast<int>(size);
   self->blocked_ = written < size;
@@ -199,6 +207,8 @@ std::size_t Pump::Stream::pass_on(const char* data, std::size_t size, bool& stal
 }
 
 void Pump::Stream::settle() {
+  if (waits() && remote_closed_) dead_ = true;
+  if (waits()) return;
   if (blocked_ || dead_) return;
   if (remote_over_ && !told_local_) {
     shutdown(socket_.get(), SHUT_WR);
@@ -217,6 +227,7 @@ Pump::~Pump() { ssh_set_message_callback(session_.get(), nullptr, nullptr); }
 void Pump::forward(std::uint16_t port, const std::string& socket_path) {
   port_ = port;
   socket_path_ = socket_path;
+  std::erase_if(streams_, [&](const auto& stream) { return stream->port() != port_; });
 }
 
 int Pump::on_message(ssh_session, ssh_message message, void* user) {
@@ -226,16 +237,28 @@ int Pump::on_message(ssh_session, ssh_message message, void* user) {
 }
 
 bool Pump::accept(ssh_message message) {
-  if (!carrying_ || ssh_message_channel_request_open_destination_port(message) != port_) {
-    return false;
-  }
+  // The first connection may come with the answer that says which port it is.
+  const int port = ssh_message_channel_request_open_destination_port(message);
+  if (port_ != 0 && port != port_) return false;
   if (!make_room()) return false;
-  Descriptor socket = connect_unix(socket_path_);
-  if (!socket) return false;
+  Descriptor socket;
+  if (carrying_ && !(socket = connect_unix(socket_path_))) return false;
   const ssh_channel channel = ssh_message_channel_request_open_reply_accept(message);
   if (channel == nullptr) return false;
-  streams_.push_back(std::make_unique<Stream>(channel, std::move(socket), counters_));
+  streams_.push_back(std::make_unique<Stream>(channel, port, counters_));
+  if (socket) streams_.back()->start(std::move(socket));
   return true;
+}
+
+void Pump::start_waiting() {
+  for (const auto& stream : streams_) {
+    Descriptor socket = connect_unix(socket_path_);
+    if (socket) {
+      stream->start(std::move(socket));
+    } else {
+      stream->kill();
+    }
+  }
 }
 
 bool Pump::make_room() {
@@ -274,6 +297,7 @@ void Pump::carry(RemoteCommand* command) {
   carrying_ = true;
   keepalive_ = Clock::now() + kKeepalive;
   buffer_.resize(kChunkBytes);
+  start_waiting();
   while (command == nullptr || !command->over()) {
     if (const auto words = waker_.take_last_words(); words && command != nullptr) {
       command->send(*words);

@@ -30,10 +30,11 @@ class Pump {
   Pump(const Pump&) = delete;
   Pump& operator=(const Pump&) = delete;
 
-  // Connections to the node's `port` go to `socket_path`, while carry() runs.
+  // Connections to the node's `port` go to `socket_path`, while carry() runs; those that come
+  // earlier wait for it.
   void forward(std::uint16_t port, const std::string& socket_path);
 
-  // Runs `command` to its end; other connections are refused. Throws NodeError `step` when the
+  // Runs `command` to its end. Throws NodeError `step` when the
   // session breaks or `deadline` is over, "serve" when it is cut.
   void run(RemoteCommand& command, const char* step, Deadline deadline);
 
@@ -47,6 +48,7 @@ class Pump {
   static int on_message(ssh_session session, ssh_message message, void* user);
   bool accept(ssh_message message);
   bool make_room();
+  void start_waiting();
   void turn(RemoteCommand* command, Deadline deadline, const char* step);
   void poll_all(RemoteCommand* command, Deadline deadline);
   void send_from_streams();

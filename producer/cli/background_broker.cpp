@@ -21,6 +21,7 @@
 #include <stdexcept>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "producer/discovery.hpp"
@@ -116,6 +117,25 @@ std::string usable_log(const std::string& log) {
   return log;
 }
 
+// What standing workers need, if it is where people put it.
+std::vector<std::string> key_options() {
+  const char* config = std::getenv("XDG_CONFIG_HOME");
+  const char* home = std::getenv("HOME");
+  fs::path folder;
+  if (config != nullptr && *config == '/') {
+    folder = config;
+  } else if (home != nullptr && *home == '/') {
+    folder = fs::path(home) / ".config";
+  } else {
+    return {};
+  }
+  const fs::path key = folder / "muster" / "broker.key";
+  const fs::path authorized = folder / "muster" / "authorized_workers";
+  std::error_code error;
+  if (!fs::exists(key, error) || !fs::exists(authorized, error)) return {};
+  return {"--key", key.string(), "--authorized-workers", authorized.string()};
+}
+
 }  // namespace
 
 std::string place_of_broker(const std::string& given) {
@@ -144,8 +164,10 @@ bool start_broker(const std::string& endpoint) {
         fmt::format("cannot make the folder {}: {}", folder.string(), error.message()));
   }
   const std::uintmax_t begin = size_of(log);
-  pid_t process = SpawnPlan(log).start(
-      {program, "--listen", endpoint, "--no-worker-timeout", kNoWorkerSeconds});
+  std::vector<std::string> words = {program, "--listen", endpoint, "--no-worker-timeout",
+                                    kNoWorkerSeconds};
+  for (std::string& word : key_options()) words.push_back(std::move(word));
+  pid_t process = SpawnPlan(log).start(std::move(words));
   const auto deadline = std::chrono::steady_clock::now() + kStartPatience;
   while (!broker_runs(endpoint)) {
     int status = 0;
@@ -153,11 +175,11 @@ bool start_broker(const std::string& endpoint) {
     if (ended) process = -1;
     // Another `muster up` may have been quicker: its broker is on the way then.
     const bool late = std::chrono::steady_clock::now() > deadline;
-    const std::string words = last_words(log, begin);
-    const bool is_second = words.find("another broker already listens") != std::string::npos;
+    const std::string said = last_words(log, begin);
+    const bool is_second = said.find("another broker already listens") != std::string::npos;
     if (late || (process == -1 && !is_second)) {
       throw std::runtime_error(
-          fmt::format("the broker did not start: {}", words.empty() ? "it said nothing" : words));
+          fmt::format("the broker did not start: {}", said.empty() ? "it said nothing" : said));
     }
     std::this_thread::sleep_for(kStep);
   }

@@ -13,9 +13,10 @@ namespace muster {
 // safe.
 std::string place_of_broker(const std::string& given);
 
-// Starts a broker at `endpoint` unless one runs there; true: this call did. Blocks until it
-// listens. Throws std::runtime_error with its last words, or muster::Error unusable (no such
-// program).
+// Starts a broker at `endpoint` unless one runs there; true: this call did. If
+// ~/.config/muster (or XDG_CONFIG_HOME's) has both broker.key and authorized_workers, it has these,
+// and workers with keys of their own may come through tunnels. Blocks until it listens. Throws
+// std::runtime_error with its last words, or muster::Error unusable (no such program).
 bool start_broker(const std::string& endpoint);
 
 // The log file of a broker at `endpoint`.

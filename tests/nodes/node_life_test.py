@@ -205,6 +205,24 @@ def test_a_full_disk_stops_one_node() -> None:
         it.rig.nodes[0].unlimit_disk()
 
 
+def test_a_worker_with_keys_inside_the_tunnel() -> None:
+    with pool(1, slots=1, curve=True) as it:
+        assert "1 of 1 nodes up" in it.muster("up", str(it.file)).stdout
+        workers = it.workers()
+        assert it.run("uname -n; : {}", "x") == ["n1"]
+        node = it.rig.nodes[0]
+        node.kill_sshd()
+        it.await_state("n1", "waiting")
+        node.start_sshd()
+        it.await_state("n1", "up")
+        assert it.run("uname -n; : {}", "x") == ["n1"]
+        os.kill(it.broker(), signal.SIGKILL)  # the next one has another key
+        wait_until(lambda: it.broker() == 0, "the broker is dead")
+        it.up()
+        assert it.run("uname -n; : {}", "x") == ["n1"]
+        assert it.workers() == workers
+
+
 def test_an_orphan_ends_by_itself() -> None:
     with pool(1, orphan_grace=1) as it:
         it.up()

@@ -99,6 +99,26 @@ def test_a_tunnel(connect: Connect, node: Node, echo_socket: Path) -> None:
         assert round_trip(node, port, 3_000_000) == 3_000_000
 
 
+def test_a_connection_that_comes_early(connect: Connect, node: Node, echo_socket: Path) -> None:
+    with connect() as driver:
+        driver.do("open")
+        port = driver.do("forward", port=0, socket=str(echo_socket))["port"]
+        script = ROUND_TRIP.replace(
+            "    connection.send", '    open("early", "w")\n    connection.send', 1
+        )
+        words = ["sh", "-c", "cd; " + script.format(port=port, count=100_000)]
+        early = subprocess.Popen(
+            node.inside(["env", f"HOME=/home/{USER}", *words], USER),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        # A command runs here while sshd announces the connection, and still nobody serves.
+        driver.do("run", command="until test -e early; do sleep 0.02; done; sleep 0.2; rm early")
+        driver.order("serve", command="echo up; cat")
+        assert driver.line()["text"] == "up"
+        assert early.communicate(timeout=PATIENCE_SECONDS)[0] == "100000\n"
+
+
 def test_the_tunnel_is_on_the_loopback_only(connect: Connect, node: Node, tmp_path: Path) -> None:
     with connect() as driver:
         driver.do("open")
