@@ -15,7 +15,6 @@
 namespace muster {
 namespace {
 
-constexpr std::size_t kDigestDigits = 32;
 constexpr std::size_t kMostName = 100;
 constexpr std::chrono::seconds kPatience{60};
 constexpr int kOtherContent = 3;
@@ -24,9 +23,7 @@ constexpr int kOtherContent = 3;
   throw NodeError(kind, "upload", text);
 }
 
-std::string digest_of(const std::string& path) {
-  return sha256_of_file(path).substr(0, kDigestDigits);
-}
+std::string digest_of(const std::string& path) { return short_digest(sha256_of_file(path)); }
 
 // It came with other bytes than `muster up` saw: all nodes of a pool run the same functions.
 [[noreturn]] void explain_other_content(const Plugin& plugin) {
@@ -57,8 +54,9 @@ void place(Remote& remote, const Plugin& plugin, const NodeFacts& facts, const P
                  "", kPatience);
   if (moved.status == kOtherContent) explain_other_content(plugin);
   if (moved.status != 0) {
-    fail(NodeError::Kind::lasting, fmt::format("cannot place the plug-in {} on the node: {}",
-                                               plugin.path, moved.error_output));
+    fail(NodeError::Kind::lasting,
+         fmt::format("cannot place the plug-in {} on the node (is its disk full?): {}", plugin.path,
+                     moved.error_output));
   }
 }
 
