@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
-#include <unistd.h>
 #include <zmq.h>
 
 #include <algorithm>
@@ -20,6 +19,7 @@
 #include <utility>
 #include <zmq.hpp>
 
+#include "common/descriptor.hpp"
 #include "common/key_file.hpp"
 #include "common/secret.hpp"
 
@@ -49,7 +49,6 @@ struct Verdict {
 struct Authenticator::State {
   explicit State(TransportContext& context)
       : socket(context.native(), zmq::socket_type::rep), stop(eventfd(0, EFD_CLOEXEC)) {}
-  ~State() { close(stop); }
 
   void serve();
   bool answer();
@@ -71,7 +70,7 @@ struct Authenticator::State {
   std::atomic<bool> testing{false};
 
   zmq::socket_t socket;  // the thread's, once that runs
-  int stop;
+  Descriptor stop;
   std::thread thread;
 };
 
@@ -81,7 +80,7 @@ void Authenticator::State::serve() {
   try {
     while (true) {
       std::array<zmq_pollitem_t, 2> items = {zmq_pollitem_t{socket.handle(), 0, ZMQ_POLLIN, 0},
-                                             zmq_pollitem_t{nullptr, stop, ZMQ_POLLIN, 0}};
+                                             zmq_pollitem_t{nullptr, stop.get(), ZMQ_POLLIN, 0}};
       if (zmq_poll(items.data(), items.size(), -1) < 0 && zmq_errno() != EINTR) break;
       if (items[1].revents != 0) break;
       while (answer()) {
@@ -175,7 +174,7 @@ Authenticator::Authenticator(TransportContext& context) : state_(std::make_uniqu
 }
 
 Authenticator::~Authenticator() {
-  eventfd_write(state_->stop, 1);
+  eventfd_write(state_->stop.get(), 1);
   state_->thread.join();
 }
 

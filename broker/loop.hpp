@@ -18,6 +18,7 @@ struct BrokerOptions {
   EndpointOptions endpoints;
   int lifeline = -1;       // descriptor; its end of file ends the broker
   std::string hosts = {};  // a hosts file whose nodes come up at the start; empty: none
+  std::vector<std::string> node_plugins = {};  // that every worker reached by ssh loads
   SchedulerOptions scheduler;
   ServiceManager service;  // who wants to know that the broker is ready, and lives
 };

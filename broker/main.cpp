@@ -50,6 +50,7 @@ struct CommandLine {
   std::string key_file;
   std::string authorized_workers;
   std::string hosts;
+  std::vector<std::string> node_plugins;
   bool pack = false;
   std::string log_level = "info";
   double heartbeat_seconds = 2;
@@ -80,6 +81,9 @@ void describe(CLI::App& app, CommandLine& line) {
       ->type_name("FILE");
   app.add_option("--hosts", line.hosts,
                  "Bring up the machines of this hosts file, reached by ssh (docs/hosts.md)")
+      ->type_name("FILE");
+  app.add_option("--node-plugin", line.node_plugins,
+                 "A library of native functions for every machine reached by ssh; may be repeated")
       ->type_name("FILE");
   app.add_option("--heartbeat-interval", line.heartbeat_seconds, "Seconds between heartbeats")
       ->check(CLI::Range(0.01, 3600.0))
@@ -128,6 +132,7 @@ muster::BrokerOptions to_options(const CommandLine& line) {
   options.endpoints = {line.listen, line.private_folder, line.key_file, line.authorized_workers};
   options.lifeline = line.lifeline;
   options.hosts = line.hosts;
+  options.node_plugins = line.node_plugins;
   muster::SchedulerOptions& scheduler = options.scheduler;
   scheduler.incarnation = new_incarnation();
   scheduler.software_version = MUSTER_VERSION;
@@ -169,6 +174,7 @@ void serve(const muster::BrokerOptions& options) {
   node_options.tunnel_socket = endpoints.tunnel_socket();
   node_options.curve_socket = endpoints.tunnel_curve_socket();
   node_options.curve_server_key = endpoints.server_key();
+  node_options.plugins = options.node_plugins;
   node_options.knows_workers =
       !options.endpoints.key_file.empty() && !options.endpoints.authorized_workers.empty();
   muster::NodesControl nodes(node_options, muster::first_local(options.endpoints.listen),

@@ -8,7 +8,7 @@ inline constexpr int kAttachUnusable = 2;    // no worker can run here; standard
 inline constexpr int kAttachLostWorker = 3;  // the worker ended by itself or was killed
 inline constexpr int kAttachTaken = 5;       // another attach took the worker over
 inline constexpr int kAttachNotRunnable = 126;  // the shell's: no permission to execute it
-inline constexpr int kAttachMissing =
-    127;  // something must be uploaded first: its output says what
+// Something must be uploaded first; its output says what.
+inline constexpr int kAttachMissing = 127;
 
 }  // namespace muster

@@ -15,6 +15,7 @@
 #include <sstream>
 #include <string_view>
 
+#include "common/descriptor.hpp"
 #include "common/transport.hpp"
 
 namespace muster {
@@ -25,17 +26,6 @@ constexpr std::size_t kMaxFileBytes = std::size_t{16} << 20;  // a hundred thous
 constexpr std::size_t kMaxNameBytes = 255;
 constexpr const char* kMakeOne = "make one with `muster keygen`";
 
-// A descriptor that is closed at its end.
-struct File {
-  explicit File(int descriptor) : number(descriptor) {}
-  ~File() {
-    if (number >= 0) close(number);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  int number;
-};
-
 bool is_credential(const std::string& path) {
   const char* folder = std::getenv("CREDENTIALS_DIRECTORY");
   return folder != nullptr && *folder != '\0' && path.find("/../") == std::string::npos &&
@@ -45,12 +35,12 @@ bool is_credential(const std::string& path) {
 // The text of a file of which others have none of the rights `forbidden`.
 std::string read_private(const std::string& path, mode_t forbidden, const char* what,
                          const char* mode) {
-  const File file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
-  if (file.number < 0) {
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  if (!file) {
     throw TransportError(fmt::format("cannot read {} '{}': {}", what, path, std::strerror(errno)));
   }
   struct stat status {};
-  if (fstat(file.number, &status) != 0 || !S_ISREG(status.st_mode)) {
+  if (fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
     throw TransportError(fmt::format("{} '{}' is not a file", what, path));
   }
   if ((status.st_mode & forbidden) != 0 && !is_credential(path)) {
@@ -61,7 +51,7 @@ std::string read_private(const std::string& path, mode_t forbidden, const char* 
   std::string text;
   std::array<char, 4096> part{};
   ssize_t count = 0;
-  while ((count = read(file.number, part.data(), part.size())) > 0) {
+  while ((count = read(file.get(), part.data(), part.size())) > 0) {
     text.append(part.data(), static_cast<std::size_t>(count));
     if (text.size() > kMaxFileBytes) {
       throw TransportError(fmt::format("{} '{}' is too large to be one", what, path));
@@ -77,17 +67,17 @@ void write_file(const std::string& path, std::string_view text, mode_t mode, boo
   // A new file beside it first: never half a key, and never the old file's rights.
   const std::string fresh = path + ".new";
   unlink(fresh.c_str());
-  const File file(open(fresh.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
+  const Descriptor file(open(fresh.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode));
   const auto size = static_cast<ssize_t>(text.size());
-  bool good = file.number >= 0 && fchmod(file.number, mode) == 0 &&
-              write(file.number, text.data(), text.size()) == size && fsync(file.number) == 0;
+  bool good = file && fchmod(file.get(), mode) == 0 &&
+              write(file.get(), text.data(), text.size()) == size && fsync(file.get()) == 0;
   // link(2) replaces nothing, rename(2) does.
   good = good && (force ? rename(fresh.c_str(), path.c_str()) == 0
                         : link(fresh.c_str(), path.c_str()) == 0);
   const int error = errno;
   unlink(fresh.c_str());
   if (good) return;
-  if (error == EEXIST && file.number >= 0) {
+  if (error == EEXIST && file) {
     throw TransportError(fmt::format(
         "'{}' exists: name another file with --output, or replace it with --force", path));
   }

@@ -13,6 +13,8 @@
 #include <optional>
 #include <utility>
 
+#include "common/descriptor.hpp"
+
 namespace muster {
 namespace {
 
@@ -88,11 +90,10 @@ bool ServiceNotifier::send(const std::string& lines) const {
   if (address.sun_path[0] == '@') address.sun_path[0] = '\0';
   const auto length =
       static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + manager_.address.size());
-  const int descriptor = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (descriptor < 0) return false;
-  const auto sent = ::sendto(descriptor, lines.data(), lines.size(), MSG_NOSIGNAL,
+  const Descriptor socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket) return false;
+  const auto sent = ::sendto(socket.get(), lines.data(), lines.size(), MSG_NOSIGNAL,
                              reinterpret_cast<const sockaddr*>(&address), length);
-  ::close(descriptor);
   return sent == static_cast<ssize_t>(lines.size());
 }
 

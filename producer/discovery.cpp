@@ -11,6 +11,8 @@
 #include <muster/producer.hpp>
 #include <string_view>
 
+#include "common/descriptor.hpp"
+
 namespace muster {
 namespace {
 
@@ -23,11 +25,8 @@ bool is_socket(const std::string& path) {
 
 // A broker locks its endpoint for its life; the kernel undoes that however it ends.
 bool is_locked(const std::string& path) {
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-  if (file < 0) return false;
-  const bool locked = flock(file, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
-  close(file);
-  return locked;
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  return file && flock(file.get(), LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
 }
 
 }  // namespace

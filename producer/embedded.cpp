@@ -118,6 +118,9 @@ void Embedded::start(const Options& options, const std::string& broker, const st
     argv.insert(argv.end(), {"--heartbeat-interval", kHeartbeatSeconds, "--heartbeat-misses",
                              kHeartbeatMisses});
   }
+  for (const std::string& plugin : options.plugins) {
+    argv.insert(argv.end(), {"--node-plugin", fs::absolute(plugin).lexically_normal().string()});
+  }
   supervisor_->start(std::move(argv));
   supervisor_->run();
   await_socket();

@@ -17,6 +17,8 @@
 #include <string_view>
 #include <utility>
 
+#include "common/pointers.hpp"
+
 namespace muster::detail {
 namespace {
 
@@ -55,14 +57,6 @@ std::vector<std::string> merged_environment(const Supervisor::Environment& added
     merged.back().append("=").append(content);
   }
   return merged;
-}
-
-// The form in which exec takes words.
-std::vector<char*> pointers_to(const std::vector<std::string>& words) {
-  std::vector<char*> pointers;
-  for (const std::string& word : words) pointers.push_back(const_cast<char*>(word.c_str()));
-  pointers.push_back(nullptr);
-  return pointers;
 }
 
 // What posix_spawn applies between fork and exec.
@@ -110,21 +104,9 @@ class SpawnPlan {
 
 }  // namespace
 
-Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
-  if (this != &other) {
-    reset();
-    number_ = other.release();
-  }
-  return *this;
-}
-int Descriptor::release() { return std::exchange(number_, -1); }
-void Descriptor::reset() {
-  if (number_ >= 0) ::close(release());
-}
-
 Supervisor::Supervisor(const Environment& environment)
     : environment_(merged_environment(environment)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-  if (wake_.get() < 0) throw unusable("cannot make an eventfd", errno);
+  if (!wake_) throw unusable("cannot make an eventfd", errno);
   std::tie(lifeline_read_, lifeline_write_) = make_pipe();
 }
 

@@ -11,22 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "common/descriptor.hpp"
+
 namespace muster::detail {
-
-// A file descriptor that is closed with its owner.
-class Descriptor {
- public:
-  explicit Descriptor(int number = -1) : number_(number) {}
-  ~Descriptor() { reset(); }
-  Descriptor(Descriptor&& other) noexcept : number_(other.release()) {}
-  Descriptor& operator=(Descriptor&& other) noexcept;
-  int get() const { return number_; }
-  int release();
-  void reset();
-
- private:
-  int number_;
-};
 
 class Supervisor {
  public:

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Rules of the source tree that no compiler knows: which way includes point, what pure files may
-touch, and how large a file may grow. docs/design.md says why. Prints `file:line: rule: what to do`.
+touch, that a type has a name of its own, and how large a file may grow. docs/design.md says why.
+Prints `file:line: rule: what to do`.
 
     scripts/lint_rules.py              check the whole tree
     scripts/lint_rules.py --self-test  check these rules against small made-up trees
@@ -33,6 +34,11 @@ IMPURE_HEADER = re.compile(
 )
 CODEC_HEADER = re.compile(r"msgpack.*|lz4.*")
 IMPURE_CALL = re.compile(r"::now\(|\bgetenv\(|\brandom_device\b|\bsleep_(for|until)\(")
+
+# What a header of ours defines in a namespace.
+DEFINITION = re.compile(
+    r"namespace (?P<namespace>[\w:]+) \{|(?:class|struct|enum class) (?P<type>\w+)\b(?!::)[^;(]*\{"
+)
 
 INCLUDE = re.compile(r'\s*#\s*include\s*(["<])([^">]+)[">]')
 COMMENT_OR_STRING = re.compile(
@@ -98,6 +104,7 @@ class Tree:
                 self.check_arrows(path)
             if is_cpp(path) and is_pure(path):
                 self.check_purity(path)
+        self.check_names()
 
     def error(self, path, line, rule, advice):
         self.errors.append(f"{path}:{line}: {rule}: {advice}")
@@ -111,6 +118,28 @@ class Tree:
             self.error(path, len(lines), "size", f"split the file: over {MAX_LINES} lines")
         elif len(lines) > WARN_LINES:
             self.warnings.append(f"{path}:{len(lines)}: size: over {WARN_LINES} lines: split soon")
+
+    def check_names(self):
+        """A program that links two types of one name may get either's constructor."""
+        homes = {}
+        for path in sorted(self.files):
+            if not path.endswith(".hpp") or path.split("/")[0] not in PRODUCT or is_public(path):
+                continue
+            namespace = ""
+            for number, line in enumerate(self.files[path].splitlines(), 1):
+                match = DEFINITION.match(line)
+                if match and match["namespace"]:
+                    namespace = match["namespace"]
+                elif match:
+                    home = homes.setdefault((namespace, match["type"]), path)
+                    if home != path:
+                        self.error(
+                            path,
+                            number,
+                            "one-name",
+                            f"{home} defines {match['type']}, too: use that one, or choose "
+                            "another name",
+                        )
 
     def check_arrows(self, path):
         folder = path.split("/")[0]
@@ -286,6 +315,12 @@ CASES = (
     ("messages do not", {"common/message.hpp": "#include <msgpack.hpp>\n"},
      "common/message.hpp:1: pure:"),
     ("an edge does what it wants", {"broker/loop.cpp": "#include <thread>\n"}, None),
+    ("a type has one header",
+     {"broker/a.hpp": "namespace muster {\nclass A {\n", "worker/a.hpp":
+      "namespace muster {\nclass A;\nstruct A final : B {\n"}, "worker/a.hpp:3: one-name:"),
+    ("types of two namespaces may be called alike",
+     {"broker/a.hpp": "namespace muster {\nclass A {\n",
+      "producer/a.hpp": "namespace muster::detail {\nclass A {\n"}, None),
     ("100 columns fit", {"broker/a.cpp": "x" * 100 + "\n"}, None),
     ("101 do not", {"scripts/a": "\n" + "é" * 101 + "\n"}, "scripts/a:2: columns:"),
     ("500 lines fit", {"broker/a.cpp": "\n" * 500}, None),

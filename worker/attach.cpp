@@ -150,8 +150,8 @@ void Attachment::enter_run_folder() {
 // Whether it is ours. Not when somebody removed the folder while this process waited.
 bool Attachment::take_lock() {
   lock_ = Descriptor(::open("lock", O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (!lock_.valid() && errno == ENOENT) return false;
-  if (!lock_.valid()) {
+  if (!lock_ && errno == ENOENT) return false;
+  if (!lock_) {
     throw Unusable(
         fmt::format("cannot write in {}/run/{}: {}", cache_, config_.pool, std::strerror(errno)));
   }
@@ -177,6 +177,11 @@ bool Attachment::lacks_parts() const {
   for (const std::string& digest : config_.includes) {
     if (::access((cache_ + "/includes/" + digest).c_str(), F_OK) == 0) continue;
     report("missing include " + digest);
+    lacking = true;
+  }
+  for (const std::string& plugin : config_.plugins) {
+    if (::access((cache_ + "/plugins/" + plugin).c_str(), F_OK) == 0) continue;
+    report("missing plugin " + plugin);
     lacking = true;
   }
   if (!config_.python_environment.empty() &&

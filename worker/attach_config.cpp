@@ -125,6 +125,13 @@ void read_wishes(const Reader& reader, AttachConfig& config) {
   for (const std::string& digest : config.includes) {
     if (!is_plain_name(digest)) refuse("includes", "a list of digests");
   }
+  config.plugins = reader.texts("plugins");
+  for (const std::string& plugin : config.plugins) {
+    const std::size_t slash = plugin.find('/');
+    const bool parts = slash != plugin.npos && is_plain_name(plugin.substr(0, slash)) &&
+                       is_plain_name(plugin.substr(slash + 1));
+    if (!parts) refuse("plugins", "a list of DIGEST/NAME");
+  }
   if (!config.python_environment.empty() && !is_plain_name(config.python_environment)) {
     refuse("python_environment", "a digest");
   }

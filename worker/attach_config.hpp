@@ -34,6 +34,7 @@ struct AttachConfig {
   std::string python_environment;  // digest of a prepared environment, instead of `python`
   std::vector<std::string> python_path;
   std::vector<std::string> includes;  // digests of uploaded modules
+  std::vector<std::string> plugins;   // DIGEST/NAME of uploaded ones
   int nice = 0;
   std::uint32_t max_cores = 0;
   std::uint64_t max_memory = 0;

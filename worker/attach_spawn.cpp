@@ -17,6 +17,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "common/pointers.hpp"
 #include "worker/spawn.hpp"
 
 namespace muster {
@@ -49,13 +50,20 @@ std::vector<std::string> worker_arguments(const AttachConfig& config, const std:
   if (config.slots > 0) add("--slots", std::to_string(config.slots));
   if (!config.python_environment.empty()) {
     const auto python = read_environment(cache, config.python_environment);
-    if (!python) throw std::runtime_error("the Python environment is gone");
+    if (!python) {
+      throw std::runtime_error(
+          "the Python environment was removed meanwhile: the broker makes it again when it tries "
+          "next");
+    }
     add("--python", python->interpreter);
     add("--python-version", python->version);
   } else {
     add("--python", config.python.empty() ? "none" : config.python);
   }
   for (const std::string& label : config.labels) add("--label", label);
+  for (const std::string& plugin : config.plugins) {
+    add("--plugin", fmt::format("{}/plugins/{}", cache, plugin));
+  }
   if (config.max_cores > 0) add("--max-cores", std::to_string(config.max_cores));
   if (config.max_memory > 0) {
     add("--max-memory", std::to_string(config.max_memory));
@@ -104,13 +112,6 @@ std::vector<std::string> worker_environment(const AttachConfig& config, const st
   return all;
 }
 
-std::vector<char*> pointers(std::vector<std::string>& texts) {
-  std::vector<char*> all;
-  for (std::string& text : texts) all.push_back(text.data());
-  all.push_back(nullptr);
-  return all;
-}
-
 void check_directory(const std::string& directory) {
   struct stat folder {};
   if (::stat(directory.c_str(), &folder) == 0 && S_ISDIR(folder.st_mode) &&
@@ -143,8 +144,8 @@ std::optional<PreparedPython> read_environment(const std::string& cache,
 pid_t spawn_worker(const AttachConfig& config, const std::string& cache, int control) {
   const std::string directory = from_home(config.directory);
   check_directory(directory);
-  std::vector<std::string> words = worker_arguments(config, cache);
-  std::vector<std::string> variables = worker_environment(config, cache);
+  const std::vector<std::string> words = worker_arguments(config, cache);
+  const std::vector<std::string> variables = worker_environment(config, cache);
   posix_spawn_file_actions_t actions;
   ::posix_spawn_file_actions_init(&actions);
   ::posix_spawn_file_actions_adddup2(&actions, control, kControlDescriptor);
@@ -164,7 +165,7 @@ pid_t spawn_worker(const AttachConfig& config, const std::string& cache, int con
   ::posix_spawnattr_setsigdefault(&attributes, &signals);
   pid_t pid = -1;
   const int error = ::posix_spawn(&pid, words.front().c_str(), &actions, &attributes,
-                                  pointers(words).data(), pointers(variables).data());
+                                  pointers_to(words).data(), pointers_to(variables).data());
   ::posix_spawn_file_actions_destroy(&actions);
   ::posix_spawnattr_destroy(&attributes);
   if (error != 0) {

@@ -36,7 +36,7 @@ constexpr int kEventsPerPoll = 64;
 Descriptor input_file(const Bytes& input) {
   Descriptor file(::memfd_create("muster-input", MFD_CLOEXEC));
   std::string_view rest = input.text();
-  while (file.valid() && !rest.empty()) {
+  while (file && !rest.empty()) {
     const ssize_t written = ::write(file.get(), rest.data(), rest.size());
     if (written <= 0) return {};
     rest.remove_prefix(static_cast<std::size_t>(written));
@@ -91,8 +91,7 @@ void CommandExecutor::launch(Child& child, TaskStart&& task, Time now) {
   Pipe error_output = make_pipe();
   Descriptor input;
   if (!command->input.empty()) input = input_file(command->input);
-  if (!output.read.valid() || !error_output.read.valid() ||
-      (!command->input.empty() && !input.valid())) {
+  if (!output.read || !error_output.read || (!command->input.empty() && !input)) {
     report(task.lease, OutcomeStatus::error,
            {"start_failed", "the worker has no descriptors or memory left for a command", "", {}});
     return;
@@ -101,7 +100,7 @@ void CommandExecutor::launch(Child& child, TaskStart&& task, Time now) {
   SpawnRequest request{std::move(command->argv),
                        std::move(command->environment),
                        std::move(command->directory),
-                       input.valid() ? input.get() : null_input_.get(),
+                       input ? input.get() : null_input_.get(),
                        output.write.get(),
                        error_output.write.get(),
                        -1};
@@ -218,7 +217,7 @@ void CommandExecutor::watch_pipes(Child& child, std::size_t slot) {
 // Reads what is there; closes the pipe at its end, which also takes it out of the epoll set.
 void CommandExecutor::read_pipe(const Child& child, Capture& capture) {
   static thread_local std::array<char, kReadBytes> buffer;
-  while (capture.pipe.valid()) {
+  while (capture.pipe) {
     const ssize_t size = ::read(capture.pipe.get(), buffer.data(), buffer.size());
     if (size < 0 && errno == EINTR) continue;
     if (size < 0 && errno == EAGAIN) return;
@@ -259,7 +258,7 @@ void CommandExecutor::finish(Child& child, Time now) {
     do {
       before = capture->text.size();
       read_pipe(child, *capture);
-    } while (capture->pipe.valid() && capture->text.size() != before);
+    } while (capture->pipe && capture->text.size() != before);
   }
   const Duration busy = now - child.started;
   results_.finished.push_back({child.task.lease, outcome_of(child, status, busy), busy});

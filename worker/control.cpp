@@ -103,7 +103,7 @@ std::vector<Control::Event> Control::poll(Time now) {
 void Control::accept_all() {
   while (true) {
     Descriptor socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-    if (!socket.valid()) return;
+    if (!socket) return;
     if (!is_own_user(socket.get()) || connections_.size() >= kMostConnections) continue;
     widen(socket.get());
     auto connection = std::make_unique<Connection>();

@@ -15,10 +15,10 @@
 #include <variant>
 #include <vector>
 
+#include "common/descriptor.hpp"
 #include "common/time.hpp"
 #include "common/transport.hpp"
 #include "worker/attach_config.hpp"
-#include "worker/descriptor.hpp"
 
 namespace muster {
 

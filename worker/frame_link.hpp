@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "common/codec.hpp"
-#include "worker/descriptor.hpp"
+#include "common/descriptor.hpp"
 
 namespace muster {
 

@@ -15,8 +15,8 @@
 #include <string_view>
 #include <thread>
 
+#include "common/descriptor.hpp"
 #include "common/limits.hpp"
-#include "worker/descriptor.hpp"
 
 namespace muster {
 namespace {
@@ -195,7 +195,7 @@ std::string join_gpus(const std::vector<std::string>& names,
 void raise_oom_score(int process) {
   const Descriptor file(
       ::open(fmt::format("/proc/{}/oom_score_adj", process).c_str(), O_WRONLY | O_CLOEXEC));
-  if (!file.valid()) return;
+  if (!file) return;
   [[maybe_unused]] const ssize_t written = ::write(file.get(), kOomScore, 3);
 }
 

@@ -16,6 +16,7 @@
 #include "worker/lease.hpp"
 #include "worker/output_gate.hpp"
 #include "worker/waiting.hpp"
+#include "worker/wake_event.hpp"
 
 namespace muster {
 
@@ -78,7 +79,7 @@ class RunnerLink::State {
   MessageReader reader_;                                                  // the leader's
   std::unordered_map<JobName, std::shared_ptr<const DeclaredJob>> jobs_;  // the leader's
   std::uint64_t next_key_ = 1;                                            // the leader's
-  Waker waker_;  // the leader is to look again: lines wait, or a task's thread wants to lead
+  WakeEvent waker_;  // the leader is to look again: lines wait, or a task's thread wants to lead
 
   std::mutex write_mutex_;  // one message at a time; taken before mutex_
   std::string buffer_;

@@ -44,7 +44,7 @@ void RunnerProcess::launch(Time now) {
   const Descriptor no_input(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   Pipe output = make_pipe();
   Pipe error_output = make_pipe();
-  if (!no_input.valid() || !output.read.valid() || !error_output.read.valid() ||
+  if (!no_input || !output.read || !error_output.read ||
       ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) {
     fail_start("the worker has no descriptors left for a runner", now);
     return;
@@ -157,7 +157,7 @@ void RunnerProcess::forget(const JobName& job) {
 void RunnerProcess::flush() {
   pack_batch();
   std::size_t sent = 0;
-  while (sent < life_.unsent.size() && life_.link.valid()) {
+  while (sent < life_.unsent.size() && life_.link) {
     const ssize_t written =
         ::write(life_.link.get(), life_.unsent.data() + sent, life_.unsent.size() - sent);
     if (written < 0 && errno == EINTR) continue;
@@ -166,7 +166,7 @@ void RunnerProcess::flush() {
   }
   life_.unsent.erase(0, sent);
   const bool wanted = !life_.unsent.empty();
-  if (wanted == life_.wants_write || !life_.link.valid()) return;
+  if (wanted == life_.wants_write || !life_.link) return;
   life_.wants_write = wanted;
   epoll_event event{EPOLLIN, {}};
   if (wanted) event.events |= EPOLLOUT;
@@ -175,7 +175,7 @@ void RunnerProcess::flush() {
 }
 
 bool RunnerProcess::next(Message& message) {
-  while (life_.link.valid()) {
+  while (life_.link) {
     switch (life_.reader.next(message)) {
       case MessageReader::Status::message:
         if (std::holds_alternative<message::Heartbeat>(message)) {
@@ -236,7 +236,7 @@ void RunnerProcess::clear_tail(Time now) {
 void RunnerProcess::read_stream(Stream& stream, const TaskStart* speaker, Time now) {
   std::array<char, kTailBytes> buffer;
   std::size_t left = kPipeBytes;
-  while (stream.pipe.valid() && left > 0) {
+  while (stream.pipe && left > 0) {
     const ssize_t size = ::read(stream.pipe.get(), buffer.data(), std::min(left, buffer.size()));
     if (size < 0 && errno == EINTR) continue;
     if (size < 0 && errno == EAGAIN) return;

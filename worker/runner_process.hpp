@@ -65,7 +65,7 @@ class RunnerProcess {
   End take_end(bool idle, Time now);
 
   // --- Link
-  bool takes_tasks() const { return life_.ready && !life_.killed && life_.link.valid(); }
+  bool takes_tasks() const { return life_.ready && !life_.killed && life_.link; }
   // Sent with the next `flush`; a task's job goes ahead of it, once.
   void hand(const TaskStart& task);
   void send(const Message& message);

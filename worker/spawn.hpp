@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "worker/descriptor.hpp"
+#include "common/descriptor.hpp"
 
 namespace muster {
 

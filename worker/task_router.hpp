@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "common/descriptor.hpp"
 #include "worker/command_executor.hpp"
-#include "worker/descriptor.hpp"
 #include "worker/executor.hpp"
 #include "worker/plugin.hpp"
 #include "worker/python.hpp"

@@ -12,8 +12,8 @@
 #include <utility>
 
 #include "worker/clock.hpp"
-#include "worker/descriptor.hpp"
 #include "worker/waiting.hpp"
+#include "worker/wake_event.hpp"
 
 namespace muster {
 namespace {
@@ -75,7 +75,7 @@ struct ThreadExecutor::State {
   void filter_queue(const std::vector<Lease>& leases, Take&& take);
 
   const FunctionRegistry& functions;
-  Waker waker;
+  WakeEvent waker;
   std::mutex mutex;  // guards what follows, each slot's chunk while it is idle, and `collected`
   std::condition_variable work;
   std::condition_variable ended;

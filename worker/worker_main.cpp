@@ -17,13 +17,13 @@
 #include <string_view>
 #include <vector>
 
+#include "common/descriptor.hpp"
 #include "common/key_file.hpp"
 #include "common/transport.hpp"
 #include "worker/agent.hpp"
 #include "worker/attach.hpp"
 #include "worker/clock.hpp"
 #include "worker/control.hpp"
-#include "worker/descriptor.hpp"
 #include "worker/loop.hpp"
 #include "worker/machine.hpp"
 #include "worker/plugin.hpp"

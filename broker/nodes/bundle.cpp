@@ -17,7 +17,6 @@
 namespace muster {
 namespace {
 
-constexpr std::size_t kDigestDigits = 32;
 constexpr std::chrono::seconds kShortPatience{60};
 constexpr std::chrono::seconds kUnpackPatience{300};
 constexpr std::uint64_t kUnpackedFactor = 5;  // the archive itself and what comes out of it
@@ -27,7 +26,7 @@ constexpr const char* kProbe =
     "umask 077; c=${XDG_CACHE_HOME:-$HOME/.cache}/muster; "
     "for t in tar gzip sha256sum find df uname; do "
     "command -v $t >/dev/null 2>&1 || echo \"missing=$t\"; done; "
-    "for d in bundles run environments includes wheels; do "
+    "for d in bundles run environments includes wheels plugins; do "
     "mkdir -p \"$c/$d\" || exit 1; done; "
     "find \"$c\" -maxdepth 2 -name \".part-*\" -mtime +0 -exec rm -rf {} + 2>/dev/null; "
     "echo \"cache=$c\"; echo \"arch=$(uname -m)\"; "
@@ -89,7 +88,9 @@ void read_manifest(std::istream& lines, Bundle& bundle) {
 std::string sha256_of_file(const std::filesystem::path& file) {
   std::ifstream input(file, std::ios::binary);
   if (!input) {
-    throw NodeError(NodeError::Kind::lasting, "upload", "cannot read " + file.string());
+    throw NodeError(NodeError::Kind::lasting, "upload",
+                    fmt::format("cannot read {}: does it still exist, and is it yours to read?",
+                                file.string()));
   }
   return sha256([&](const auto& update) {
     std::array<char, 65536> buffer;
@@ -102,6 +103,8 @@ std::string sha256_of_file(const std::filesystem::path& file) {
 std::string sha256_of(std::string_view text) {
   return sha256([&](const auto& update) { update(text.data(), text.size()); });
 }
+
+std::string short_digest(const std::string& sha256) { return sha256.substr(0, 32); }
 
 std::string of_megabytes(std::uint64_t done, std::uint64_t all) {
   return fmt::format("{:.1f} of {:.1f} MB", static_cast<double>(done) / 1e6,
@@ -153,7 +156,7 @@ Bundle find_bundle(const std::string& path) {
                     bundle.file.string() + ".sha256 is missing: build the bundle again");
   }
   read_manifest(described, bundle);
-  bundle.digest = bundle.sha256.substr(0, kDigestDigits);
+  bundle.digest = short_digest(bundle.sha256);
   return bundle;
 }
 
@@ -162,7 +165,10 @@ NodeFacts probe_node(Remote& remote) {
   if (probe.status != 0) {
     throw NodeError(
         NodeError::Kind::lasting, "probe",
-        fmt::format("cannot prepare ~/.cache/muster on the node: {}", trimmed(probe.error_output)));
+        fmt::format(
+            "cannot prepare ~/.cache/muster on the node: {}; is that disk full, or the home "
+            "folder not this user's? `muster doctor` looks closer",
+            trimmed(probe.error_output)));
   }
   NodeFacts facts;
   std::istringstream lines(probe.output);
@@ -185,8 +191,7 @@ NodeFacts probe_node(Remote& remote) {
   if (!missing.empty()) {
     throw NodeError(NodeError::Kind::lasting, "probe",
                     "the node has no " + missing +
-                        ": install it there (apt install tar gzip "
-                        "coreutils findutils)");
+                        ": install it there (apt install tar gzip coreutils findutils)");
   }
   if (facts.cache.empty()) {
     throw NodeError(NodeError::Kind::lasting, "probe",
@@ -259,8 +264,11 @@ void place_bundle(Remote& remote, const Bundle& bundle, const NodeFacts& facts,
                                 "user another XDG_CACHE_HOME, or say `worker`",
                                 facts.cache));
   }
-  throw NodeError(NodeError::Kind::lasting, "upload",
-                  fmt::format("the worker bundle does not work on the node: {}", text));
+  throw NodeError(
+      NodeError::Kind::lasting, "upload",
+      fmt::format("the worker bundle does not work on the node: {}; install Muster there and "
+                  "say `worker`",
+                  text));
 }
 
 }  // namespace muster

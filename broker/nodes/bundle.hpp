@@ -15,7 +15,7 @@ namespace muster {
 
 struct Bundle {
   std::filesystem::path file;
-  std::string digest;  // the first 32 digits of the file's SHA-256: its folder's name on nodes
+  std::string digest;  // short_digest() of the file's SHA-256
   std::string sha256;
   std::uint64_t bytes = 0;
   std::string version, arch, glibc, python;  // the manifest's
@@ -57,6 +57,8 @@ std::string shell_command(std::string_view script);
 
 std::string sha256_of_file(const std::filesystem::path& file);
 std::string sha256_of(std::string_view text);
+// The first 32 digits: what names a folder on nodes.
+std::string short_digest(const std::string& sha256);
 // "4.1 of 9.8 MB".
 std::string of_megabytes(std::uint64_t done, std::uint64_t all);
 // Random lower-case hexadecimal digits, from the system.

@@ -15,6 +15,7 @@
 #include <cstring>
 
 #include "broker/nodes/remote.hpp"
+#include "common/pointers.hpp"
 
 namespace muster {
 namespace {
@@ -58,13 +59,6 @@ void set_nonblocking(int descriptor) {
   _exit(kCannotRun);
 }
 
-std::vector<char*> pointers(std::vector<std::string>& words) {
-  std::vector<char*> result;
-  for (std::string& word : words) result.push_back(word.data());
-  result.push_back(nullptr);
-  return result;
-}
-
 std::vector<std::string> c_locale() {
   std::vector<std::string> variables{"LC_ALL=C"};
   for (char** variable = environ; *variable != nullptr; ++variable) {
@@ -81,10 +75,9 @@ Child::Child(const std::vector<std::string>& argv, Output output) : output_(std:
   Pipe in(true);
   Pipe out(false);
   Pipe error(false);
-  std::vector<std::string> words = argv;
-  std::vector<std::string> variables = c_locale();
-  const std::vector<char*> word_pointers = pointers(words);
-  const std::vector<char*> variable_pointers = pointers(variables);
+  const std::vector<std::string> variables = c_locale();
+  const std::vector<char*> word_pointers = pointers_to(argv);
+  const std::vector<char*> variable_pointers = pointers_to(variables);
   const pid_t parent = getpid();
   pid_ = fork();
   if (pid_ == 0) {

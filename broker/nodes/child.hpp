@@ -12,9 +12,9 @@
 #include <string_view>
 #include <vector>
 
-#include "broker/nodes/descriptor.hpp"
 #include "broker/nodes/dial.hpp"
 #include "broker/nodes/waker.hpp"
+#include "common/descriptor.hpp"
 
 namespace muster {
 

@@ -23,6 +23,7 @@
 #include <utility>
 
 #include "broker/nodes/remote.hpp"
+#include "common/pointers.hpp"
 
 namespace muster {
 namespace {
@@ -194,16 +195,13 @@ Descriptor ProxyCommand::start(const std::vector<std::string>& argv) {
   Descriptor ours(ends[0]);
   const Descriptor theirs(ends[1]);
   errors_.reset(memfd_create("proxy", MFD_CLOEXEC));
-  std::vector<std::string> words = argv;
-  std::vector<char*> pointers;
-  for (std::string& word : words) pointers.push_back(word.data());
-  pointers.push_back(nullptr);
+  const std::vector<char*> words = pointers_to(argv);
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_adddup2(&actions, theirs.get(), STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&actions, theirs.get(), STDOUT_FILENO);
   if (errors_) posix_spawn_file_actions_adddup2(&actions, errors_.get(), STDERR_FILENO);
-  const int error = posix_spawnp(&child_, pointers[0], &actions, nullptr, pointers.data(), environ);
+  const int error = posix_spawnp(&child_, words[0], &actions, nullptr, words.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
   if (error != 0) {
     child_ = 0;

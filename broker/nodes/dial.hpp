@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "broker/nodes/descriptor.hpp"
 #include "broker/nodes/waker.hpp"
+#include "common/descriptor.hpp"
 
 namespace muster {
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <thread>
 
-#include "broker/nodes/descriptor.hpp"
+#include "common/descriptor.hpp"
 
 namespace muster {
 

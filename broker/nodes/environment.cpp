@@ -14,13 +14,13 @@
 #include <set>
 
 #include "broker/nodes/remote_text.hpp"
+#include "common/pointers.hpp"
 
 namespace muster {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kDigestDigits = 32;
 constexpr std::chrono::seconds kPatience{120};
 constexpr std::size_t kMostFiles = 100'000;
 
@@ -75,7 +75,7 @@ std::string digest_includes(const Host& host) {
                           sha256_of_file(file));
     }
   }
-  return sha256_of(text).substr(0, kDigestDigits);
+  return short_digest(sha256_of(text));
 }
 
 void describe_wheels(const Host& host, Image& image) {
@@ -87,13 +87,16 @@ void describe_wheels(const Host& host, Image& image) {
     }
   }
   if (error) fail(fmt::format("wheels: cannot read {}: {}", host.wheels, error.message()));
-  if (image.wheel_files.empty()) fail("wheels: there is no wheel in " + host.wheels);
+  if (image.wheel_files.empty()) {
+    fail(fmt::format("wheels: there is no wheel in {}: fill it with `pip download -d {} PACKAGE`",
+                     host.wheels, host.wheels));
+  }
   std::sort(image.wheel_files.begin(), image.wheel_files.end());
   std::string text = "wheels 1\n";
   for (const fs::path& file : image.wheel_files) {
     text += fmt::format("{} {}\n", file.filename().string(), sha256_of_file(file));
   }
-  image.wheels = sha256_of(text).substr(0, kDigestDigits);
+  image.wheels = short_digest(sha256_of(text));
 }
 
 // A file that is gone with it.
@@ -134,11 +137,8 @@ void pack(const Host& host, const std::string& archive) {
     const fs::path path = fs::absolute(without_slash(include));
     words.insert(words.end(), {"-C", path.parent_path().string(), "./" + path.filename().string()});
   }
-  std::vector<char*> arguments;
-  for (std::string& word : words) arguments.push_back(word.data());
-  arguments.push_back(nullptr);
   pid_t pid = -1;
-  int status = ::posix_spawnp(&pid, "tar", nullptr, nullptr, arguments.data(), environ);
+  int status = ::posix_spawnp(&pid, "tar", nullptr, nullptr, pointers_to(words).data(), environ);
   if (status != 0) fail(fmt::format("includes: cannot run tar: {}", std::strerror(status)));
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
@@ -156,7 +156,9 @@ void unpack(Remote& remote, const std::string& archive, const std::string& place
                                 "{{ mv -T \"$d\" \"$p\" 2>/dev/null || test -d \"$p\"; }}",
                                 shell_word(archive), shell_word(place))),
       "", kPatience);
-  if (done.status != 0) fail("includes: cannot unpack them on the node: " + done.error_output);
+  if (done.status != 0) {
+    fail("includes: cannot unpack them on the node (is its disk full?): " + done.error_output);
+  }
 }
 
 void place_wheels(Remote& remote, const Image& image, const NodeFacts& facts,
@@ -171,7 +173,9 @@ void place_wheels(Remote& remote, const Image& image, const NodeFacts& facts,
         shell_command(fmt::format("umask 077; mkdir -p {0} && mv {1} {0}/{2}", shell_word(place),
                                   shell_word(part), shell_word(name))),
         "", kPatience);
-    if (moved.status != 0) fail("wheels: cannot place them on the node: " + moved.error_output);
+    if (moved.status != 0) {
+      fail("wheels: cannot place them on the node (is its disk full?): " + moved.error_output);
+    }
   }
   remote.run(shell_command(": > " + complete), "", kPatience);
 }
@@ -185,6 +189,7 @@ Image describe_image(const Host& host, const Bundle& bundle) {
     if (!host.pip.empty()) fail("pip needs `python`: say which, like python = \"3.11\"");
     return image;
   }
+  if (!host.worker.empty()) return image;  // an installed worker uses the interpreter as it is
   if (bundle.python.empty()) {
     fail(
         "this Muster was built without Python: build it with -D MUSTER_PYTHON=ON, or leave out "
@@ -196,7 +201,7 @@ Image describe_image(const Host& host, const Bundle& bundle) {
   std::string text = fmt::format("environment 1\n{}\n{} {}\n{}\n", bundle.version, bundle.python,
                                  host.python, image.wheels);
   for (const std::string& requirement : requirements) text += requirement + "\n";
-  image.environment = sha256_of(text).substr(0, kDigestDigits);
+  image.environment = short_digest(sha256_of(text));
   return image;
 }
 

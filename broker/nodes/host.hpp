@@ -12,6 +12,14 @@ namespace muster {
 
 enum class Via { libssh, openssh };
 
+// A shared library of native functions on this machine, as it was when the host was read.
+struct Plugin {
+  std::string path;
+  std::string digest;  // the first 32 digits of its SHA-256
+
+  bool operator==(const Plugin&) const = default;
+};
+
 struct Host {
   // --- The connection ---
   std::string name;              // unique; in reports, and the worker's --node
@@ -37,6 +45,7 @@ struct Host {
   bool curve = false;          // also encrypt inside the tunnel
   // How long the worker waits for its broker to come back before it ends.
   std::chrono::seconds orphan_grace{600};
+  std::vector<Plugin> plugins = {};  // that the worker loads
 
   // --- Python on the node ---
   std::string python = {};            // interpreter, or a version like "3.11"; empty: commands only

@@ -11,13 +11,14 @@
 
 #include "broker/nodes/host_text.hpp"
 #include "broker/nodes/host_value.hpp"
+#include "broker/nodes/plugin_files.hpp"
 #include "common/limits.hpp"
 
 namespace muster {
 namespace {
 
 constexpr std::size_t kMostHosts = limits::kMaxStatusRows;  // so that STATUS shows them all
-constexpr std::size_t kMostLabels = 64;                     // of a worker, docs/protocol.md
+constexpr std::size_t kMostPlugins = 64;
 constexpr std::int64_t kMostSeconds = 30 * 24 * 3600;
 
 void read_address(const Value& value, Host& host) {
@@ -64,9 +65,26 @@ void read_labels(const Value& value, Host& host) {
   host.labels.clear();
   for (const Value& item : value.items()) {
     host.labels.push_back(item.word());
-    if (host.labels.back().size() > limits::kMaxNameBytes) item.fail("a label is too long");
+    if (host.labels.back().size() > limits::kMaxNameBytes) {
+      item.fail(fmt::format("a label has at most {} bytes", limits::kMaxNameBytes));
+    }
   }
-  if (host.labels.size() > kMostLabels) value.fail("a node has at most 64 labels");
+  if (host.labels.size() > limits::kMaxLabels) {
+    value.fail(fmt::format("a node has at most {} labels", limits::kMaxLabels));
+  }
+}
+
+// Their digests come last, once for every file.
+void read_plugins(const Value& value, Host& host) {
+  host.plugins.clear();
+  for (const Value& item : value.items()) {
+    Plugin plugin{item.path(), {}};
+    item.checked([&] { check_plugin(plugin.path); });
+    if (std::find(host.plugins.begin(), host.plugins.end(), plugin) == host.plugins.end()) {
+      host.plugins.push_back(std::move(plugin));
+    }
+  }
+  if (host.plugins.size() > kMostPlugins) value.fail("a node has at most 64 plug-ins");
 }
 
 // Variables of [defaults] stay unless the host has them, too.
@@ -150,6 +168,7 @@ const std::map<std::string_view, Reader>& readers() {
          host.includes.clear();
          for (const Value& item : value.items()) host.includes.push_back(item.path());
        }},
+      {"plugins", read_plugins},
       {"nice", [](const Value& value, Host& host) {
          host.nice = static_cast<int>(value.integer(0, 19));
        }},
@@ -234,6 +253,7 @@ class HostsReader {
         value.checked([&] { split_short_host(value.text()); });  // says: in brackets
       }
       read_address(value, host);
+      refuse_ignored(host, nullptr, item.source());
       add(std::move(host), item.source());
     }
   }
@@ -265,16 +285,42 @@ class HostsReader {
     for (const auto& [key, node] : table) {
       if (key != "address") read_key(key, node, host);
     }
-    if (address == nullptr) place_.fail(table.source(), "this host has no address");
-    if (host.standing && host.reverse_port == 0) {
-      place_.fail(table.source(), "standing = true needs reverse_port: where its service connects");
+    if (address == nullptr) {
+      place_.fail(table.source(), "this host has no address; write address = \"HOST\"");
     }
+    refuse_ignored(host, &table, table.source());
     add(std::move(host), table.source());
   }
   void refuse_twice(const toml::table& table, std::string_view key, bool in_address) const {
     const toml::node* node = table.get(key);
     if (node == nullptr || !in_address) return;
     place_.fail(node->source(), fmt::format("{} is said by address already", key));
+  }
+
+  // Nothing is installed for a worker that is there already.
+  void refuse_ignored(const Host& host, const toml::table* table,
+                      const toml::source_region& place) const {
+    if (host.worker.empty() || (host.pip.empty() && host.wheels.empty())) return;
+    const std::string_view ignored = host.pip.empty() ? "wheels" : "pip";
+    const toml::node* at = nullptr;
+    for (const std::string_view key : {ignored, std::string_view("worker")}) {
+      if (table != nullptr && at == nullptr) at = table->get(key);
+    }
+    place_.fail(at == nullptr ? place : at->source(),
+                fmt::format("{} is for the worker that is uploaded; with `worker`, leave it out, "
+                            "install the packages on the node, and name their interpreter with "
+                            "`python`",
+                            ignored));
+  }
+
+  const std::string& digest_of(const std::string& plugin, const toml::source_region& at) {
+    std::string& digest = digests_[plugin];
+    if (!digest.empty()) return digest;
+    try {
+      return digest = describe_plugin(plugin).digest;
+    } catch (const std::invalid_argument& error) {
+      place_.fail(at, fmt::format("plugins: {}", error.what()));
+    }
   }
 
   void add(Host&& host, const toml::source_region& at) {
@@ -286,17 +332,20 @@ class HostsReader {
                                   quote(host.name), known->second));
     }
     if (hosts_.size() == kMostHosts) {
-      place_.fail(at, fmt::format("there are more than {} hosts", kMostHosts));
+      place_.fail(at, fmt::format("a broker has at most {} nodes; give the others to another one",
+                                  kMostHosts));
     }
     if (host.standing && host.reverse_port == 0) {
       place_.fail(at, "standing = true needs reverse_port: where its service connects");
     }
+    for (Plugin& plugin : host.plugins) plugin.digest = digest_of(plugin.path, at);
     hosts_.push_back(std::move(host));
   }
 
   Place place_;
   Host defaults_;
   std::vector<Host> hosts_;
+  std::map<std::string, std::string> digests_;       // of plug-ins
   std::map<std::string, toml::source_index> lines_;  // where each name was given
 };
 

@@ -1,5 +1,5 @@
 // Reads hosts files (TOML, docs/hosts.md) and the short form "[user@]host[:port][*slots]".
-// Pure: reads no file; paths in the text are taken relative to `folder`.
+// Reads no file but plug-ins; paths in the text are taken relative to `folder`.
 #pragma once
 
 #include <string>

@@ -41,8 +41,11 @@ std::uint16_t LibsshRemote::ask_to_listen(std::uint16_t port) {
   if (result == SSH_OK) {
     // libssh reads a chosen port from whatever packet came last.
     if (bound <= 0 || bound > 65535) {
-      throw NodeError(NodeError::Kind::passing, "forward",
-                      fmt::format("{} did not say which port it listens on", host_.address));
+      throw NodeError(
+          NodeError::Kind::passing, "forward",
+          fmt::format("{} did not say which port it listens on; name one with `reverse_port` in "
+                      "the hosts file",
+                      host_.address));
     }
     return static_cast<std::uint16_t>(bound);
   }

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "broker/nodes/node.hpp"
+#include "broker/nodes/plugin_files.hpp"
 #include "broker/nodes/remote_text.hpp"
 #include "common/attach_exit.hpp"
 #include "common/key_file.hpp"
@@ -54,7 +55,9 @@ Json wishes(const Host& host, const Image& image) {
                  {"max_memory", host.max_memory_bytes},
                  {"pause_load", host.pause_load},
                  {"python_path", Json::array()},
-                 {"includes", Json::array()}};
+                 {"includes", Json::array()},
+                 {"plugins", Json::array()}};
+  for (const Plugin& plugin : host.plugins) wanted["plugins"].push_back(place_of(plugin));
   if (!image.include.empty()) wanted["includes"].push_back(image.include);
   if (!image.environment.empty()) {
     wanted["python_environment"] = image.environment;
@@ -130,7 +133,9 @@ void Node::heard(std::string_view line, bool is_error, AttachEnd& end) {
 
 void Node::prepare(Remote& remote) {
   set_state(State::preparing, "probe", "");
-  if (!current_.worker.empty() && image_.environment.empty() && image_.include.empty()) {
+  const bool ships =
+      !image_.environment.empty() || !image_.include.empty() || !current_.plugins.empty();
+  if (!current_.worker.empty() && !ships) {
     throw NodeError(NodeError::Kind::lasting, "start",
                     fmt::format("there is no program {} on the node: install Muster there, or "
                                 "leave out `worker`",
@@ -142,6 +147,7 @@ void Node::prepare(Remote& remote) {
     place_bundle(remote, *bundle_, facts, progress());
   }
   place_includes(remote, current_, image_, facts, progress());
+  place_plugins(remote, current_.plugins, facts, progress());
   if (bundle_) prepare_environment(remote, current_, *bundle_, image_, facts, progress());
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "broker/nodes/node.hpp"
+#include "broker/nodes/plugin_files.hpp"
 
 namespace muster {
 
@@ -29,7 +30,15 @@ NodePool::~NodePool() {
   for (const auto& [name, node] : state_->nodes) node->cut();  // all at once, then each is joined
 }
 
-void NodePool::up(const std::vector<Host>& hosts) {
+void NodePool::up(std::vector<Host> hosts) {
+  for (const std::string& path : state_->options.plugins) {
+    const Plugin plugin = describe_plugin(path);
+    for (Host& host : hosts) {
+      const bool known =
+          std::find(host.plugins.begin(), host.plugins.end(), plugin) != host.plugins.end();
+      if (!known) host.plugins.push_back(plugin);
+    }
+  }
   state_->reap();
   for (const Host& host : hosts) {
     const auto found = state_->nodes.find(host.name);

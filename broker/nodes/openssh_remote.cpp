@@ -200,8 +200,11 @@ std::uint16_t OpensshRemote::ask_to_listen(std::uint16_t port, const std::string
   }
   const int bound = port != 0 ? port : std::atoi(asked.output.c_str());
   if (bound <= 0 || bound > 65535) {
-    throw NodeError(NodeError::Kind::passing, "forward",
-                    fmt::format("{} did not say which port it listens on", target_));
+    throw NodeError(
+        NodeError::Kind::passing, "forward",
+        fmt::format("{} did not say which port it listens on; name one with `reverse_port` in "
+                    "the hosts file",
+                    target_));
   }
   // A port of the node's choice is cancelled by the name under which it was asked for.
   forward_ = words[words.size() - 3];

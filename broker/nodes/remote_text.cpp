@@ -85,8 +85,7 @@ NodeError forward_error(const std::string& host, std::uint16_t port, const std::
   std::string text = fmt::format(
       "the sshd of {} refuses to listen on its loopback for us ({}: {}). Allow it: "
       "AllowTcpForwarding yes (or remote) and no PermitListen against it in its sshd_config, and "
-      "in "
-      "authorized_keys, where a key is restricted: restrict,port-forwarding,"
+      "in authorized_keys, where a key is restricted: restrict,port-forwarding,"
       "permitlisten=\"localhost:{}\"",
       host, what, reason, permitted);
   text += port == 0 ? "; a fixed port is asked for with `reverse_port` in the hosts file"

@@ -94,27 +94,10 @@ bool matches_any(const std::string& text, const std::vector<std::string>& patter
   return found;
 }
 
-std::vector<std::string> split_commas(const std::string& text) {
-  std::vector<std::string> parts(1);
-  for (const char c : text) {
-    if (c == ',') {
-      parts.emplace_back();
-    } else {
-      parts.back() += c;
-    }
-  }
-  return parts;
-}
-
-std::string own_name() {
-  const passwd* entry = getpwuid(getuid());
-  return entry != nullptr ? entry->pw_name : "";
-}
-
 class Reader {
  public:
   Reader(std::string address, const std::string& user)
-      : address_(std::move(address)), host_(address_), user_(user.empty() ? own_name() : user) {}
+      : address_(std::move(address)), host_(address_), user_(user.empty() ? login_name() : user) {}
 
   void read(const std::string& file, int depth) {
     std::ifstream stream(file);
@@ -178,9 +161,9 @@ class Reader {
       }
       if (++index == words.size()) return false;
       bool met = false;
-      if (what == "host") met = matches_any(host_, split_commas(words[index]));
-      if (what == "user") met = matches_any(user_, split_commas(words[index]));
-      if (what == "localuser") met = matches_any(own_name(), split_commas(words[index]));
+      if (what == "host") met = matches_any(host_, split(words[index], ','));
+      if (what == "user") met = matches_any(user_, split(words[index], ','));
+      if (what == "localuser") met = matches_any(login_name(), split(words[index], ','));
       if (what == "originalhost" || what == "exec" || what == "tagged" || what == "localnetwork") {
         const bool here = what != "originalhost" || matches_any(address_, {words[index]});
         if (here && result) {
@@ -240,6 +223,23 @@ std::string ssh_folder() {
   if (home != nullptr && *home == '/') return std::string(home) + "/.ssh";
   const passwd* entry = getpwuid(getuid());
   return std::string(entry != nullptr ? entry->pw_dir : "/") + "/.ssh";
+}
+
+std::string login_name() {
+  const passwd* entry = getpwuid(getuid());
+  return entry != nullptr ? entry->pw_name : "";
+}
+
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts(1);
+  for (const char c : text) {
+    if (c == separator) {
+      parts.emplace_back();
+    } else {
+      parts.back() += c;
+    }
+  }
+  return parts;
 }
 
 bool first_time(const std::string& text) {

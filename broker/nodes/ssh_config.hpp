@@ -22,6 +22,10 @@ SshConfigFindings examine_ssh_config(const std::vector<std::string>& files,
 
 // The folder of keys, config and known_hosts: .ssh in $HOME, else in the user's home folder.
 std::string ssh_folder();
+// The name of the user who runs this; empty: it has none.
+std::string login_name();
+// "a,b" at ',': at least one part.
+std::vector<std::string> split(const std::string& text, char separator);
 
 // True for the first call with this text in this process.
 bool first_time(const std::string& text);

@@ -28,14 +28,9 @@ std::string take(char* text) {
   return copy;
 }
 
-std::string file_option(ssh_session session, ssh_options_e which) {
-  char* value = nullptr;
-  return ssh_options_get(session, which, &value) == SSH_OK ? take(value) : std::string();
-}
-
 std::vector<std::string> known_hosts_files(ssh_session session) {
-  return {file_option(session, SSH_OPTIONS_KNOWNHOSTS),
-          file_option(session, SSH_OPTIONS_GLOBAL_KNOWNHOSTS)};
+  return {ssh_option(session, SSH_OPTIONS_KNOWNHOSTS),
+          ssh_option(session, SSH_OPTIONS_GLOBAL_KNOWNHOSTS)};
 }
 
 std::string fingerprint(ssh_key key) {
@@ -136,9 +131,10 @@ class Attempts {
       if (std::string_view(broken.what()).find("Too many auth") == std::string_view::npos) {
         throw broken;
       }
-      fail_login(fmt::format("{} has seen too many keys that it does not know; name the right one "
-                             "with `identity`, or set IdentitiesOnly yes in ~/.ssh/config",
-                             session_.target().host));
+      fail_login(
+          fmt::format("{} has seen too many keys that it does not know; name the right one "
+                      "with `identity`, or set IdentitiesOnly yes in ~/.ssh/config",
+                      session_.target().host));
     }
     return result;
   }
@@ -203,6 +199,11 @@ std::string refusal(const SshTarget& target, const Identities& identities,
 }
 
 }  // namespace
+
+std::string ssh_option(ssh_session session, ssh_options_e which) {
+  char* value = nullptr;
+  return ssh_options_get(session, which, &value) == SSH_OK ? take(value) : std::string();
+}
 
 void check_host_key(ssh_session session, const SshTarget& target) {
   Key key;

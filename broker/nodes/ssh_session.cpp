@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
-#include <pwd.h>
 #include <spdlog/spdlog.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -49,30 +48,10 @@ void check_word(const std::string& word, const char* what) {
   }
 }
 
-std::string option(ssh_session session, ssh_options_e which) {
-  char* value = nullptr;
-  if (ssh_options_get(session, which, &value) != SSH_OK || value == nullptr) return {};
-  std::string text = value;
-  ssh_string_free_char(value);
-  return text;
-}
-
 void set(ssh_session session, ssh_options_e which, const void* value, const char* what) {
   if (ssh_options_set(session, which, value) < 0) {
     fail("connect", fmt::format("libssh refuses the {}: {}", what, ssh_get_error(session)));
   }
-}
-
-std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts(1);
-  for (const char c : text) {
-    if (c == separator) {
-      parts.emplace_back();
-    } else {
-      parts.back() += c;
-    }
-  }
-  return parts;
 }
 
 // The words that run the system's client as a pipe to `target` through `jump` ("a,b@c:22").
@@ -85,11 +64,6 @@ std::vector<std::string> jump_words(const Host& host, const SshTarget& target) {
   words.insert(words.end(), {"-W", fmt::format("[{}]:{}", target.host, target.port), "--"});
   words.push_back("ssh://" + hop);  // the form that may have a port
   return words;
-}
-
-std::string login_name() {
-  const passwd* entry = getpwuid(getuid());
-  return entry != nullptr ? entry->pw_name : "";
 }
 
 // ssh_config(5), TOKENS, as far as a ProxyCommand or an IdentityFile is likely to have them.
@@ -193,8 +167,8 @@ void SshSession::configure() {
 
   unsigned port = 22;
   ssh_options_get_port(session_, &port);
-  target_ = {option(session_, SSH_OPTIONS_HOST), static_cast<std::uint16_t>(port),
-             option(session_, SSH_OPTIONS_USER)};
+  target_ = {ssh_option(session_, SSH_OPTIONS_HOST), static_cast<std::uint16_t>(port),
+             ssh_option(session_, SSH_OPTIONS_USER)};
   if (target_.user.empty()) target_.user = login_name();
   check_word(target_.host, "host name");
   check_word(target_.user, "user name");
@@ -220,7 +194,7 @@ void SshSession::read_config() {
   for (const std::string& warning : findings.warnings) {
     if (first_time(host_.name + warning)) spdlog::warn("node {}: {}", host_.name, warning);
   }
-  proxy_command_ = option(session_, SSH_OPTIONS_PROXYCOMMAND);
+  proxy_command_ = ssh_option(session_, SSH_OPTIONS_PROXYCOMMAND);
 }
 
 Descriptor SshSession::dial_target(const std::function<void(const std::string& step)>& step) {

@@ -26,6 +26,9 @@ struct SshTarget {
   std::string user;
 };
 
+// An option of the session as libssh knows it; empty: it is not set.
+std::string ssh_option(ssh_session session, ssh_options_e which);
+
 struct Identities;
 
 class SshSession {

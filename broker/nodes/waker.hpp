@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-#include "broker/nodes/descriptor.hpp"
+#include "common/descriptor.hpp"
 
 namespace muster {
 

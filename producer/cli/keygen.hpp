@@ -1,11 +1,8 @@
 // `muster keygen`: makes the key file of a broker or a worker.
 #pragma once
 
+#include <CLI/App.hpp>
 #include <string>
-
-namespace CLI {
-class App;
-}
 
 namespace muster {
 

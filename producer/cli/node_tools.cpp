@@ -7,6 +7,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "common/pointers.hpp"
 #include "producer/programs.hpp"
 
 namespace muster {
@@ -14,10 +15,7 @@ namespace muster {
 void run_node_tool(const std::string& tool, const std::vector<std::string>& words) {
   std::vector<std::string> all = {detail::find_program("muster-broker", ""), tool};
   all.insert(all.end(), words.begin(), words.end());
-  std::vector<char*> argv;
-  for (std::string& word : all) argv.push_back(word.data());
-  argv.push_back(nullptr);
-  ::execv(argv[0], argv.data());
+  ::execv(all[0].c_str(), pointers_to(all).data());
   throw std::runtime_error(fmt::format("cannot start {}: {}", all[0], std::strerror(errno)));
 }
 

@@ -38,7 +38,7 @@ KEYS = frozenset(
         *("ssh_config", "via", "reverse_port", "connect_timeout", "standing"),
         *("slots", "executor", "labels", "environment", "directory"),
         *("worker", "curve", "orphan_grace", "python", "pip"),
-        *("wheels", "includes", "nice", "max_cores", "max_memory"),
+        *("wheels", "includes", "plugins", "nice", "max_cores", "max_memory"),
         *("pause_load"),
     )
 )
@@ -46,6 +46,7 @@ KEYS = frozenset(
 REACH_SECONDS = 60.0
 
 _LOCAL_PATHS = ("identity", "known_hosts", "ssh_config", "wheels")
+_LISTS_OF_PATHS = ("includes", "plugins")
 _Host = dict[str, Any]
 
 
@@ -236,9 +237,10 @@ def _absolute(table: Mapping[str, Any], folder: Path) -> _Host:
     for key in _LOCAL_PATHS:
         if isinstance(host.get(key), str):
             host[key] = str(folder / Path(host[key]).expanduser())
-    includes = host.get("includes")
-    if isinstance(includes, (list, tuple)):
-        host["includes"] = [str(folder / Path(os.fspath(path)).expanduser()) for path in includes]
+    for key in _LISTS_OF_PATHS:
+        paths = host.get(key)
+        if isinstance(paths, (list, tuple)):
+            host[key] = [str(folder / Path(os.fspath(path)).expanduser()) for path in paths]
     return host
 
 

@@ -106,6 +106,8 @@ TEST(Image, EnvironmentsDifferByWhatIsInThem) {
   EXPECT_EQ(describe_image(host, bundle).environment, first);
   host.pip[0] = "joblib==1";
   EXPECT_NE(describe_image(host, bundle).environment, first);
+  host.worker = "/usr/bin/muster-worker";  // installed: it takes the interpreter as it is
+  EXPECT_EQ(describe_image(host, {}).environment, "");
 }
 
 }  // namespace

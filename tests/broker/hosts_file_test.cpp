@@ -4,10 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <fstream>
 #include <stdexcept>
 #include <string>
 
 #include "broker/nodes/host_text.hpp"
+#include "broker/nodes/plugin_files.hpp"
+#include "tests/support/child.hpp"
 
 namespace muster {
 namespace {
@@ -67,7 +70,6 @@ executor = "thread"
 labels = ["gpu", "big"]
 environment = { A = "1", B = "x y" }
 directory = "~/work"
-worker = "/opt/muster-worker"
 curve = true
 orphan_grace = 0
 python = "3.11"
@@ -78,8 +80,12 @@ nice = 19
 max_cores = 6
 max_memory = "8GB"
 pause_load = 1.5
+[[host]]
+address = "installed"
+worker = "/opt/muster-worker"
+python = "/opt/python3"
 )");
-  ASSERT_EQ(hosts.size(), 1U);
+  ASSERT_EQ(hosts.size(), 2U);
   const Host expected{.name = "gpu",
                       .address = "gpu.example.org",
                       .user = "ada",
@@ -97,7 +103,6 @@ pause_load = 1.5
                       .labels = {"gpu", "big"},
                       .environment = {{"A", "1"}, {"B", "x y"}},
                       .directory = "~/work",
-                      .worker = "/opt/muster-worker",
                       .curve = true,
                       .orphan_grace = std::chrono::seconds(0),
                       .python = "3.11",
@@ -109,6 +114,10 @@ pause_load = 1.5
                       .max_memory_bytes = std::uint64_t{8} << 30,
                       .pause_load = 1.5};
   EXPECT_EQ(hosts[0], expected);
+  EXPECT_EQ(hosts[1], (Host{.name = "installed",
+                            .address = "installed",
+                            .worker = "/opt/muster-worker",
+                            .python = "/opt/python3"}));
 }
 
 TEST(HostsFile, DefaultsHoldForAllThatDoNotSayOtherwise) {
@@ -157,7 +166,7 @@ struct Fault {
   const char* what;   // part of the message
 };
 
-class HostsFileFault : public testing::TestWithParam<Fault> {};
+class HostsFileFault : public ::testing::TestWithParam<Fault> {};
 
 TEST_P(HostsFileFault, NamesPlaceAndKey) {
   const std::string said = complaint(GetParam().text);
@@ -167,7 +176,7 @@ TEST_P(HostsFileFault, NamesPlaceAndKey) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, HostsFileFault,
-    testing::Values(
+    ::testing::Values(
         Fault{"hosts = [\"a\"", "1:13", ""},  // TOML itself
         Fault{"hosts = [\"a\"]\nhosts = [\"b\"]", "2:9", ""}, Fault{"", "1:1", "no host is named"},
         Fault{"hosts = []", "1:1", "no host is named"},
@@ -198,6 +207,16 @@ INSTANTIATE_TEST_SUITE_P(
         Fault{"[[host]]\naddress = \"a\"\npython = \"three\"", "3:10", "version like"},
         Fault{"[[host]]\naddress = \"a\"\npip = \"numpy\"", "3:7", "must be a list"},
         Fault{"[[host]]\naddress = \"a\"\npip = [\"-r x\"]", "3:8", "option of pip"},
+        Fault{"[[host]]\naddress = \"a\"\nplugins = \"x.so\"", "3:11", "must be a list"},
+        Fault{"[[host]]\naddress = \"a\"\nplugins = [\"no.so\"]", "3:12",
+              "no file '/etc/pool/no.so'"},
+        Fault{"[defaults]\nplugins = [\"/etc\"]", "2:12", "'/etc' is no file"},
+        Fault{"[[host]]\naddress = \"a\"\nworker = \"/w\"\npip = [\"joblib\"]", "4:7",
+              "pip is for the worker that is uploaded"},
+        Fault{"[defaults]\nwheels = \"/w\"\n[[host]]\naddress = \"a\"\nworker = \"/w\"", "5:10",
+              "wheels is for the worker that is uploaded"},
+        Fault{"hosts = [\"a\"]\n[defaults]\nwheels = \"/w\"\nworker = \"/w\"", "1:10",
+              "wheels is for the worker that is uploaded"},
         Fault{"[[host]]\naddress = \"a\"\nlabels = [\"\"]", "3:11", "is empty"},
         Fault{"[[host]]\naddress = \"a\"\nlabels = [\"x\", 1]", "3:16", "text in quotes"},
         Fault{"[[host]]\naddress = \"a\"\nenvironment = { A = 1 }", "3:21", "environment.A"},
@@ -234,6 +253,32 @@ TEST(HostsFile, RelativePathsNeedAFile) {
   const std::string text = "[[host]]\naddress = \"a\"\nidentity = \"key\"";
   EXPECT_NE(complaint(text, "").find("absolute"), std::string::npos);
   EXPECT_EQ(complaint(text), "(accepted)");
+}
+
+TEST(HostsFile, PluginsAreWhatTheyWereWhenTheyWereRead) {
+  const testing::TemporaryFolder folder;
+  const auto write = [&](const char* name, const char* text) {
+    std::ofstream(folder.path(name)) << text;
+  };
+  const auto read = [&] {
+    return parse_hosts(
+        "hosts = [\"n1\"]\n[defaults]\nplugins = [\"a.so\", \"./b c.so\", \"a.so\"]\n"
+        "[[host]]\naddress = \"n2\"\nplugins = [\"a.so\"]\n"
+        "[[host]]\naddress = \"n3\"\nplugins = []\n",
+        "h.toml", folder.path("."));
+  };
+  write("a.so", "abc");
+  write("b c.so", "other");
+  const auto hosts = read();
+  ASSERT_EQ(hosts[0].plugins.size(), 2U);
+  EXPECT_EQ(hosts[0].plugins[0].digest, "ba7816bf8f01cfea414140de5dae2223");  // SHA-256 of "abc"
+  EXPECT_EQ(place_of(hosts[0].plugins[0]), "ba7816bf8f01cfea414140de5dae2223/a.so");
+  EXPECT_TRUE(place_of(hosts[0].plugins[1]).ends_with("/b_c.so"));
+  EXPECT_EQ(hosts[1].plugins, std::vector<Plugin>{hosts[0].plugins[0]});
+  EXPECT_TRUE(hosts[2].plugins.empty());
+  write("a.so", "abcd");
+  EXPECT_NE(read()[1], hosts[1]);  // so that its worker is replaced
+  EXPECT_EQ(read()[2], hosts[2]);
 }
 
 // What a message quotes stays short, on one line, and holds no value of a variable.

@@ -1,6 +1,7 @@
 // Key files: what is written reads back, and what is no key file, or open to others, says so.
 #include "common/key_file.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
@@ -17,7 +18,7 @@ namespace {
 class KeyFile : public ::testing::Test {
  protected:
   std::string write(const std::string& name, const std::string& text, mode_t mode) {
-    const std::string path = folder_.path(name);
+    std::string path = folder_.path(name);
     std::ofstream(path) << text;
     chmod(path.c_str(), mode);
     return path;
@@ -127,7 +128,7 @@ TEST_F(KeyFile, AuthorizedWorkersNameTheLineThatIsWrong) {
   for (const std::string& line :
        std::vector<std::string>{pair_.public_key, pair_.public_key + " two names", "short node3",
                                 pair_.public_key + " a/b", "secret " + pair_.secret_key}) {
-    const std::string path = write("authorized", good + "#\n" + line + "\n", 0644);
+    const std::string path = write("authorized", fmt::format("{}#\n{}\n", good, line), 0644);
     const std::string text = failure([&] { read_authorized_keys(path); });
     EXPECT_NE(text.find(path + ":3: "), std::string::npos) << text;
     EXPECT_EQ(text.find(pair_.secret_key), std::string::npos) << text;

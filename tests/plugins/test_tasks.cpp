@@ -37,6 +37,11 @@ MUSTER_PLUGIN(registry) {
   registry.add("add", [](std::int64_t left, std::int64_t right) { return left + right; });
   registry.add("square", [](std::int64_t number) { return number * number; });
   registry.add("attempt", [](const muster::TaskContext& context) { return context.attempt(); });
+  registry.add("host_name", [] {
+    char name[256] = "";
+    ::gethostname(name, sizeof name - 1);
+    return std::string(name);
+  });
   registry.add("process_id", [] { return static_cast<std::int64_t>(::getpid()); });
 
   registry.add("fail", [](const std::string& text) { throw std::runtime_error(text); });

@@ -29,6 +29,8 @@
 #include <utility>
 #include <vector>
 
+#include "common/descriptor.hpp"
+
 namespace muster::testing {
 
 // Long enough for a loaded machine and for sanitizers; only a failing test waits for it.
@@ -68,32 +70,6 @@ inline bool wait_until(const std::function<bool()>& condition,
   }
   return true;
 }
-
-// A descriptor that is closed at its end; never inherited by children.
-class Descriptor {
- public:
-  explicit Descriptor(int number = -1) : number_(number) {}
-  Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    if (this != &other) {
-      reset();
-      number_ = std::exchange(other.number_, -1);
-    }
-    return *this;
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() { reset(); }
-
-  int get() const { return number_; }
-  void reset() {
-    if (number_ >= 0) close(number_);
-    number_ = -1;
-  }
-
- private:
-  int number_;
-};
 
 struct Pipe {
   Descriptor read_end;

@@ -48,40 +48,43 @@ inline std::vector<OutcomeRun> outcome_runs() {
   return {first, second};
 }
 
-inline std::vector<Message> sample_messages() {
-  using namespace message;  // NOLINT: the table below is nothing but these names
-  const JobSpec spec{{FunctionKind::python, "resize", "3.11", packed_payload(9000)},
-                     std::chrono::milliseconds(1500),
-                     2,
-                     -7,
-                     4,
-                     3,
-                     true,
-                     {1500, std::uint64_t{8} << 30, 1},
-                     {"gpu", "room 7"}};
-  const std::vector<OutputLine> lines = {{TaskSequence{3}, OutputKind::output, 0, "", "hello"},
-                                         {kLastSequence, OutputKind::log, 20, "root", "said"}};
-  const std::vector<LeaseRange> leases = {{TaskSequence{5}, 2, Attempt{0}},
-                                          {kLastSequence, 1, kLastAttempt}};
-  const std::vector<SequenceRange> ranges = {{TaskSequence{0}, 3}, {kLastSequence, 1}};
-  const JobId job{77};
-  HelloWorker hello{3,
-                    "0.1.0",
-                    kWorker,
-                    "node7",
-                    "process",
-                    4711,
-                    16,
-                    8,
-                    std::uint64_t{64} << 30,
-                    2,
-                    {"gpu", "room 7"},
-                    true,
-                    "3.11",
-                    {"square", "word_count"},
-                    {{kSession, job, leases}}};
-  Status status{"0.1.0", to_hex(kIncarnation),       123456, 16, 2, {},
-                {},      {{"jobs", 3}, {"lost", 0}}, {}};
+inline JobSpec sample_spec() {
+  return {{FunctionKind::python, "resize", "3.11", packed_payload(9000)},
+          std::chrono::milliseconds(1500),
+          2,
+          -7,
+          4,
+          3,
+          true,
+          {1500, std::uint64_t{8} << 30, 1},
+          {"gpu", "room 7"}};
+}
+
+inline std::vector<LeaseRange> sample_leases() {
+  return {{TaskSequence{5}, 2, Attempt{0}}, {kLastSequence, 1, kLastAttempt}};
+}
+
+inline message::HelloWorker sample_hello() {
+  return {3,
+          "0.1.0",
+          kWorker,
+          "node7",
+          "process",
+          4711,
+          16,
+          8,
+          std::uint64_t{64} << 30,
+          2,
+          {"gpu", "room 7"},
+          true,
+          "3.11",
+          {"square", "word_count"},
+          {{kSession, JobId{77}, sample_leases()}}};
+}
+
+inline message::Status sample_status() {
+  message::Status status{"0.1.0", to_hex(kIncarnation),       123456, 16, 2, {},
+                         {},      {{"jobs", 3}, {"lost", 0}}, {}};
   status.workers.push_back({"w",
                             "node7",
                             "thread",
@@ -101,9 +104,20 @@ inline std::vector<Message> sample_messages() {
                             12});
   status.nodes.push_back({"node7", "ada@node7:22", "libssh", "up", "serve", "", 5, 6, 7, 8, 9});
   status.jobs.push_back({"s", "label", 77, "square", -7, 1, 2, 3, 4, 5, "no worker"});
+  return status;
+}
+
+inline std::vector<Message> sample_messages() {
+  using namespace message;  // NOLINT: the table below is nothing but these names
+  const JobSpec spec = sample_spec();
+  const std::vector<OutputLine> lines = {{TaskSequence{3}, OutputKind::output, 0, "", "hello"},
+                                         {kLastSequence, OutputKind::log, 20, "root", "said"}};
+  const std::vector<LeaseRange> leases = sample_leases();
+  const std::vector<SequenceRange> ranges = {{TaskSequence{0}, 3}, {kLastSequence, 1}};
+  const JobId job{77};
   return {
       HelloProducer{3, "0.1.0", kSession, "demo 4711", true},
-      std::move(hello),
+      sample_hello(),
       Welcome{3,
               "0.1.0",
               kIncarnation,
@@ -136,7 +150,7 @@ inline std::vector<Message> sample_messages() {
       ForgetJob{kSession, job},
       WorkerState{3, true, "the load of others"},
       StatusRequest{},
-      std::move(status),
+      sample_status(),
       Output{job, "node7", lines, 5},
       Pool{16, 2},
       WorkerOutput{kSession, job, lines, 5},

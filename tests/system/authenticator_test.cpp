@@ -221,7 +221,8 @@ TEST_F(Authentication, LoginsThatCannotWorkAreRefusedAtOnce) {
   EXPECT_THROW(Dealer(context_, curve_, CurveLogin{"short", "short", "short"}), TransportError);
   EXPECT_THROW(Router(context_).bind(curve_, {Security::curve, "short"}), TransportError);
   try {
-    Dealer(context_, curve_, CurveLogin{server_.public_key, server_.public_key, "hunter2"});
+    const CurveLogin mangled{server_.public_key, server_.public_key, "hunter2"};
+    const Dealer dealer(context_, curve_, mangled);
     FAIL() << "took a mangled key";
   } catch (const TransportError& error) {
     EXPECT_EQ(std::string(error.what()).find("hunter2"), std::string::npos);

@@ -214,9 +214,11 @@ TEST_F(Attach, SaysWhyNoWorkerCanStart) {
 }
 
 TEST_F(Attach, SaysWhatIsMissing) {
-  Session session = attach({{"includes", {"1234"}}, {"python_environment", "5678"}});
+  Session session = attach(
+      {{"includes", {"1234"}}, {"plugins", {"90ab/libtasks.so"}}, {"python_environment", "5678"}});
   EXPECT_EQ(session.child->wait(), kAttachMissing);
-  EXPECT_EQ(session.child->output(), "missing include 1234\nmissing environment 5678\n");
+  EXPECT_EQ(session.child->output(),
+            "missing include 1234\nmissing plugin 90ab/libtasks.so\nmissing environment 5678\n");
 }
 
 TEST_F(Attach, RefusesWhatIsNoConfiguration) {
@@ -224,6 +226,11 @@ TEST_F(Attach, RefusesWhatIsNoConfiguration) {
     Session session = attach_line(line);
     EXPECT_EQ(session.child->wait(), kAttachUnusable) << line;
     EXPECT_NE(session.child->error_output().find("muster: "), std::string::npos);
+  }
+  for (const char* plugin : {"", "libtasks.so", "90ab/../libtasks.so", "../libtasks.so"}) {
+    Session session = attach({{"plugins", {plugin}}});
+    EXPECT_EQ(session.child->wait(), kAttachUnusable) << plugin;
+    EXPECT_NE(session.child->error_output().find("\"plugins\""), std::string::npos);
   }
   Session session = attach({{"slots", kSecret}});
   EXPECT_EQ(session.child->wait(), kAttachUnusable);

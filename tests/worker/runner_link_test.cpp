@@ -1,6 +1,7 @@
 // The runner's end of the link, with the daemon's words said by the test.
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -16,9 +17,9 @@
 #include <utility>
 #include <vector>
 
+#include "common/descriptor.hpp"
 #include "common/time.hpp"
 #include "tests/support/child.hpp"
-#include "worker/descriptor.hpp"
 #include "worker/frame_link.hpp"
 
 namespace muster {

@@ -49,7 +49,7 @@ struct Options {
   unsigned workers = 1;                   // nodes on this machine, 256 at most; 0: only `hosts`
   unsigned slots = 0;                     // of each worker; 0: the number of processors
   Executor executor = Executor::thread;   // process: a crash of a task harms nothing else
-  std::vector<std::string> plugins = {};  // paths of plug-in libraries with native functions
+  std::vector<std::string> plugins = {};  // paths of plug-in libraries; `hosts` get them, too
   // Runs python functions with this interpreter, of this version ("3.11"); empty: it does not.
   std::string python = {};
   std::string python_version = {};

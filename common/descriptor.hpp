@@ -12,7 +12,7 @@ class Descriptor {
   Descriptor() = default;
   explicit Descriptor(int number) : number_(number) {}
   ~Descriptor() { reset(); }
-  Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
+  Descriptor(Descriptor&& other) noexcept : number_(other.release()) {}
   Descriptor& operator=(Descriptor&& other) noexcept {
     if (this != &other) reset(other.release());
     return *this;
@@ -24,7 +24,7 @@ class Descriptor {
   explicit operator bool() const { return number_ >= 0; }
   int release() { return std::exchange(number_, -1); }
   void reset(int number = -1) {
-    if (number_ >= 0) close(number_);
+    if (number_ >= 0) ::close(number_);
     number_ = number;
   }
 

@@ -1,4 +1,4 @@
-// A file descriptor with an owner, and the eventfd with which threads wake the worker's loop.
+// The eventfd with which threads wake the worker's loop.
 #pragma once
 
 #include <sys/eventfd.h>
@@ -6,40 +6,16 @@
 
 #include <atomic>
 #include <cstdint>
-#include <utility>
+
+#include "common/descriptor.hpp"
 
 namespace muster {
 
-class Descriptor {
- public:
-  Descriptor() = default;
-  explicit Descriptor(int number) : number_(number) {}
-  ~Descriptor() { reset(); }
-  Descriptor(Descriptor&& other) noexcept : number_(std::exchange(other.number_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    if (this != &other) {
-      reset();
-      number_ = std::exchange(other.number_, -1);
-    }
-    return *this;
-  }
-
-  int get() const { return number_; }
-  bool valid() const { return number_ >= 0; }
-  void reset() {
-    if (number_ >= 0) ::close(number_);
-    number_ = -1;
-  }
-
- private:
-  int number_ = -1;
-};
-
 // Any thread calls `signal`; the loop polls the descriptor and calls `take` before it looks for
 // work. However often it is signalled in between, it costs one write.
-class Waker {
+class WakeEvent {
  public:
-  Waker() : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+  WakeEvent() : event_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
   int descriptor() const { return event_.get(); }
   void signal() {

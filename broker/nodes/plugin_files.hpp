@@ -1,0 +1,27 @@
+// Plug-ins of this machine on their way to nodes: each is kept there under its digest, once for all
+// pools (docs/hosts.md: plugins).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "broker/nodes/bundle.hpp"
+#include "broker/nodes/host.hpp"
+#include "broker/nodes/remote.hpp"
+
+namespace muster {
+
+// Throws std::invalid_argument unless `path` is a file that can be read.
+void check_plugin(const std::string& path);
+
+// With its digest. Reads the file; throws as above.
+Plugin describe_plugin(const std::string& path);
+
+// DIGEST/NAME, where it is in the cache's folder `plugins`: what `muster-worker attach` is told.
+std::string place_of(const Plugin& plugin);
+
+// Uploads those that are not there. Throws NodeError.
+void place_plugins(Remote& remote, const std::vector<Plugin>& plugins, const NodeFacts& facts,
+                   const Progress& progress);
+
+}  // namespace muster
