@@ -357,7 +357,11 @@ std::vector<Host> parse_hosts(std::string_view text, const std::string& origin,
   try {
     root = toml::parse(text, origin);
   } catch (const toml::parse_error& error) {
-    Place{origin, folder}.fail(error.source(), std::string(error.description()));
+    std::string said(error.description());  // quotes the text as it is: it may break the line
+    std::replace_if(
+        said.begin(), said.end(), [](unsigned char byte) { return byte < ' ' || byte == 127; },
+        ' ');
+    Place{origin, folder}.fail(error.source(), said);
   }
   return HostsReader(origin, folder).read(root);
 }

@@ -98,7 +98,9 @@ TEST_F(Resources, AWorkerTakesAsLittleOfTheMachineAsItIsTold) {
   const auto broker = start_broker();
   const auto worker =
       start_worker({"--max-cores", "1", "--max-memory", "1GiB", "--nice", "7", "--slots", "1"});
-  const auto run = start_run("nproc; nice; cat /proc/self/oom_score_adj; : {}", {"1"});
+  // The worker raises the score right after the start of the command, not before.
+  const auto run = start_run(
+      "nproc; nice; until grep -x 500 /proc/$$/oom_score_adj; do sleep 0.01; done; : {}", {"1"});
   EXPECT_EQ(run->wait(), 0) << run->error_output();
   EXPECT_EQ(run->output(), "1\n7\n500\n");
   EXPECT_TRUE(status_says("\"memory_bytes\": 1073741824")) << status_json();
