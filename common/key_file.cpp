@@ -81,7 +81,9 @@ void write_file(const std::string& path, std::string_view text, mode_t mode, boo
     throw TransportError(fmt::format(
         "'{}' exists: name another file with --output, or replace it with --force", path));
   }
-  throw TransportError(fmt::format("cannot write '{}': {}", path, std::strerror(error)));
+  throw TransportError(
+      fmt::format("cannot write '{}': {}; choose a folder that exists and that you may write to",
+                  path, std::strerror(error)));
 }
 
 std::vector<std::string> words_of(const std::string& line) {
