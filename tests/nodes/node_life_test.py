@@ -114,14 +114,22 @@ def reverse_port(node: Node) -> int:
     return int(worker_log(node).split("tcp://127.0.0.1:")[-1].split()[0])
 
 
+def bundles(node: Node) -> list[tuple[str, int]]:
+    """Name and inode of each bundle that the node has."""
+    folder = node.home / ".cache" / "muster" / "bundles"
+    return [(each.name, each.stat().st_ino) for each in folder.iterdir() if each.is_dir()]
+
+
 def test_a_bundle_is_uploaded_once() -> None:
     with pool(2, slots=1) as it:
-        first = it.up()
-        assert "uploading the worker bundle" in first
+        it.up()
+        first = [bundles(node) for node in it.rig.nodes]
+        assert all(len(found) == 1 for found in first)
         assert set(it.run("uname -n; : {}", *map(str, range(50)))) == {"n1", "n2"}
         it.down()
         again = it.up()
         assert "upload" not in again and "probe" not in again
+        assert [bundles(node) for node in it.rig.nodes] == first
         assert it.run("echo {}", "warm") == ["warm"]
 
 
