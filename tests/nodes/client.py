@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from nodes.rig import Node, Rig
+from nodes.rig import Node, Rig, wait_until
 
 PATIENCE = 120.0
 
@@ -72,6 +74,12 @@ class Client:
             if words[0].endswith(b"/muster-broker") and str(self.runtime).encode() in words[2]:
                 found.append(int(entry.name))
         return found
+
+    def kill_broker(self) -> None:
+        """It has let go of its lock when this returns: its command line goes earlier."""
+        broker = self.brokers()[0]
+        os.kill(broker, signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{broker}").exists(), "the broker is dead")
 
 
 def has_worker(node: Node) -> bool:

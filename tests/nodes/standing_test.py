@@ -103,9 +103,7 @@ def test_a_service_outlives_brokers_and_tunnels(
     assert up.returncode == 0, up.stderr
     assert await_worker(client) == worker
 
-    (broker,) = client.brokers()
-    os.kill(broker, signal.SIGKILL)
-    wait_until(lambda: not Path(f"/proc/{broker}").exists(), "the broker is dead")
+    client.kill_broker()
     up = client.run("up", "hosts.toml")
     assert up.returncode == 0, up.stderr
     assert await_worker(client) == worker

@@ -136,9 +136,7 @@ def test_the_broker_is_killed_and_its_workers_are_found_again(rig: Rig, client: 
     assert client.run("up", hosts).returncode == 0
     before = client.workers()
     assert len(before) == 3
-    (broker,) = client.brokers()
-    os.kill(broker, signal.SIGKILL)
-    wait_until(lambda: not client.brokers(), "the broker is gone")
+    client.kill_broker()
     assert client.run("status").returncode == 255  # its socket is still there, nobody listens
     assert client.run("run", "-j1", "echo", ":::", "here").stdout == "here\n"  # a pool of its own
     again = client.run("up", hosts)
@@ -157,7 +155,7 @@ def test_a_run_survives_the_broker(rig: Rig, client: Client) -> None:
             lambda: all(node.run(f"test -e {marks}").returncode == 0 for node in rig.nodes),
             "a job runs on every node",
         )
-        os.kill(client.brokers()[0], signal.SIGKILL)
+        client.kill_broker()
         assert client.run("up", hosts).returncode == 0
         for node in rig.nodes:
             node.run(f"touch {marks}.go")
