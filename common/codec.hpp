@@ -35,7 +35,7 @@ std::variant<Message, DecodeError> decode(std::span<const Bytes> frames);
 // Packs a large payload with lz4 if a sample of it shrinks by a tenth or more.
 Payload pack_payload(Bytes bytes, Packing packing);
 
-// The payload's own bytes; nothing when they are packed and damaged.
+// The payload's body, without the names of its blobs; nothing when it is packed and damaged.
 std::optional<Bytes> unpack_payload(const Payload& payload);
 
 // A Failure as an outcome's body, and back; `decode_failure` makes a Failure of any bytes.

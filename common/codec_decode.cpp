@@ -18,7 +18,7 @@ using wire::Reader;
 
 const msgpack::unpack_limit& unpack_limits() {
   static const msgpack::unpack_limit kLimits(
-      limits::kMaxReportedLeases, 0, limits::kMaxFrameZeroBytes, limits::kMaxFrameZeroBytes, 0, 8);
+      limits::kMaxReportedLeases, 1, limits::kMaxFrameZeroBytes, limits::kMaxFrameZeroBytes, 0, 8);
   return kLimits;
 }
 
@@ -54,8 +54,21 @@ void read(Reader& r, message::HelloWorker& m) {
   }
 }
 void read(Reader& r, message::Welcome& m) {
-  r.each(m.protocol_version, m.software_version, m.incarnation, m.heartbeat_interval,
-         m.heartbeat_misses, m.credit_tasks, m.credit_bytes, m.pack, m.jobs, m.proof);
+  r.get(m.protocol_version);
+  r.get(m.software_version);
+  r.get(m.incarnation);
+  r.get(m.heartbeat_interval);
+  r.get(m.heartbeat_misses);
+  r.get(m.credit_tasks);
+  r.get(m.credit_bytes);
+  r.get(m.pack);
+  r.get(m.jobs);
+  r.get(m.proof);
+  r.get_paths(m.blob_folders);
+  r.get(m.blob_token);
+  r.get(m.credit_blob_bytes);
+  r.get(m.credit_memory_bytes);
+  r.finish();
 }
 void read(Reader& r, message::Refuse& m) {
   r.get(m.code, RefuseCode::identity);
@@ -122,6 +135,53 @@ void read(Reader& r, message::NodesDown& m) { r.each(m.names, m.end_broker); }
 void read(Reader& r, message::NodesAnswer& m) {
   r.get(m.error, limits::kMaxTextBytes);
   r.get(m.names);
+  r.finish();
+}
+
+void read(Reader& r, message::HelloBulk& m) {
+  r.each(m.protocol_version, m.software_version, m.worker);
+}
+void read(Reader& r, message::BlobPut& m) {
+  r.get(m.blobs, limits::kMaxBlobEntries);
+  r.finish();
+}
+void read(Reader& r, message::BlobAnswers& m) {
+  r.get(m.blobs, limits::kMaxBlobEntries);
+  r.finish();
+}
+void read(Reader& r, message::BlobRelease& m) {
+  r.get(m.blobs, limits::kMaxBlobEntries);
+  r.finish();
+}
+void read(Reader& r, message::BlobWant& m) {
+  r.get(m.blob);
+  r.get(m.offset);
+  r.get(m.bytes);
+  r.finish();
+  if (m.bytes == 0 || m.bytes > limits::kBlobChunkBytes)
+    throw Fault{"a chunk of no or too many bytes"};
+}
+void read(Reader& r, message::BlobChunk& m) {
+  r.get(m.blob);
+  r.get(m.offset);
+  r.get(m.content);
+  r.finish();
+  const std::size_t size_bytes =
+      m.content.unpacked_bytes == 0 ? m.content.bytes.size() : m.content.unpacked_bytes;
+  if (m.content.blobs != 0 || size_bytes > limits::kBlobChunkBytes) {
+    throw Fault{"a chunk over the limit", RefuseCode::over_limit};
+  }
+}
+void read(Reader& r, message::BlobGone& m) {
+  r.get(m.blob);
+  r.get(m.reason, limits::kMaxTextBytes);
+  r.finish();
+}
+void read(Reader& r, message::WorkerBlobs& m) {
+  r.get(m.shares);
+  r.get(m.added, limits::kMaxBlobEntries);
+  r.get(m.removed, limits::kMaxBlobEntries);
+  r.get(m.waiting);
   r.finish();
 }
 

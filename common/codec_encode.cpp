@@ -44,6 +44,10 @@ class Writer {
   }
 
   void put(const Payload& payload) {
+    if (payload.blobs != 0) {
+      packer_.pack_map(1);
+      packer_.pack(payload.blobs);
+    }
     const std::size_t size_bytes = payload.bytes.size();
     if (size_bytes >= limits::kLargePayloadBytes || payload.unpacked_bytes != 0) {
       if (payload.unpacked_bytes == 0) {
@@ -95,6 +99,9 @@ class Writer {
   void put(const message::OutputLine& line) {
     fields(line.sequence, line.kind, line.level, line.name, line.text);
   }
+  void put(const BlobName& name) { fields(name.id, name.size_bytes); }
+  void put(const BlobSource& s) { fields(s.name, s.place, s.file, s.offset); }
+  void put(const BlobAnswer& answer) { fields(answer.id, answer.state, answer.text); }
   template <typename Item>
   void put(const std::vector<Item>& items) {
     array(items.size());
@@ -127,7 +134,8 @@ class Encoder {
   }
   void operator()(const message::Welcome& m) {
     all(m.protocol_version, m.software_version, m.incarnation, m.heartbeat_interval,
-        m.heartbeat_misses, m.credit_tasks, m.credit_bytes, m.pack, m.jobs, m.proof);
+        m.heartbeat_misses, m.credit_tasks, m.credit_bytes, m.pack, m.jobs, m.proof, m.blob_folders,
+        m.blob_token, m.credit_blob_bytes, m.credit_memory_bytes);
   }
   void operator()(const message::Refuse& m) { all(m.code, m.text); }
   void operator()(const message::Unknown& m) { all(m.incarnation); }
@@ -161,6 +169,16 @@ class Encoder {
   void operator()(const message::NodesUp& m) { all(m.hosts, m.origin); }
   void operator()(const message::NodesDown& m) { all(m.names, m.end_broker); }
   void operator()(const message::NodesAnswer& m) { all(m.error, m.names); }
+  void operator()(const message::HelloBulk& m) {
+    all(m.protocol_version, m.software_version, m.worker);
+  }
+  void operator()(const message::BlobPut& m) { all(m.blobs); }
+  void operator()(const message::BlobAnswers& m) { all(m.blobs); }
+  void operator()(const message::BlobRelease& m) { all(m.blobs); }
+  void operator()(const message::BlobWant& m) { all(m.blob, m.offset, m.bytes); }
+  void operator()(const message::BlobChunk& m) { all(m.blob, m.offset, m.content); }
+  void operator()(const message::BlobGone& m) { all(m.blob, m.reason); }
+  void operator()(const message::WorkerBlobs& m) { all(m.shares, m.added, m.removed, m.waiting); }
 
  private:
   template <typename... Fields>

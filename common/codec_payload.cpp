@@ -5,6 +5,7 @@
 #include <msgpack.hpp>
 #include <muster/pack.hpp>
 
+#include "common/blob.hpp"
 #include "common/codec.hpp"
 
 namespace muster {
@@ -58,6 +59,7 @@ Payload pack_payload(Bytes bytes, Packing packing) {
 }
 
 std::optional<Bytes> unpack_payload(const Payload& payload) {
+  if (payload.blobs != 0) return unpack_payload(body_of(payload));
   const std::size_t size_bytes = payload.unpacked_bytes;
   if (size_bytes == 0) return payload.bytes;
   if (size_bytes > limits::kMaxPayloadBytes ||

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/blob.hpp"
 #include "common/codec.hpp"
 #include "common/codec_wire.hpp"
 
@@ -218,6 +219,31 @@ class Reader {
     r.finish();
     check_run(line.sequence, 1);
   }
+  void get(BlobName& name) {
+    Reader r = inner(next());
+    r.each(name.id, name.size_bytes);
+  }
+  void get(BlobSource& source) {
+    Reader r = inner(next());
+    r.get(source.name);
+    r.get(source.place, BlobPlace::kept);
+    r.get(source.file, limits::kMaxPathBytes);
+    r.get(source.offset);
+    r.finish();
+  }
+  void get(BlobAnswer& answer) {
+    Reader r = inner(next());
+    r.get(answer.id);
+    r.get(answer.state, BlobState::refused);
+    r.get(answer.text, limits::kMaxTextBytes);
+    r.finish();
+  }
+  void get_paths(std::vector<std::string>& paths) {
+    Reader r = inner(next());
+    if (r.size() > 2) throw Fault{"more than two folders", RefuseCode::over_limit};
+    paths.resize(r.size());
+    for (std::string& path : paths) r.get(path, limits::kMaxPathBytes);
+  }
   template <typename Item>
   void get(std::vector<Item>& items, std::size_t limit) {
     Reader r = inner(next());
@@ -269,6 +295,26 @@ class Reader {
   }
 
   void payload_from(const msgpack::object& object, Payload& payload) {
+    if (object.type != msgpack::type::MAP) {
+      bytes_from(object, payload);
+      return;
+    }
+    if (object.via.map.size != 1) throw Fault{"expected a payload"};
+    payload.blobs = integer<std::uint32_t>(object.via.map.ptr[0].key);
+    if (payload.blobs == 0) throw Fault{"a payload with no blobs in the form of one with some"};
+    if (payload.blobs > limits::kMaxPayloadBlobs) {
+      throw Fault{"a payload of too many blobs", RefuseCode::over_limit};
+    }
+    bytes_from(object.via.map.ptr[0].val, payload);
+    if (payload.bytes.size() < payload.blobs * limits::kBlobNameBytes) {
+      throw Fault{"a payload without the names of its blobs"};
+    }
+    for (std::uint32_t i = 0; i < payload.blobs; ++i) {
+      if (blob_at(payload, i).id.is_zero()) throw Fault{"an id of zeros"};
+    }
+  }
+
+  void bytes_from(const msgpack::object& object, Payload& payload) {
     if (object.type == msgpack::type::BIN) {
       const auto* begin = reinterpret_cast<const std::byte*>(object.via.bin.ptr);
       payload.bytes = {frame_zero_.owner(), {begin, object.via.bin.size}};

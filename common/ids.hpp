@@ -21,6 +21,7 @@ struct RandomId {
 using SessionId = RandomId<struct SessionTag>;        // one producer connection's life
 using WorkerId = RandomId<struct WorkerTag>;          // one start of a worker daemon
 using Incarnation = RandomId<struct IncarnationTag>;  // one start of a broker
+using BlobId = RandomId<struct BlobTag>;              // XXH3-128 of a blob's content, or random
 
 enum class JobId : std::uint32_t {};         // counts within a session, from 1
 enum class TaskSequence : std::uint64_t {};  // counts within a job, from 0, without gaps

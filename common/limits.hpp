@@ -8,7 +8,7 @@
 namespace muster::limits {
 
 // docs/protocol.md describes exactly this version; peers with another one are refused.
-inline constexpr std::uint32_t kProtocolVersion = 3;
+inline constexpr std::uint32_t kProtocolVersion = 4;
 
 // A payload of this size or more travels as a ZeroMQ frame of its own: below it a copy into frame 0
 // is cheaper than one more frame (a frame costs about as much as copying 4 KiB).
@@ -20,6 +20,38 @@ inline constexpr std::size_t kMaxPayloadBytes = std::size_t{1} << 30;
 
 // Frame 0: a full batch of small payloads (kBatchTasks x kLargePayloadBytes) and its headers.
 inline constexpr std::size_t kMaxFrameZeroBytes = std::size_t{8} << 20;
+
+// Buffers of this size or more inside Python arguments become blobs by themselves: below it a copy
+// through a socket is cheaper than a file.
+inline constexpr std::size_t kBlobBytes = std::size_t{64} << 10;
+
+// Bodies of payloads beyond this size travel as a blob: a message never delays others by more than
+// about a millisecond.
+inline constexpr std::size_t kMaxBodyBytes = std::size_t{1} << 20;
+
+// Buffers of results become blobs from this size on.
+inline constexpr std::size_t kResultBlobBytes = std::size_t{256} << 10;
+
+// Blobs of one payload: the columns of a wide frame.
+inline constexpr std::size_t kMaxPayloadBlobs = 4096;
+
+// A name before a payload's body: 16 bytes of id and 8 of size.
+inline constexpr std::size_t kBlobNameBytes = 24;
+
+// Blobs travel to other machines in chunks of this size ...
+inline constexpr std::size_t kBlobChunkBytes = std::size_t{512} << 10;
+// ... so many ahead: a link of 100 MB/s with a round trip of 50 ms stays busy.
+inline constexpr std::size_t kBlobChunksAhead = 12;
+
+// Entries in one message about blobs.
+inline constexpr std::size_t kMaxBlobEntries = 4096;
+
+// Paths: what Linux takes.
+inline constexpr std::size_t kMaxPathBytes = 4096;
+
+// Blob bytes of a job's outcomes that its producer has not released: beyond it no task of the job
+// starts, so that a slow consumer bounds what piles up.
+inline constexpr std::uint64_t kHeldResultBytes = std::uint64_t{256} << 20;
 
 // A batch is cut at this many tasks: the cost per message is then under 1 % of the cost per task.
 inline constexpr std::size_t kBatchTasks = 1024;

@@ -15,11 +15,42 @@
 
 namespace muster {
 
-// A task's argument bytes or an outcome's body; opaque to the broker.
+// A task's argument bytes or an outcome's body; opaque to the broker, but for the names of the
+// blobs that belong to it, which stand before it (blob.hpp reads and writes them). A payload of
+// exactly one blob and an empty body is that blob's content.
 struct Payload {
-  Bytes bytes;
-  std::uint32_t unpacked_bytes = 0;  // size after lz4 unpacking; 0: `bytes` is not packed
+  Bytes bytes;                       // `blobs` names of kBlobNameBytes each, then the body
+  std::uint32_t unpacked_bytes = 0;  // the body's size after lz4 unpacking; 0: it is not packed
+  std::uint32_t blobs = 0;
   bool operator==(const Payload&) const = default;
+};
+
+// A blob is immutable: whoever has one of this name has these bytes.
+struct BlobName {
+  BlobId id;
+  std::uint64_t size_bytes = 0;
+  bool operator==(const BlobName&) const = default;
+};
+
+// Where the bytes of a blob that a producer announces are.
+enum class BlobPlace : std::uint8_t {
+  memory = 0,  // `file` in the incoming folder of the memory folder
+  disk = 1,    // ... of the disk folder
+  file = 2,    // `file` is a file of the user's, an absolute path, which stays where it is
+  kept = 3,    // nowhere new: does the broker still have it?
+};
+struct BlobSource {
+  BlobName name;
+  BlobPlace place = BlobPlace::memory;
+  std::string file = {};
+  std::uint64_t offset = 0;  // place `file`: where in it
+  bool operator==(const BlobSource&) const = default;
+};
+enum class BlobState : std::uint8_t { here = 0, missing = 1, refused = 2 };
+struct BlobAnswer {
+  BlobId id;
+  BlobState state = BlobState::here;
+  std::string text = {};  // refused: why, and what to do
 };
 
 enum class FunctionKind : std::uint8_t { native = 0, command = 1, python = 2 };
@@ -160,6 +191,21 @@ struct Welcome {
   std::vector<JobProgress> jobs;   // producers: what the broker knows of this session
   // Workers in a tunnel: what only the broker that started them knows. They obey nobody else.
   std::string proof = {};
+  // The broker's blob folders, in memory and on disk. Who finds `blob_token` in the file "token" of
+  // the first one is on the same machine and shares them. Empty: it has none.
+  std::vector<std::string> blob_folders = {};
+  std::string blob_token = {};
+  // Producers: blob bytes that the session may have announced and not released, at most; and those
+  // of them that may be in the memory folder.
+  std::uint64_t credit_blob_bytes = 0;
+  std::uint64_t credit_memory_bytes = 0;
+};
+
+// The first word of a worker's second connection, on which nothing but blobs travels.
+struct HelloBulk {
+  std::uint32_t protocol_version = limits::kProtocolVersion;
+  std::string software_version;
+  WorkerId worker;
 };
 
 enum class RefuseCode : std::uint8_t {
@@ -372,6 +418,38 @@ struct NodesAnswer {
   std::vector<std::string> names;  // of the nodes in question
 };
 
+// --- Blobs --------------------------------------------------------------------------------------
+
+struct BlobPut {  // keeps these for the session until it releases them; BLOB_ANSWER
+  std::vector<BlobSource> blobs;
+};
+struct BlobAnswers {
+  std::vector<BlobAnswer> blobs;
+};
+struct BlobRelease {  // also of blobs that came with outcomes
+  std::vector<BlobId> blobs;
+};
+struct BlobWant {  // on a bulk connection, either way: BLOB_CHUNK or BLOB_GONE
+  BlobId blob;
+  std::uint64_t offset = 0;
+  std::uint32_t bytes = 0;  // at most limits::kBlobChunkBytes
+};
+struct BlobChunk {
+  BlobId blob;
+  std::uint64_t offset = 0;
+  Payload content;  // without blobs of its own
+};
+struct BlobGone {
+  BlobId blob;
+  std::string reason;
+};
+struct WorkerBlobs {    // what changed since the last one
+  bool shares = false;  // it uses the broker's folders: it has what the broker has
+  std::vector<BlobName> added;
+  std::vector<BlobId> removed;
+  std::uint32_t waiting = 0;  // leases that it holds and that wait for blobs
+};
+
 }  // namespace message
 
 using Message =
@@ -383,7 +461,9 @@ using Message =
                  message::Recall, message::Returned, message::StopTasks, message::ForgetJob,
                  message::WorkerState, message::StatusRequest, message::Status, message::Output,
                  message::Pool, message::WorkerOutput, message::NodesUp, message::NodesDown,
-                 message::NodesAnswer>;
+                 message::NodesAnswer, message::HelloBulk, message::BlobPut, message::BlobAnswers,
+                 message::BlobRelease, message::BlobWant, message::BlobChunk, message::BlobGone,
+                 message::WorkerBlobs>;
 
 // The protocol's name of a message ("SUBMIT"), for logs and errors.
 const char* name_of(const Message& message);

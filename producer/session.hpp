@@ -174,6 +174,14 @@ class Session {
   void on(message::NodesUp&&) {}
   void on(message::NodesDown&&) {}
   void on(message::NodesAnswer&& answer);
+  void on(message::HelloBulk&&) {}
+  void on(message::BlobPut&&) {}
+  void on(message::BlobAnswers&&) {}
+  void on(message::BlobRelease&&) {}
+  void on(message::BlobWant&&) {}
+  void on(message::BlobChunk&&) {}
+  void on(message::BlobGone&&) {}
+  void on(message::WorkerBlobs&&) {}
 
   void say_hello();
   void take_settings(const message::Welcome& welcome);

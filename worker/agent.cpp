@@ -28,7 +28,9 @@ constexpr bool kNotForWorkers =
            message::AcknowledgeOutcomes, message::Credit, message::Notice, message::WorkerOutcomes,
            message::Returned, message::WorkerState, message::StatusRequest, message::Status,
            message::Output, message::Pool, message::WorkerOutput, message::NodesUp,
-           message::NodesDown, message::NodesAnswer>;
+           message::NodesDown, message::NodesAnswer, message::HelloBulk, message::BlobPut,
+           message::BlobAnswers, message::BlobRelease, message::BlobWant, message::BlobChunk,
+           message::BlobGone, message::WorkerBlobs>;
 
 }  // namespace
 

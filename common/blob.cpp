@@ -1,0 +1,49 @@
+#include "common/blob.hpp"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "common/codec_wire.hpp"
+
+namespace muster {
+
+Payload with_blobs(std::span<const BlobName> names, const Payload& body) {
+  const std::size_t names_bytes = names.size() * limits::kBlobNameBytes;
+  const std::size_t size_bytes = names_bytes + body.bytes.size();
+  std::shared_ptr<std::byte[]> buffer = std::make_shared_for_overwrite<std::byte[]>(size_bytes);
+  char* out = reinterpret_cast<char*>(buffer.get());
+  for (const BlobName& name : names) {
+    wire::store_be64(out, name.id.high);
+    wire::store_be64(out + 8, name.id.low);
+    wire::store_be64(out + 16, name.size_bytes);
+    out += limits::kBlobNameBytes;
+  }
+  if (!body.bytes.empty()) std::memcpy(out, body.bytes.data(), body.bytes.size());
+  const std::span<const std::byte> view(buffer.get(), size_bytes);
+  return {Bytes(std::move(buffer), view), body.unpacked_bytes,
+          static_cast<std::uint32_t>(names.size())};
+}
+
+BlobName blob_at(const Payload& payload, std::size_t index) {
+  const char* at = payload.bytes.text().data() + index * limits::kBlobNameBytes;
+  return {{wire::load_be64(at), wire::load_be64(at + 8)}, wire::load_be64(at + 16)};
+}
+
+Payload body_of(const Payload& payload) {
+  const std::size_t names_bytes = payload.blobs * limits::kBlobNameBytes;
+  return {payload.bytes.slice(names_bytes, payload.bytes.size() - names_bytes),
+          payload.unpacked_bytes, 0};
+}
+
+BlobId digest_of(std::span<const std::byte> content) {
+  const XXH128_hash_t hash = XXH3_128bits(content.data(), content.size());
+  // An id of zeros is none: content that hashes to it gets another one.
+  if (hash.high64 == 0 && hash.low64 == 0) return {0, 1};
+  return {hash.high64, hash.low64};
+}
+
+}  // namespace muster
