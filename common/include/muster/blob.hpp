@@ -93,6 +93,11 @@ class Blob {
   std::shared_ptr<std::byte> copy_on_write() const {
     return file_ ? file_->map_private() : nullptr;
   }
+  // Whether both are handles to one blob.
+  bool is_same_as(const Blob& other) const {
+    return file_ == other.file_ || (file_ && other.file_ && file_->high == other.file_->high &&
+                                    file_->low == other.file_->low);
+  }
   const std::shared_ptr<const detail::BlobFile>& file() const { return file_; }
 
  private:
