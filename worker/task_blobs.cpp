@@ -16,9 +16,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
+#include <unordered_set>
 #include <utility>
 
 #include "common/blob.hpp"
+#include "common/codec.hpp"
 #include "common/descriptor.hpp"
 #include "common/user_file.hpp"
 
@@ -103,7 +105,7 @@ class MadeBlob final : public StoredBlob {
   MadeBlob(std::shared_ptr<const BlobHome> home, const BlobName& name, std::string path)
       : StoredBlob(std::move(home), name), path_(std::move(path)) {}
   ~MadeBlob() override {
-    if (!named_) ::unlink(path_.c_str());
+    if (!named_ && ::getpid() == maker_) ::unlink(path_.c_str());  // not in the child of a fork
   }
   MadeBlob(const MadeBlob&) = delete;
   MadeBlob& operator=(const MadeBlob&) = delete;
@@ -113,10 +115,12 @@ class MadeBlob final : public StoredBlob {
     if (descriptor) return {descriptor.release(), 0};
     return StoredBlob::open();  // it was taken
   }
+  bool is_named() const { return named_; }
   void name() const { named_ = true; }
 
  private:
   const std::string path_;
+  const pid_t maker_ = ::getpid();
   mutable std::atomic<bool> named_{false};
 };
 
@@ -199,17 +203,8 @@ int write_parts(int descriptor, std::span<const std::span<const std::byte>> part
     const ssize_t written = ::writev(descriptor, vectors.data(), count);
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return errno;
-    for (auto left = static_cast<std::size_t>(written); left > 0 || next < parts.size();) {
-      const std::size_t rest = parts[next].size() - offset;
-      if (left < rest) {
-        offset += left;
-        break;
-      }
-      left -= rest;
-      ++next;
-      offset = 0;
-      if (next == parts.size()) break;
-    }
+    offset += static_cast<std::size_t>(written);
+    while (next < parts.size() && offset >= parts[next].size()) offset -= parts[next++].size();
   }
 }
 
@@ -258,6 +253,25 @@ std::vector<Blob> TaskBlobs::open(const Payload& payload, Time now) {
   return opened;
 }
 
+std::variant<OpenPayload, Failure> TaskBlobs::unpack(const Payload& payload, const char* what,
+                                                     Time now) {
+  OpenPayload open_payload;
+  try {
+    open_payload.blobs = open(payload, now);
+  } catch (const BlobError& error) {
+    return blob_failure(error);
+  }
+  if (is_one_blob(payload)) {
+    open_payload.body = open_payload.blobs.front().bytes();
+    open_payload.blobs.clear();
+    return open_payload;
+  }
+  std::optional<Bytes> body = unpack_payload(payload);
+  if (!body) return Failure{"bad_arguments", fmt::format("the packed {} is damaged", what), "", {}};
+  open_payload.body = std::move(*body);
+  return open_payload;
+}
+
 void TaskBlobs::tick(Time now) {
   std::vector<Blob> ended;  // outside the lock
   const std::lock_guard lock(mutex_);
@@ -298,8 +312,10 @@ Payload TaskBlobs::payload_of(Bytes body, const std::vector<Blob>& blobs) const 
     own.push_back(make({&part, 1}));
     body = {};
   }
+  std::unordered_set<const detail::BlobFile*> taken;
   for (const Blob& blob : blobs) {
-    if (dynamic_cast<const MadeBlob*>(blob.file().get()) != nullptr) {
+    const auto* made = dynamic_cast<const MadeBlob*>(blob.file().get());
+    if (made != nullptr && !made->is_named() && taken.insert(made).second) {
       own.push_back(blob);
       continue;
     }
@@ -388,6 +404,12 @@ Blob BlobFromFile::step(std::uint64_t most_bytes) {
       throw_unwritable(state.copy->path, errno);
     }
   }
+}
+
+std::uint64_t size_of_result(const Bytes& body, const std::vector<Blob>& blobs) {
+  std::uint64_t total = body.size();
+  for (const Blob& blob : blobs) total += blob.size();
+  return total;
 }
 
 Failure blob_failure(const BlobError& error) {

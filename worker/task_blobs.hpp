@@ -16,6 +16,7 @@
 #include <mutex>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "common/message.hpp"
@@ -37,6 +38,12 @@ class NoRoomError : public BlobError {
   using BlobError::BlobError;
 };
 
+// A payload for use: its body unpacked, its blobs mapped.
+struct OpenPayload {
+  Bytes body;
+  std::vector<Blob> blobs;
+};
+
 class TaskBlobs {
  public:
   // Maps of blobs that the last task had live for this long: the next one often has the same.
@@ -51,6 +58,8 @@ class TaskBlobs {
 
   // The blobs that the payload names, in order, all of them mapped. Throws BlobError.
   std::vector<Blob> open(const Payload& payload, Time now);
+  // The whole payload. `what` it is called when it is damaged.
+  std::variant<OpenPayload, Failure> unpack(const Payload& payload, const char* what, Time now);
   // One more for a result: these parts in a row. Unless `payload_of` names it, its file goes with
   // the last handle. Throws NoRoomError or BlobError.
   Blob make(std::span<const std::span<const std::byte>> parts) const;
@@ -89,6 +98,9 @@ class BlobFromFile {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// Of the body and the blobs.
+std::uint64_t size_of_result(const Bytes& body, const std::vector<Blob>& blobs);
 
 // The failure of a task whose blobs are gone, or whose result finds no room.
 Failure blob_failure(const BlobError& error);
