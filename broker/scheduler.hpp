@@ -165,10 +165,13 @@ class Scheduler {
   bool place(JobRecord& job, Time now);
   bool place_last_chance(JobRecord& job);
   std::uint32_t prefetch(const JobRecord& job, const WorkerRecord& worker) const;
-  std::uint32_t room(const JobRecord& job, const WorkerRecord& worker) const;
+  std::uint32_t room(const JobRecord& job, const WorkerRecord& worker, std::uint64_t load) const;
+  std::uint64_t share_of(const JobRecord& job, const WorkerRecord& worker) const;
+  void charge_service(JobRecord& job, std::uint64_t slots) const;
   struct LeaseHint {
     std::uint64_t expected = 1;  // about how many tasks the message will hold
     bool is_short = false;       // leased ahead freely: it is done in a moment
+    bool fetches = false;        // the worker lacks blobs of it
   };
   void lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence, LeaseHint hint,
              message::Tasks& tasks);
@@ -180,13 +183,40 @@ class Scheduler {
   bool takes_outcomes(const SessionRecord& session) const;
   void set_runnable(JobRecord& job);
   void recall_unstarted(Time now);
-  void recall_from(WorkerIndex index, std::uint32_t count, Time now);
+  void recall_from(WorkerIndex index, WorkerIndex taker, std::uint32_t count, Time now);
+  void send_recall(WorkerIndex index, message::Recall&& recall, Time now);
   void close_lease(JobRecord& job, TaskRecord& task);
   JobRecord* find_job(JobKey key);
   bool is_open(WorkerIndex index, const LeaseRun& run, const TaskRecord* task) const;
   void settle(WorkerIndex index);
   void release_reservation();
   void unreserve_last_chance_worker();
+
+  // scheduler_place.cpp: tasks that name blobs
+  struct Near {
+    WorkerIndex worker = kNoWorker;
+    std::int32_t level = 0;
+    std::uint64_t missing_bytes = 0;
+  };
+  void hear_blobs(WorkerIndex index, message::WorkerBlobs&& said);
+  void forget_blobs(WorkerIndex index);
+  void note_blobs(JobRecord& job);
+  bool lacks_blobs(const JobRecord& job, const TaskRecord& task, const WorkerRecord& worker) const;
+  std::uint64_t missing_bytes(const JobRecord& job, const TaskRecord& task,
+                              const WorkerRecord& worker) const;
+  Duration transfer_time(const JobRecord& job, const TaskRecord& task, WorkerIndex index) const;
+  Near find_near(JobRecord& job, const TaskRecord& task);
+  bool place_near(JobRecord& job, Time now);
+  void recall_waiting(Time now);
+  void recall_waiting(WorkerIndex index, Time now);
+  void flag_fetching(const JobRecord& job, TaskRecord& task, WorkerRecord& worker,
+                     bool fetches) const;
+  void flag_adopted(const JobRecord& job, TaskRecord& task, WorkerRecord& worker) const;
+  bool was_waiting(const JobRecord& job, TaskRecord& task, const WorkerRecord& worker);
+  static std::uint64_t blob_bytes(const Payload& payload);
+  void count_result(JobRecord& job, const Outcome& outcome);
+  void release_result(JobKey job, std::uint64_t size_bytes);
+  void check_places() const;
 
   // scheduler_resources.cpp: tasks that take more than one slot
   void set_demand(JobRecord& job);
@@ -195,8 +225,8 @@ class Scheduler {
   void unconsider(WorkerIndex index);  // it is gone
   void charge(const JobRecord& job, WorkerRecord& worker) const;
   void refund(const JobRecord& job, WorkerRecord& worker) const;
-  bool has_room(const Demand& demand, const Demand::Candidate& candidate) const;
-  const Demand::Candidate* find_room(Demand& demand);
+  bool has_room(const Demand& demand, const Demand::Candidate& candidate, std::uint64_t load) const;
+  const Demand::Candidate* find_room(const JobRecord& job, const TaskRecord& task);
   WorkerIndex least_loaded(const Demand& demand) const;
   bool place_demanding(JobRecord& job, Time now);
   void reserve(Demand& demand, Time now);
@@ -240,9 +270,9 @@ class Scheduler {
   message::Pool announced_;  // what every present session was told
   std::uint64_t last_key_ = 0;
   double virtual_now_ = 0;
-  // What decides where a job runs: its kind, a native function's name or a python function's
-  // interpreter, and its labels.
-  using ClassKey = std::tuple<FunctionKind, std::string, std::vector<std::string>>;
+  // What decides where a job runs: its kind, whether it brings its native function along, that
+  // function's name if it does not or a python function's interpreter, and its labels.
+  using ClassKey = std::tuple<FunctionKind, bool, std::string, std::vector<std::string>>;
   static ClassKey class_key(const JobSpec& spec);
   std::map<ClassKey, ClassCache> class_cache_;
   // … and what its tasks take: processor thousandths, memory, accelerators.
@@ -257,6 +287,11 @@ class Scheduler {
     Time until = kNever;  // it is kept so long after the first task found room
   };
   Drained drained_;
+  std::uint64_t blob_jobs_ = 0;            // jobs that name blobs
+  std::set<WorkerIndex> waiting_workers_;  // who said that leases wait there for blobs
+  WorkerIndex next_giver_ = 0;             // of those, who is looked at next
+  std::uint64_t searches_turn_ = 0;        // the turn of …
+  std::uint32_t searches_failed_ = 0;      // … these searches for a worker near a task's blobs
   std::map<std::string, std::uint64_t> counters_;
 };
 

@@ -102,11 +102,14 @@ JobRecord& Scheduler::make_job(SessionRecord& session, JobId id) {
 void Scheduler::declare(SessionRecord& session, message::Job&& message) {
   const Function& function = message.spec.function;
   const bool is_python = function.kind == FunctionKind::python;
-  if (function.python.empty() == is_python || (!is_python && !function.body.bytes.empty())) {
-    refuse(session.peer, RefuseCode::malformed,
-           "job " + std::to_string(value(message.job)) +
-               (is_python ? " is a python job without the interpreter that it needs"
-                          : " has an interpreter or a body but is no python job"));
+  const bool has_body = !function.body.bytes.empty();
+  if (function.python.empty() == is_python ||
+      (function.kind == FunctionKind::command && has_body)) {
+    refuse(
+        session.peer, RefuseCode::malformed,
+        "job " + std::to_string(value(message.job)) +
+            (is_python ? " is a python job without the interpreter that it needs"
+                       : " has an interpreter but is no python job, or is a command with a body"));
     return;
   }
   JobRecord* job = find_job(session, message.job);
@@ -124,6 +127,7 @@ void Scheduler::declare(SessionRecord& session, message::Job&& message) {
     job->declared = true;
     job->classes = nullptr;
     set_demand(*job);
+    if (job->spec.function.body.blobs > 0) note_blobs(*job);
   } else if (job->spec != message.spec) {
     refuse(session.peer, RefuseCode::out_of_order,
            "job " + std::to_string(value(message.job)) + " was declared with other options");
@@ -172,6 +176,7 @@ void Scheduler::accept_task(JobRecord& job, std::uint64_t sequence, Payload&& pa
   TaskRecord& task = job.append(sequence, std::move(payload));
   ++job.session->open_tasks;
   job.session->payload_bytes += task.data.bytes.size();
+  if (task.data.blobs > 0) note_blobs(job);
   if (!job.adopted.empty()) adopt_or_queue(job, sequence, task);
 }
 
@@ -200,6 +205,7 @@ void Scheduler::adopt_or_queue(JobRecord& job, std::uint64_t sequence, TaskRecor
     charge(job, worker);
     workers_.update_level(adopted.worker);
   }
+  flag_adopted(job, task, worker);
   worker.append_lease(job.key, sequence, adopted.attempt);
   job.told.insert(adopted.worker);
 }
@@ -318,6 +324,7 @@ void Scheduler::forget_job(JobRecord& job) {
   if (job.runnable) run_queue_.erase(run_key(job));
   last_chance_jobs_.erase(job.key);
   drop_demand(job);
+  blob_jobs_ -= job.names_blobs ? 1 : 0;
   job.session->jobs.erase(value(job.id));
   jobs_.erase(job.key);
 }

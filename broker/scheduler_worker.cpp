@@ -53,6 +53,7 @@ void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now, const
   worker.present = true;
   worker.stuck_slots = 0;  // it says so again if that still holds
   worker.paused = false;
+  forget_blobs(index);
   worker.last_heard = now;
   worker.last_sent = now;
   peers_[peer] = {PeerKind::worker, nullptr, index, now};
@@ -75,6 +76,8 @@ void Scheduler::on_worker(WorkerIndex index, Message&& message, Time now) {
     worker.paused = !state->paused.empty();
     worker.pause_reason = state->paused;
     workers_.update_level(index);
+  } else if (auto* blobs = std::get_if<message::WorkerBlobs>(&message)) {
+    hear_blobs(index, std::move(*blobs));
   } else if (std::holds_alternative<message::Goodbye>(message)) {
     peers_.erase(worker.peer);
     lose_worker(index, true);
@@ -157,6 +160,7 @@ void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
         ++worker.leases;
         worker.lease_bytes += task->data.bytes.size();
         if (job.demand != nullptr) charge(job, worker);
+        flag_adopted(job, *task, worker);
         worker.append_lease(job.key, sequence, range.attempt);
         ++counters_["leases_adopted"];
       } else if (task == nullptr && sequence >= job.end() && !job.closed) {
@@ -342,16 +346,22 @@ void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
   WorkerRecord& worker = workers_.at(index);
   ++counters_[told_to_stop ? "workers_left" : "workers_lost"];
   std::uint32_t running = worker.usable_slots();
+  std::uint32_t waiting = worker.waiting;
   const std::deque<LeaseRun> order = std::exchange(worker.order, {});
   for (const LeaseRun& run : order) {
     JobRecord* job = find_job(run.job);
     for (std::uint64_t s = run.first; job != nullptr && s < run.first + run.count; ++s) {
       TaskRecord* task = job->find(s);
       if (!is_open(index, run, task)) continue;
+      if (!told_to_stop) task->suspect = task->out_of_sight = true;
+      if (waiting > 0 && was_waiting(*job, *task, worker)) {
+        --waiting;
+        lose_lease(*job, s, *task, false);
+        continue;
+      }
       const bool was_running = !told_to_stop && running > 0;
       const std::uint32_t width = width_of(job->spec.resources, shape_of(worker.hello));
       running -= std::min(running, width);
-      if (!told_to_stop) task->suspect = task->out_of_sight = true;
       lose_lease(*job, s, *task, was_running);
     }
   }
@@ -361,6 +371,7 @@ void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
   }
   if (reserved_worker_ == index) reserved_worker_ = kNoWorker;
   unconsider(index);
+  waiting_workers_.erase(index);
   std::erase(unacknowledged_, index);
   workers_.remove(index);
 }

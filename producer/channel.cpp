@@ -183,7 +183,7 @@ Channel::~Channel() {
   if (state_) state_->abandon();
 }
 
-std::uint64_t Channel::push(std::uint32_t job, Bytes payload) {
+std::uint64_t Channel::push(std::uint32_t job, Bytes payload, std::vector<Blob>) {
   return state_->push(job, std::move(payload));
 }
 void Channel::cancel(std::uint32_t job, std::optional<std::uint64_t> sequence) {

@@ -115,7 +115,9 @@ void RawFuture::cancel() const {
 
 std::uint64_t RawFuture::sequence() const { return detail::checked(call_).sequence; }
 
-RawFuture Job::submit_raw(Bytes payload) { return RawFuture(state_->submit(std::move(payload))); }
+RawFuture Job::submit_raw(Bytes payload, std::vector<Blob>) {
+  return RawFuture(state_->submit(std::move(payload)));
+}
 void Job::cancel() { state_->client->cancel(state_->job, std::nullopt); }
 
 }  // namespace muster

@@ -193,7 +193,7 @@ Producer::~Producer() {
   if (state_->client) state_->client->stop();
 }
 
-RawFuture Producer::submit_raw(const FunctionName& function, Bytes payload) {
+RawFuture Producer::submit_raw(const FunctionName& function, Bytes payload, std::vector<Blob>) {
   if (!function.python.empty()) return job(function).submit_raw(std::move(payload));
   std::shared_ptr<detail::JobState> job;
   {

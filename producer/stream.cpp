@@ -143,7 +143,9 @@ Stream::~Stream() {
 }
 
 bool Stream::has_room() const { return state_->has_room(); }
-std::uint64_t Stream::push(Bytes payload) { return state_->push(std::move(payload)); }
+std::uint64_t Stream::push(Bytes payload, std::vector<Blob>) {
+  return state_->push(std::move(payload));
+}
 void Stream::flush() { state_->flush(); }
 void Stream::close() { state_->close(); }
 std::optional<StreamItem> Stream::next() { return state_->next(std::nullopt); }

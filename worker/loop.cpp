@@ -179,12 +179,22 @@ void WorkerLoop::receive(Time now) {
     if (options_.login.index() != 0) notice_connected(now);
     auto decoded = decode(*frames);
     if (auto* message = std::get_if<Message>(&decoded)) {
-      agent_.receive(std::move(*message), now);
+      obey(std::move(*message), now);
     } else {
       spdlog::warn("dropped a malformed message: {}", std::get<DecodeError>(decoded).reason);
     }
   }
   next_poll_ = now;  // more messages wait; do not block
+}
+
+void WorkerLoop::obey(Message&& message, Time now) {
+  const auto* welcome = std::get_if<message::Welcome>(&message);
+  const bool may_settle = welcome != nullptr && options_.blobs != nullptr;
+  const message::Welcome said = may_settle ? *welcome : message::Welcome{};
+  agent_.receive(std::move(message), now);
+  // Before any task of this broker starts, and not for a stranger.
+  if (!may_settle || agent_.link() != Agent::Link::up) return;
+  agent_.set_sharing(options_.blobs->settle(said), now);
 }
 
 // Until nobody has anything to say: a started task may end before the loop looks away.
@@ -197,13 +207,26 @@ void WorkerLoop::carry_out() {
     agent_.said(std::move(results.outputs), now);
     agent_.finished(std::move(results.finished), now);
     agent_.handed_back(results.handed_back, now);
+    if (options_.blobs != nullptr) agent_.report(options_.blobs->poll(), now);
     Agent::Actions actions = agent_.take_actions();
     if (actions.empty()) return;
+    carry_blobs(actions.blobs, now);
     if (!actions.forgets.empty()) executor_.forget(actions.forgets);
     if (!actions.starts.empty()) executor_.start(std::move(actions.starts));
     if (!actions.stops.empty()) executor_.stop(actions.stops);
     if (!actions.recalls.empty()) executor_.recall(actions.recalls);
     for (Message& message : actions.messages) send(message);
+  }
+}
+
+void WorkerLoop::carry_blobs(const std::vector<BlobRequest>& requests, Time now) {
+  if (options_.blobs != nullptr) {
+    options_.blobs->obey(requests);
+    return;
+  }
+  for (const BlobRequest& request : requests) {
+    if (request.kind != BlobRequest::Kind::fetch) continue;
+    agent_.blob_gone(request.name.id, "this worker has no folder for blobs: see its log", now);
   }
 }
 

@@ -13,6 +13,7 @@
 #include "worker/control.hpp"
 #include "worker/executor.hpp"
 #include "worker/load.hpp"
+#include "worker/node_blobs.hpp"
 
 namespace muster {
 
@@ -20,6 +21,7 @@ struct LoopOptions {
   std::string endpoint;        // of the broker; empty: `control` says it
   Login login = {};            // there
   Control* control = nullptr;  // of a worker that a broker started over ssh; outlives the loop
+  NodeBlobs* blobs = nullptr;  // null: tasks with blobs cannot run here; outlives the loop
   int signals = -1;            // a signalfd: the first signal drains, the second ends at once
   int lifeline = -1;           // end when this pipe's other side is gone; -1: none
   Duration drain_timeout{};    // how long running tasks may go on after the first signal
@@ -48,7 +50,9 @@ class WorkerLoop {
   void check_connection(Time now);
   void notice_connected(Time now);
   void receive(Time now);
+  void obey(Message&& message, Time now);
   void carry_out();
+  void carry_blobs(const std::vector<BlobRequest>& requests, Time now);
   void send(Message& message);
   void check_signals(Time now);
   void check_load(Time now);

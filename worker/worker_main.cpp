@@ -22,10 +22,12 @@
 #include "common/transport.hpp"
 #include "worker/agent.hpp"
 #include "worker/attach.hpp"
+#include "worker/attach_config.hpp"
 #include "worker/clock.hpp"
 #include "worker/control.hpp"
 #include "worker/loop.hpp"
 #include "worker/machine.hpp"
+#include "worker/node_blobs.hpp"
 #include "worker/plugin.hpp"
 #include "worker/python.hpp"
 #include "worker/task_router.hpp"
@@ -255,6 +257,17 @@ void settle_limits(Options& options) {
   }
 }
 
+// Where tasks find blobs. A worker that has no place for it still runs tasks without any.
+void make_folder(std::optional<NodeBlobs>& blobs, const WorkerId& worker) {
+  try {
+    NodeBlobsOptions options;
+    options.folder = {worker, memory_root_of_user(), cache_folder() + "/blobs"};
+    blobs.emplace(std::move(options));
+  } catch (const std::exception& error) {
+    spdlog::warn("tasks with large data cannot run here: {}", error.what());
+  }
+}
+
 int run(const Options& options, int signals) {
   const Login login = login_of(options);
   std::optional<Control> control;
@@ -276,8 +289,11 @@ int run(const Options& options, int signals) {
   const std::vector<std::string> gpus = find_gpus(options.gpus);
   const Python python = find_python(options.python, options.python_version);
   const std::uint32_t cores = usable_cores();
+  const WorkerId worker = random_id();
+  std::optional<NodeBlobs> blobs;
+  make_folder(blobs, worker);
   AgentOptions agent_options;
-  agent_options.worker = random_id();
+  agent_options.worker = worker;
   agent_options.node = options.node;
   agent_options.executor = options.executor;
   agent_options.process_id = static_cast<std::uint32_t>(::getpid());
@@ -302,6 +318,7 @@ int run(const Options& options, int signals) {
     loop_options.endpoint = options.endpoint;
     loop_options.login = login;
   }
+  if (blobs) loop_options.blobs = &*blobs;
   loop_options.signals = signals;
   loop_options.lifeline = options.lifeline;
   loop_options.drain_timeout = std::chrono::seconds(options.drain_timeout_seconds);
@@ -310,6 +327,7 @@ int run(const Options& options, int signals) {
   WorkerLoop loop(std::move(loop_options), agent, *executor);
   const int exit_code = loop.run();
   executor.reset();  // ends what runs
+  blobs.reset();
   // Not through static destructors: a thread task that never returned may still run.
   std::fflush(nullptr);
   ::_exit(exit_code);

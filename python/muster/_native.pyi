@@ -16,7 +16,7 @@ class Error(Exception):
 
     `args` is `(code, kind, message, traceback, extra)`; `code` is the name of an `ErrorCode`
     ("invalid", "task_failed", "task_timed_out", "task_cancelled", "task_lost", "no_worker",
-    "disconnected", "refused", "wait_timed_out", "unusable"), `extra` is bytes.
+    "disconnected", "refused", "wait_timed_out", "unusable", "out_of_space"), `extra` is bytes.
     """
 
 @final

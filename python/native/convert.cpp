@@ -34,6 +34,8 @@ const char* name_of(ErrorCode code) {
       return "wait_timed_out";
     case ErrorCode::unusable:
       return "unusable";
+    case ErrorCode::out_of_space:
+      return "out_of_space";
   }
   std::terminate();
 }
