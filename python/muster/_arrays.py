@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from muster._portable import Reduced
+from muster._portable import Place, Reduced
 
 if TYPE_CHECKING:
     from muster._portable import Store
@@ -61,14 +61,16 @@ def load_array(buffer: Any, dtype: Any, shape: tuple[int, ...], order: str) -> A
     """An array over `buffer`, which can be written to if that can."""
     import numpy
 
-    return numpy.ndarray(shape, dtype, buffer, order=order)  # type: ignore[call-overload]
+    make: Any = numpy.ndarray
+    return make(shape, dtype, buffer, order=order)
 
 
 def load_mapped(buffer: Any, dtype: Any, shape: tuple[int, ...], order: str) -> Any:
     """As load_array, but a numpy.memmap: what joblib's users get for large arrays."""
     import numpy
 
-    array: Any = numpy.ndarray.__new__(numpy.memmap, shape, dtype, buffer, order=order)  # type: ignore[call-overload]
+    make: Any = numpy.ndarray.__new__
+    array = make(numpy.memmap, shape, dtype, buffer, order=order)
     array._mmap = buffer
     array.mode = "c" if array.flags.writeable else "r"
     array.offset = 0
@@ -148,7 +150,7 @@ def _reduce_mapped(array: Any, store: Store, numpy: Any) -> Any:
         return None
     first = address_of(array) - low
     content = None
-    if isinstance(found, tuple):  # a place in the file
+    if isinstance(found, Place):
         content = Reduced((load_strided, (store.token(found), *_layout(array), first)))
     elif isinstance(found, numpy.ndarray):
         content = Reduced(_reduce_content(found, store, numpy))
@@ -198,7 +200,7 @@ def load_file(
             content.flags.writeable = False
         return content
     try:
-        part: Any = numpy.memmap(path, numpy.uint8, mode, offset, (size,))  # type: ignore[call-overload]
+        part: Any = numpy.memmap(path, numpy.uint8, mode, offset, (size,))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"node {os.uname().nodename} does not have {path}, which an argument is "

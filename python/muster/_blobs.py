@@ -76,7 +76,10 @@ class Space:
     @property
     def available(self) -> bool:
         """False: everything has to travel inside messages."""
-        return self._producer.has_blobs()
+        try:
+            return self._producer.has_blobs()
+        except _native.Error:
+            return False  # it was closed: whoever pushes says so
 
     def scatter(self, data: Any) -> Blob:
         """Puts contiguous bytes into the pool, unless they are there. Blocks while they are copied
@@ -213,7 +216,9 @@ class Blobs:
                 return self.space.scatter(data)
             except _native.Error as error:
                 if error.args[0] == "disconnected":
-                    raise
+                    from muster import _failures
+
+                    raise _failures.rebuild(error.args) from None  # type: ignore[arg-type]
                 if attempt == 0 and self._known:
                     self._known.clear()  # what is kept for its next use may be what takes the room
                     continue
@@ -282,7 +287,7 @@ class Blobs:
 
 def digest_of(portable: Portable, blobs: Sequence[Blob]) -> bytes:
     """Equal for equal pickles with equal parts; `blobs` are those of its places."""
-    digest = blake2b(portable.stream, digest_size=16)  # type: ignore[arg-type]
+    digest = blake2b(portable.stream, digest_size=16)
     if portable.buffers:
         places = [(blobs[place.blob].id, *place[1:]) for place in portable.buffers]
         digest.update(repr((places, portable.cuts)).encode())
@@ -392,8 +397,10 @@ class ResultStore(Store):
     least_bytes = RESULT_BYTES
     writable = True
 
-    def __init__(self) -> None:
+    def __init__(self, available: bool = True) -> None:
+        """`available`: there are blobs."""
         super().__init__()
+        self._available = available
         self.parts: list[list[Any]] = []
         self._joined: int | None = None  # the blob of parts that are too small for their own
         self._joined_bytes = 0
@@ -401,7 +408,7 @@ class ResultStore(Store):
     def put(self, data: Any, owner: object) -> Place | None:
         view = memoryview(data).cast("B")
         size = view.nbytes
-        if size < RESULT_BYTES or len(self.parts) >= MOST_BLOBS:
+        if not self._available or size < RESULT_BYTES or len(self.parts) >= MOST_BLOBS:
             return None
         if size >= _OWN_BLOB_BYTES:
             self.parts.append([view])

@@ -9,20 +9,23 @@ Threads: any.
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import os
 import pickle
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
 from muster import _arrays, _portable
-from muster._blobs import Blobs, digest_of
+from muster._blobs import RESULT_BYTES, Blobs, ResultStore, digest_of
 from muster._offender import describe_offender
 from muster._portable import PROTOCOL, Packed, PicklerFactory, Portable, Readable, Store
 from muster._scattered import Scattered
-from muster.errors import SerializationError
+from muster.errors import BrokerLost, PoolNotActive, SerializationError
+
+if TYPE_CHECKING:
+    from muster._native import Blob
 
 _PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
 _CONTAINERS = frozenset({tuple, list, dict})
@@ -84,6 +87,8 @@ def make(make_pickler: PicklerFactory, obj: object, what: str, store: Store) -> 
     pickled; `obj` is `what` ("the arguments") there."""
     try:
         return _portable.make(obj, make_pickler, store)
+    except (BrokerLost, PoolNotActive):
+        raise
     except Exception as exc:
         raise DumpError(describe_offender(obj, what, exc, cloudpickle.dumps)) from exc
 
@@ -101,6 +106,23 @@ def pack_with(make_pickler: PicklerFactory, obj: object, what: str, blobs: Blobs
 def pack(obj: object, what: str, blobs: Blobs) -> Packed:
     """As `pack_with`, with nothing special about it."""
     return pack_with(Pickler, obj, what, blobs)
+
+
+make_blob: Callable[[Iterable[Any]], Blob] | None = None
+"""In a process that runs tasks, for the large parts of results: a blob of such parts."""
+
+
+def pack_result(value: object, prefix: bytes) -> Packed:
+    """What a task returns, after `prefix`. Raises SerializationError, and MusterError when there is
+    no room for it."""
+    if _is_plain(value, 2):
+        data = pickle.dumps(value, PROTOCOL)
+        if len(data) < RESULT_BYTES:
+            return Packed(prefix + data)
+    store = ResultStore(available=make_blob is not None)
+    portable = make(Pickler, value, "the result", store)
+    blobs = [make_blob(parts) for parts in store.parts] if make_blob else []
+    return Packed(_portable.encode(portable, prefix), blobs)
 
 
 def scatter(obj: object, blobs: Blobs) -> Scattered:

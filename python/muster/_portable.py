@@ -14,10 +14,10 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from muster._native import Blob, Buffer
+    from muster._native import Blob
     from muster._scattered import Scattered
 
 PROTOCOL = 5
@@ -30,7 +30,7 @@ _LARGE_STREAM_BYTES = 1 << 20
 _PACKED = 0
 _HEAD = struct.Struct("<BI")
 
-Readable = Union[bytes, bytearray, memoryview, "Buffer"]
+Readable = Any  # contiguous bytes: bytes, memoryview, muster._native.Buffer
 
 
 class Packed(NamedTuple):
@@ -181,7 +181,7 @@ class Portable:
         """What it is the pickle of. Raises what unpickling raises."""
         buffers = iter(self.buffers)
         if not self.cuts and not self.named:
-            return pickle.loads(self._whole_stream, buffers=buffers)  # type: ignore[arg-type]
+            return pickle.loads(self._whole_stream, buffers=buffers)
         unpickler = _Unpickler if self.named else pickle.Unpickler
         return unpickler(self.file(), buffers=buffers).load()
 
@@ -274,7 +274,7 @@ def make(obj: object, make_pickler: PicklerFactory, store: Store) -> Portable:
 def encode(portable: Portable, prefix: bytes = b"") -> bytes:
     """The payload's body for a Portable of places, after `prefix`."""
     if not portable.buffers and not portable.named:
-        return prefix + portable.stream if prefix else bytes(portable.stream)
+        return b"".join((prefix, portable.stream)) if prefix else bytes(portable.stream)
     places = [tuple(place) for place in portable.buffers]
     head = pickle.dumps((places, list(portable.cuts), portable.named), PROTOCOL)
     return b"".join((prefix, _HEAD.pack(_PACKED, len(head)), head, portable.stream))
@@ -283,7 +283,7 @@ def encode(portable: Portable, prefix: bytes = b"") -> bytes:
 def decode(packed: Packed) -> Portable:
     """The opposite of `encode`, with the parts mapped. Raises when a blob cannot be opened."""
     body, blobs = packed
-    view = memoryview(body)  # type: ignore[arg-type]
+    view = memoryview(body)
     if len(view) < _HEAD.size or view[0] != _PACKED:
         return Portable(body)
     _, size = _HEAD.unpack_from(view)
