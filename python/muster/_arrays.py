@@ -199,8 +199,9 @@ def load_file(
         if mode != "c":
             content.flags.writeable = False
         return content
+    kind: Any = numpy.memmap
     try:
-        part: Any = numpy.memmap(path, numpy.uint8, mode, offset, (size,))
+        part = kind(path, numpy.uint8, mode, offset, (size,))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"node {os.uname().nodename} does not have {path}, which an argument is "

@@ -209,7 +209,7 @@ class JobCache:
             self._by_id.move_to_end(id(function))
             return known.job
         body = self._make_body(function)
-        digest = blake2b(body.body, digest_size=16)  # type: ignore[arg-type]
+        digest = blake2b(body.body, digest_size=16)
         for blob in body.blobs:
             digest.update(blob.id)
         key = digest.digest()
