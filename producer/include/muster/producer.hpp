@@ -90,7 +90,7 @@ class MUSTER_API Job {
  public:
   explicit Job(std::shared_ptr<detail::JobState> state) : state_(std::move(state)) {}
   // Arguments and blocking as Stream::push().
-  RawFuture submit_raw(Bytes payload, std::vector<Blob> blobs = {});
+  RawFuture submit_raw(Bytes payload, const std::vector<Blob>& blobs = {});
   template <typename Result, typename... Arguments>
   Future<Result> submit(const Arguments&... arguments) {
     thread_local BytesArena arena;
@@ -143,10 +143,11 @@ class MUSTER_API Producer {
     thread_local BytesArena arena;
     return Future<Result>(submit_raw({name, false}, pack_arguments(arena, arguments...)));
   }
-  RawFuture submit_raw(const FunctionName& function, Bytes payload, std::vector<Blob> blobs = {});
+  RawFuture submit_raw(const FunctionName& function, Bytes payload,
+                       const std::vector<Blob>& blobs = {});
 
-  Job job(FunctionName function, const JobOptions& options = {});
-  Stream stream(FunctionName function, const JobOptions& options = {},
+  Job job(const FunctionName& function, const JobOptions& options = {});
+  Stream stream(const FunctionName& function, const JobOptions& options = {},
                 Order order = Order::submission);
   Channel channel();
 

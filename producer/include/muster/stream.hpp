@@ -47,7 +47,7 @@ class MUSTER_API Stream {
   // that the payload names, in the order in which the task finds them; a payload of no bytes and
   // one blob is that blob's content. Blocks only where Producer::scatter() does: a payload beyond
   // 1 MiB becomes a blob by itself.
-  std::uint64_t push(Bytes payload, std::vector<Blob> blobs = {});
+  std::uint64_t push(Bytes payload, const std::vector<Blob>& blobs = {});
   // Sends what was pushed, without waiting for a full batch.
   void flush();
   // No more pushes. After the last outcome next() then returns nothing.
@@ -91,10 +91,10 @@ class MUSTER_API Channel {
   ~Channel();
 
   // Opens a job; its number names it in the other calls.
-  std::uint32_t open(FunctionName function, const JobOptions& options = {});
+  std::uint32_t open(const FunctionName& function, const JobOptions& options = {});
   // Adds a task; returns its sequence, counted from 0. Arguments and blocking as Stream::push().
   // Throws Error invalid when the job is not open, and what ended it when the connection failed.
-  std::uint64_t push(std::uint32_t job, Bytes payload, std::vector<Blob> blobs = {});
+  std::uint64_t push(std::uint32_t job, Bytes payload, const std::vector<Blob>& blobs = {});
   // Ends a task, or all of the job; their outcomes still arrive, as cancelled.
   void cancel(std::uint32_t job, std::optional<std::uint64_t> sequence = {});
   // No more pushes; the job is forgotten after its last outcome.
