@@ -51,6 +51,7 @@ bool BlobFolder::holds(const BlobId& id) const { return state_->entries.count(id
 std::string BlobFolder::path(const BlobId& id) const {
   const auto found = state_->entries.find(id);
   if (found == state_->entries.end()) return "";
+  if (found->second.place == State::Place::file) return found->second.source.path;
   return state_->shelf(found->second.place).path() + "/" + to_hex(id);
 }
 
@@ -121,28 +122,14 @@ std::string BlobFolder::State::adopt_file(const BlobSource& source) {
   const auto found = entries.find(source.name.id);
   if (found != entries.end() && found->second.size == source.name.size_bytes) return "";
   if (found != entries.end()) return "a blob of this name has another size";
-  if (source.file.empty() || source.file.front() != '/') {
-    return fmt::format("'{}' is no absolute path", source.file);
+  std::string why;
+  const auto file = look_at_user_file(source.file, source.offset, source.name.size_bytes, why);
+  if (!file) return why;
+  if (const int error = disk.refer(source.name.id, *file); error != 0) {
+    return fmt::format("cannot write to '{}': {}; free space there", disk.path(),
+                       std::strerror(error));
   }
-  const Descriptor opened(open(source.file.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
-  struct stat status {};
-  if (!opened || fstat(opened.get(), &status) != 0) {
-    return fmt::format("cannot read '{}': {}; let the broker's user read it", source.file,
-                       std::strerror(errno));
-  }
-  const auto size = static_cast<std::uint64_t>(status.st_size);
-  if (!S_ISREG(status.st_mode) || source.offset > size ||
-      source.name.size_bytes > size - source.offset) {
-    return fmt::format("'{}' has {} bytes, not the {} from {} on that were said", source.file, size,
-                       source.name.size_bytes, source.offset);
-  }
-  const BlobFileSource taken{source.file, source.offset, source.name.size_bytes,
-                             changed_ns(status)};
-  if (const int error = disk.link(source.name.id, taken); error != 0) {
-    disk.remove(source.name.id);
-    return fmt::format("cannot make a link in '{}': {}", disk.path(), std::strerror(error));
-  }
-  add(source.name, Place::file, taken);
+  add(source.name, Place::file).source = *file;
   return "";
 }
 
@@ -242,16 +229,13 @@ std::string BlobFolder::read(const BlobId& id, std::uint64_t offset, std::span<s
     return fmt::format("{} bytes from {} on are beyond the end of a blob of {}", piece.size(),
                        offset, entry.size);
   }
+  std::string why;
   const bool is_users = entry.place == State::Place::file;
-  const Descriptor file = s.shelf(entry.place).open_blob(id);
-  struct stat status {};
-  if (!file || fstat(file.get(), &status) != 0) {
-    return fmt::format("cannot read '{}': {}", is_users ? entry.source.path : path(id),
-                       std::strerror(errno));
-  }
-  if (is_users && changed_ns(status) != entry.source.changed_ns) {
-    return fmt::format("the file '{}' has changed since it was passed to the pool",
-                       entry.source.path);
+  const Descriptor file =
+      is_users ? open_user_file(entry.source, why) : s.shelf(entry.place).open_blob(id);
+  const std::string path_read = is_users ? entry.source.path : path(id);
+  if (!file) {
+    return is_users ? why : fmt::format("cannot read '{}': {}", path_read, std::strerror(errno));
   }
   std::size_t done = 0;
   while (done < piece.size()) {
@@ -259,7 +243,7 @@ std::string BlobFolder::read(const BlobId& id, std::uint64_t offset, std::span<s
                                static_cast<off_t>(entry.source.offset_bytes + offset + done));
     if (part < 0 && errno == EINTR) continue;
     if (part <= 0) {
-      return fmt::format("cannot read '{}': {}", is_users ? entry.source.path : path(id),
+      return fmt::format("cannot read '{}': {}", path_read,
                          part == 0 ? "it is shorter than it was" : std::strerror(errno));
     }
     done += static_cast<std::size_t>(part);

@@ -4,12 +4,10 @@
 //   FOLDER/<32 hex digits>            a blob, whole and immutable
 //   FOLDER/incoming/<hex>.<owner>     one that is being written; `owner`: who writes it
 //   memory FOLDER/token               who reads it here shares the folders
-//   disk FOLDER/<hex>                 a symbolic link where the blob is a file of the user's, and
-//   disk FOLDER/<hex>.offset          one whose text begins with the offset in it, in decimal
+//   disk FOLDER/<hex>.file            says in which file of the user's it is (user_file.hpp)
 //
-// So whoever opens a file whose size is not the blob's reads the link <hex>.offset. Files in
-// `incoming` are made with mode 0644 (fchmod, whatever the umask says): only the users of the
-// folder can enter it, and a broker for several users reads what others made.
+// Files in `incoming` are made with mode 0644 (fchmod, whatever the umask says): only the users of
+// the folder can enter it, and a broker for several users reads what others made.
 //
 // A blob that is pinned stays; others are kept for `keep` as long as there is room, least recently
 // used ones go first. Blobs beyond the memory limit move to disk, also pinned ones: whoever opens a
@@ -51,7 +49,8 @@ class BlobFolder {
   BlobFolder& operator=(const BlobFolder&) = delete;
 
   bool holds(const BlobId& id) const;
-  // Of its file now, for opening; empty: not held.
+  // Of its file now, for opening (a file of the user's: from the offset on that was said); empty:
+  // not held.
   std::string path(const BlobId& id) const;
   const std::string& token() const;
   std::vector<std::string> folders() const;  // memory, disk

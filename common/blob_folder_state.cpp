@@ -46,23 +46,23 @@ BlobFolder::State::State(BlobFolderOptions its_options)
 }
 
 void BlobFolder::State::take_over() {
-  for (const Place place : {Place::memory, Place::disk}) {
-    shelf(place).each_blob([&](const BlobName& name, const BlobFileSource& source) {
-      if (entries.count(name.id) == 0) {
-        add(name, source.path.empty() ? place : Place::file, source);
-      } else {
-        disk.remove(name.id);  // its move had not ended
-      }
-    });
-  }
+  memory.each_blob([this](const BlobName& name) { add(name, Place::memory); });
+  disk.each_blob([this](const BlobName& name) {
+    if (entries.count(name.id) == 0) {
+      add(name, Place::disk);
+    } else {
+      disk.remove(name.id);  // its move had not ended
+    }
+  });
+  disk.each_user_file([this](const BlobId& id, const UserFile& file) {
+    if (entries.count(id) == 0) add({id, file.size_bytes}, Place::file).source = file;
+  });
 }
 
-BlobFolder::State::Entry& BlobFolder::State::add(const BlobName& name, Place place,
-                                                 const BlobFileSource& source) {
+BlobFolder::State::Entry& BlobFolder::State::add(const BlobName& name, Place place) {
   Entry& entry = entries[name.id];
   entry.size = name.size_bytes;
   entry.place = place;
-  entry.source = source;
   if (place != Place::file) shelf(place).use(entry.size);
   touch(name.id, entry);
   return entry;

@@ -50,7 +50,7 @@ class BlobFolder::State {
     bool moving = false;
     std::uint64_t use = 0;       // counts uses of all blobs: the least is the longest ago
     Time unused_since = kNever;  // unpinned: kNever until the next tick
-    BlobFileSource source = {};  // place `file`
+    UserFile source = {};        // place `file`
   };
   struct Partial {  // a blob that arrives in pieces
     std::uint64_t size = 0;
@@ -62,7 +62,7 @@ class BlobFolder::State {
   explicit State(BlobFolderOptions its_options);
 
   BlobShelf& shelf(Place place) { return place == Place::memory ? memory : disk; }
-  Entry& add(const BlobName& name, Place place, const BlobFileSource& source = {});
+  Entry& add(const BlobName& name, Place place);
   // It is used now. Also puts it into the lists where it belongs.
   void touch(const BlobId& id, Entry& entry);
   void remove(const BlobId& id);

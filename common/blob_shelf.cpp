@@ -7,12 +7,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <charconv>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <sstream>
 #include <stdexcept>
 #include <system_error>
 
@@ -20,19 +20,12 @@ namespace muster {
 namespace {
 
 constexpr const char* kIncoming = "incoming";
-constexpr const char* kOffset = ".offset";  // of a file of the user's: ID.offset
+constexpr const char* kFile = ".file";  // ID.file says where a file of the user's is
 // A file system is never filled to the brim: others of the machine need it as well.
 constexpr std::uint64_t kLeavePart = 20;
 constexpr std::uint64_t kLeaveBytes = std::uint64_t{1} << 30;
 
-std::string read_link(int folder, const std::string& name) {
-  std::array<char, 4096> text{};
-  const ssize_t size = readlinkat(folder, name.c_str(), text.data(), text.size());
-  return size <= 0 ? "" : std::string(text.data(), static_cast<std::size_t>(size));
-}
-
-}  // namespace
-
+// False when the text is no name of a blob's file.
 bool parse_blob_id(const std::string& text, BlobId& id) {
   if (text.size() != 32 || text.find_first_not_of("0123456789abcdef") != std::string::npos) {
     return false;
@@ -42,9 +35,7 @@ bool parse_blob_id(const std::string& text, BlobId& id) {
   return true;
 }
 
-std::int64_t changed_ns(const struct stat& status) {
-  return std::int64_t{status.st_mtim.tv_sec} * 1'000'000'000 + status.st_mtim.tv_nsec;
-}
+}  // namespace
 
 BlobShelf::BlobShelf(const std::string& path, std::uint64_t limit_bytes,
                      const FolderClaim::Options& claim)
@@ -104,43 +95,39 @@ int BlobShelf::place(const std::string& incoming, const BlobId& id) {
   return result == 0 ? 0 : errno;
 }
 
-int BlobShelf::link(const BlobId& id, const BlobFileSource& source) {
-  const std::string hex = to_hex(id);
-  remove(id);
-  const std::string offset =
-      fmt::format("{} {} {}", source.offset_bytes, source.size_bytes, source.changed_ns);
-  if (symlinkat(offset.c_str(), claim_.descriptor(), (hex + kOffset).c_str()) != 0) return errno;
-  return symlinkat(source.path.c_str(), claim_.descriptor(), hex.c_str()) == 0 ? 0 : errno;
+int BlobShelf::refer(const BlobId& id, const UserFile& file) {
+  return write_whole(to_hex(id) + kFile, encode_user_file(file));
 }
 
 void BlobShelf::remove(const BlobId& id) {
   const std::string hex = to_hex(id);
   unlinkat(claim_.descriptor(), hex.c_str(), 0);
-  unlinkat(claim_.descriptor(), (hex + kOffset).c_str(), 0);
+  unlinkat(claim_.descriptor(), (hex + kFile).c_str(), 0);
 }
 
-void BlobShelf::each_blob(
-    const std::function<void(const BlobName&, const BlobFileSource& source)>& visit) {
+void BlobShelf::each_blob(const std::function<void(const BlobName&)>& visit) const {
   std::error_code error;
-  std::vector<std::string> stale;
   for (std::filesystem::directory_iterator entry(claim_.path(), error), end; !error && entry != end;
        entry.increment(error)) {
-    const std::string name = entry->path().filename();
-    BlobName blob;
+    BlobName name;
     struct stat status {};
-    if (!parse_blob_id(name, blob.id)) continue;
-    if (fstatat(claim_.descriptor(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    BlobFileSource source;
-    blob.size_bytes = static_cast<std::uint64_t>(status.st_size);
-    if (S_ISLNK(status.st_mode)) {
-      source.path = read_link(claim_.descriptor(), name);
-      const std::string text = read_link(claim_.descriptor(), name + kOffset);
-      char* rest = nullptr;
-      source.offset_bytes = std::strtoull(text.c_str(), &rest, 10);
-      source.size_bytes = blob.size_bytes = std::strtoull(rest, &rest, 10);
-      source.changed_ns = std::strtoll(rest, &rest, 10);
-    }
-    if (S_ISREG(status.st_mode) || !source.path.empty()) visit(blob, source);
+    if (!parse_blob_id(entry->path().filename(), name.id)) continue;
+    if (lstat(entry->path().c_str(), &status) != 0 || !S_ISREG(status.st_mode)) continue;
+    name.size_bytes = static_cast<std::uint64_t>(status.st_size);
+    visit(name);
+  }
+}
+
+void BlobShelf::each_user_file(
+    const std::function<void(const BlobId&, const UserFile&)>& visit) const {
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(claim_.path(), error), end; !error && entry != end;
+       entry.increment(error)) {
+    BlobId id;
+    if (entry->path().extension() != kFile || !parse_blob_id(entry->path().stem(), id)) continue;
+    std::ostringstream text;
+    text << std::ifstream(entry->path()).rdbuf();
+    if (const auto file = decode_user_file(text.str())) visit(id, *file);
   }
 }
 
@@ -179,16 +166,21 @@ void BlobShelf::clear_incoming(const std::string& ending, std::time_t before) co
   }
 }
 
-// Under another name first: nobody reads half a token.
 void BlobShelf::write_token(const std::string& token) const {
-  const Descriptor file = create_incoming("token");
-  const bool written =
-      file && write(file.get(), token.data(), token.size()) == static_cast<ssize_t>(token.size());
-  if (written) fchmod(file.get(), group_ ? 0440 : 0400);
-  if (!written || renameat(incoming_.get(), "token", claim_.descriptor(), "token") != 0) {
-    throw std::runtime_error(fmt::format("cannot write '{}/token': {}; make room there",
-                                         claim_.path(), std::strerror(errno)));
-  }
+  if (write_whole("token", token) == 0) return;
+  throw std::runtime_error(fmt::format("cannot write '{}/token': {}; make room there",
+                                       claim_.path(), std::strerror(errno)));
+}
+
+// Under another name first: nobody reads half of it.
+int BlobShelf::write_whole(const std::string& name, const std::string& text) const {
+  const Descriptor file = create_incoming(name);
+  if (!file) return errno;
+  const ssize_t written = write(file.get(), text.data(), text.size());
+  if (written != static_cast<ssize_t>(text.size())) return written < 0 ? errno : ENOSPC;
+  fchmod(file.get(), group_ ? 0440 : 0400);
+  const int result = renameat(incoming_.get(), name.c_str(), claim_.descriptor(), name.c_str());
+  return result == 0 ? 0 : errno;
 }
 
 }  // namespace muster

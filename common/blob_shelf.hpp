@@ -2,8 +2,6 @@
 // BlobFolder, whose thread it belongs to.
 #pragma once
 
-#include <sys/stat.h>
-
 #include <cstdint>
 #include <ctime>
 #include <functional>
@@ -13,16 +11,9 @@
 #include "common/descriptor.hpp"
 #include "common/folder_claim.hpp"
 #include "common/message.hpp"
+#include "common/user_file.hpp"
 
 namespace muster {
-
-// Where a file of the user's is, and how it looked when it was taken as a blob.
-struct BlobFileSource {
-  std::string path;
-  std::uint64_t offset_bytes = 0;
-  std::uint64_t size_bytes = 0;
-  std::int64_t changed_ns = 0;  // its modification time
-};
 
 class BlobShelf {
  public:
@@ -45,10 +36,11 @@ class BlobShelf {
   // --- Blobs; names are those of files, results errno or 0
   Descriptor open_blob(const BlobId& id) const;  // for reading; none: errno says why
   int place(const std::string& incoming, const BlobId& id);
-  int link(const BlobId& id, const BlobFileSource& source);  // a file of the user's
+  int refer(const BlobId& id, const UserFile& file);  // to a file of the user's
   void remove(const BlobId& id);
-  // What earlier processes left. `source` has a path where it is a file of the user's.
-  void each_blob(const std::function<void(const BlobName&, const BlobFileSource& source)>& visit);
+  // What earlier processes left.
+  void each_blob(const std::function<void(const BlobName&)>& visit) const;
+  void each_user_file(const std::function<void(const BlobId&, const UserFile&)>& visit) const;
 
   // --- Incoming files
   bool has_incoming(const std::string& name) const;
@@ -62,6 +54,7 @@ class BlobShelf {
 
  private:
   void clear();
+  int write_whole(const std::string& name, const std::string& text) const;
   void make_incoming();
 
   FolderClaim claim_;
@@ -70,11 +63,5 @@ class BlobShelf {
   const bool group_;
   std::uint64_t used_bytes_ = 0;
 };
-
-// False when the text is no name of a blob's file.
-bool parse_blob_id(const std::string& text, BlobId& id);
-
-// Modification time in nanoseconds since 1970.
-std::int64_t changed_ns(const struct stat& status);
 
 }  // namespace muster

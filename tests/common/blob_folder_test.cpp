@@ -6,6 +6,7 @@
 
 #include <fstream>
 
+#include "common/user_file.hpp"
 #include "tests/common/blob_folder_env.hpp"
 
 namespace muster {
@@ -132,9 +133,12 @@ TEST_F(BlobFolderTest, AFileOfTheUsersIsReadInPlaceUntilItChanges) {
   EXPECT_NE(blobs_->adopt({{id_of(1), 1000}, BlobPlace::file, folder_.path("none"), 0}), "");
   ASSERT_EQ(blobs_->adopt(source), "");
   EXPECT_EQ(blobs_->disk_bytes(), 0U);
-  EXPECT_EQ(std::filesystem::read_symlink(blobs_->path(id_of(1))), path);
-  const std::string offset = std::filesystem::read_symlink(blobs_->path(id_of(1)) + ".offset");
-  EXPECT_EQ(offset.substr(0, 2), "6 ");
+  EXPECT_EQ(blobs_->path(id_of(1)), path);
+  const auto told = decode_user_file(text_of(disk_ + "/" + to_hex(id_of(1)) + ".file"));
+  ASSERT_TRUE(told);
+  EXPECT_EQ(told->path, path);
+  EXPECT_EQ(told->offset_bytes, 6U);
+  EXPECT_EQ(told->size_bytes, 1000U);
   std::string piece(1000, '\0');
   EXPECT_EQ(blobs_->read(id_of(1), 0, std::as_writable_bytes(std::span(piece))), "");
   EXPECT_EQ(piece, content_of(1, 1000));
