@@ -32,9 +32,8 @@ constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 50;  // a larger size c
 // Workers that were lost while a task waited there, before that counts as lost while running: a
 // task that ends its worker at once may never be heard of as started.
 constexpr std::uint8_t kMostLostWaiting = 8;
-// Workers with waiting leases that one turn looks at for quicker places, and how often it does.
-constexpr std::size_t kGivers = 4;
-constexpr Duration kGiverPause = std::chrono::milliseconds(20);
+// Workers with waiting leases that one turn looks at for quicker places.
+constexpr std::size_t kGivers = 2;
 
 std::uint64_t missing_of(const Payload& payload, const WorkerRecord& worker) {
   std::uint64_t missing = 0;
@@ -210,8 +209,7 @@ void Scheduler::recall_waiting(Time now) {
 }
 
 void Scheduler::recall_waiting(WorkerIndex index, Time now) {
-  WorkerRecord& giver = workers_.at(index);
-  giver.recall_until = now + kGiverPause;
+  const WorkerRecord& giver = workers_.at(index);
   std::uint64_t count = giver.idle_leases();
   std::size_t looks = 0;
   message::Recall recall;
