@@ -90,6 +90,8 @@ def make(make_pickler: PicklerFactory, obj: object, what: str, store: Store) -> 
     except (BrokerLost, PoolNotActive):
         raise
     except Exception as exc:
+        if type(exc) is SerializationError:
+            raise  # it says itself what is wrong
         raise DumpError(describe_offender(obj, what, exc, cloudpickle.dumps)) from exc
 
 

@@ -245,8 +245,13 @@ auto on_channel(Session& session, const Function& function) {
   });
 }
 
+bool has_blobs(Session& session) {
+  return session.use([](Native& native) { return native.producer.has_blobs(); });
+}
+
 // Room for blobs comes as tasks end; Ctrl-C ends the wait.
 void await_room(Session& session, std::uint64_t size_bytes) {
+  if (!has_blobs(session)) return;
   wait(session, std::nullopt, kSlice,
        [size_bytes](Native& native, std::chrono::nanoseconds slice) -> std::optional<bool> {
          if (native.producer.await_blob_room(size_bytes, slice)) return true;
@@ -304,10 +309,7 @@ void bind_channel(py::class_<Session, Owned>& producer) {
       .def("push", &push, py::arg("job"), py::arg("payload"), py::arg("blobs") = py::tuple())
       .def("scatter", &scatter, py::arg("data"))
       .def("scatter_file", &scatter_file, py::arg("path"), py::arg("offset"), py::arg("size"))
-      .def("has_blobs",
-           [](Session& session) {
-             return session.use([](Native& native) { return native.producer.has_blobs(); });
-           })
+      .def("has_blobs", &has_blobs)
       .def(
           "cancel",
           [](Session& session, std::uint32_t job, std::optional<std::uint64_t> sequence) {
