@@ -122,6 +122,7 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("--python", options.python,
                  "The interpreter for Python functions, or 'none' (default: python3 of PATH, if it "
                  "has the package muster)")
+      ->envname("MUSTER_PYTHON")
       ->take_last()
       ->type_name("PATH");
   app.add_option("--python-version", options.python_version,
