@@ -27,6 +27,7 @@ from muster._dispatch import Handler
 from muster._executor import TaskExecutor
 from muster._options import Resources, TaskOptions
 from muster._output import Sink
+from muster._portable import Packed
 from muster._session import Job, Node, Session
 from muster._submit import JobCache, TaskFuture
 from muster.errors import MusterError, PoolNotActive, Unsupported
@@ -242,6 +243,7 @@ class ComputePool(TaskExecutor):
             python=sys.executable,
             environment=with_package(dict(plan.environment)),
             programs=programs_folder(),
+            one_machine=True,
         )
         try:
             if not session.wait_for_slots(plan.total_slots, START_SECONDS):
@@ -276,10 +278,11 @@ class ComputePool(TaskExecutor):
         jobs = caches.get(options)
         if jobs is None:
 
-            def make_body(function: Callable[..., Any]) -> bytes:
-                return _tasks.make_body(_tasks.Call(function), self._context(options))
+            def make_body(function: Callable[..., Any]) -> Packed:
+                blobs = self._blobs(options, repeated=False)
+                return _tasks.make_body(_tasks.Call(function), self._context(options), blobs=blobs)
 
-            def open_job(body: bytes, label: str, handler: Handler) -> Job:
+            def open_job(body: Packed, label: str, handler: Handler) -> Job:
                 return self.session.open_job(body, label, handler, **options.for_job())
 
             jobs = caches.setdefault(options, JobCache(make_body, open_job))
