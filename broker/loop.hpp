@@ -7,6 +7,7 @@
 
 #include "broker/authenticator.hpp"
 #include "broker/endpoints.hpp"
+#include "broker/memo_server.hpp"
 #include "broker/nodes_control.hpp"
 #include "broker/scheduler.hpp"
 #include "common/service_notify.hpp"
@@ -20,15 +21,16 @@ struct BrokerOptions {
   std::string hosts = {};  // a hosts file whose nodes come up at the start; empty: none
   std::vector<std::string> node_plugins = {};  // that every worker reached by ssh loads
   SchedulerOptions scheduler;
+  MemoOptions memo;
   ServiceManager service;  // who wants to know that the broker is ready, and lives
 };
 
 class BrokerLoop {
  public:
   // `signals`: a signalfd; SIGHUP reads the authorized workers again, any other signal ends the
-  // loop. `endpoints`, `authenticator` and `nodes` outlive this.
+  // loop. `endpoints`, `authenticator`, `nodes` and `memo` outlive this.
   BrokerLoop(const BrokerOptions& options, int signals, Endpoints& endpoints,
-             const Authenticator& authenticator, NodesControl& nodes);
+             const Authenticator& authenticator, NodesControl& nodes, MemoServer& memo);
 
   // Serves until a signal, the lifeline's end or a producer's wish, then ends the workers on the
   // nodes. Blocks for the life of the process.
@@ -39,6 +41,7 @@ class BrokerLoop {
   void take_input();
   void hear(Received&& received);
   void send_output();
+  void serve_stores();
   void tick();
   void reload_authorized();
 
@@ -48,6 +51,7 @@ class BrokerLoop {
   Router& router_;
   const Authenticator& authenticator_;
   NodesControl& nodes_;
+  MemoServer& memo_;
   ServiceNotifier notifier_;
   Scheduler scheduler_;
   Poller poller_;

@@ -59,6 +59,8 @@ struct CommandLine {
   std::uint64_t credit_bytes = muster::limits::kCreditBytes;
   double session_grace_seconds = 60;
   double no_worker_seconds = 60;
+  std::string spool;
+  std::uint64_t memo_limit_bytes = 0;
   double unknown_function_seconds = 2;
 };
 
@@ -111,6 +113,15 @@ void describe(CLI::App& app, CommandLine& line) {
                  "Seconds until tasks fail because no connected worker offers their function")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  app.add_option(
+         "--spool", line.spool,
+         "Keep the values that programs cache in the pool (joblib's Memory) in this folder, "
+         "beyond the broker's end; default: in one that ends with it")
+      ->type_name("FOLDER");
+  app.add_option("--memo-limit", line.memo_limit_bytes,
+                 "Bytes of such values, at most; the least recently used ones go first (default: a "
+                 "quarter of what the disk has free, at most 10 GiB)")
+      ->transform(CLI::AsSizeValue(false));
   app.add_flag("--pack", line.pack,
                "Let producers compress payloads, because workers are behind slow links (with TCP "
                "endpoints they do anyway)");
@@ -133,6 +144,8 @@ muster::BrokerOptions to_options(const CommandLine& line) {
   options.lifeline = line.lifeline;
   options.hosts = line.hosts;
   options.node_plugins = line.node_plugins;
+  options.memo.folder = line.spool;
+  options.memo.limit_bytes = line.memo_limit_bytes;
   muster::SchedulerOptions& scheduler = options.scheduler;
   scheduler.incarnation = new_incarnation();
   scheduler.software_version = MUSTER_VERSION;
@@ -180,7 +193,8 @@ void serve(const muster::BrokerOptions& options) {
   muster::NodesControl nodes(node_options, muster::first_local(options.endpoints.listen),
                              authenticator);
   if (!options.hosts.empty()) nodes.up_file(options.hosts);
-  muster::BrokerLoop(options, signals, endpoints, authenticator, nodes).run();
+  muster::MemoServer memo(options.memo);
+  muster::BrokerLoop(options, signals, endpoints, authenticator, nodes, memo).run();
 }
 
 int run(int argc, char** argv) {
