@@ -178,11 +178,13 @@ void declare_limits(CLI::App& app, Options& options) {
                  "Memory for copies of large data that tasks share, e.g. 8GiB, when the broker is "
                  "on another machine (default: a quarter of the node's, at most half of what "
                  "is free in /dev/shm)")
+      ->envname("MUSTER_BLOB_MEMORY")
       ->transform(CLI::AsSizeValue(false))
       ->take_last()
       ->type_name("BYTES");
   app.add_option("--blob-disk", options.blob_disk_bytes,
                  "Disk for what does not fit there (default: half of what is free in ~/.cache)")
+      ->envname("MUSTER_BLOB_DISK")
       ->transform(CLI::AsSizeValue(false))
       ->take_last()
       ->type_name("BYTES");
