@@ -51,6 +51,7 @@ struct CommandLine {
   bool private_folder = false;
   std::string key_file;
   std::string authorized_workers;
+  std::string trust_network;
   std::string hosts;
   std::vector<std::string> node_plugins;
   bool pack = false;
@@ -86,6 +87,11 @@ void describe(CLI::App& app, CommandLine& line) {
   app.add_option("--authorized-workers", line.authorized_workers,
                  "The workers that may come by TCP, a line `PUBLIC_KEY NAME` each; SIGHUP reads it "
                  "again")
+      ->type_name("FILE");
+  app.add_option("--trust-network", line.trust_network,
+                 "Workers come by TCP with the secret of this file (`muster keygen --secret FILE`) "
+                 "and nothing is encrypted: for a network that you trust, such as a VPN or a "
+                 "cluster's own")
       ->type_name("FILE");
   app.add_option("--hosts", line.hosts,
                  "Bring up the machines of this hosts file, reached by ssh (docs/hosts.md)")
@@ -163,7 +169,8 @@ muster::Duration seconds(double count) {
 
 muster::BrokerOptions to_options(const CommandLine& line) {
   muster::BrokerOptions options;
-  options.endpoints = {line.listen, line.private_folder, line.key_file, line.authorized_workers};
+  options.endpoints = {line.listen, line.private_folder, line.key_file, line.authorized_workers,
+                       line.trust_network};
   options.lifeline = line.lifeline;
   options.hosts = line.hosts;
   options.node_plugins = line.node_plugins;
@@ -175,7 +182,7 @@ muster::BrokerOptions to_options(const CommandLine& line) {
   scheduler.incarnation = new_incarnation();
   scheduler.software_version = MUSTER_VERSION;
   scheduler.worker_hint = "muster-worker --connect " + muster::first_local(line.listen);
-  scheduler.pack = line.pack || !line.key_file.empty();
+  scheduler.pack = line.pack || !line.key_file.empty() || !line.trust_network.empty();
   scheduler.heartbeat_interval =
       std::chrono::duration_cast<std::chrono::milliseconds>(seconds(line.heartbeat_seconds));
   scheduler.heartbeat_misses = line.heartbeat_misses;
