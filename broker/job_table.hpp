@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "broker/blob_table.hpp"
 #include "broker/task_window.hpp"
 #include "common/message.hpp"
 #include "common/time.hpp"
@@ -156,6 +157,7 @@ struct SessionRecord {
   std::uint64_t outcomes_held = 0;  // not acknowledged
   std::uint64_t payload_bytes = 0;  // of tasks without outcome
   std::uint64_t outcome_bytes = 0;  // of outcomes that it has not acknowledged
+  BlobTable blobs;                  // that it keeps
   // OUTPUT since it was last heard: what it may not have read yet.
   std::uint64_t output_messages = 0;
   std::uint64_t output_bytes = 0;

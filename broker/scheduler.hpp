@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <tuple>
@@ -23,6 +24,8 @@
 #include "common/time.hpp"
 
 namespace muster {
+
+class BlobFiles;
 
 struct SchedulerOptions {
   Incarnation incarnation;
@@ -48,6 +51,12 @@ struct SchedulerOptions {
   // Acknowledgements to a worker wait for tasks that go there, so long at most: a lone task then
   // costs one message less.
   Duration acknowledgement_window = limits::kAcknowledgementWindow;
+  // What keeps the bytes of blobs; outlives the scheduler. None (simulators): every blob is there.
+  BlobFiles* blobs = nullptr;
+  std::vector<std::string> blob_folders = {};  // what WELCOME says of them
+  std::string blob_token = {};
+  std::uint64_t credit_blob_bytes = std::uint64_t{1} << 62;  // per session
+  std::uint64_t credit_memory_bytes = 0;
 };
 
 // What a producer wants of the nodes that the broker reaches by ssh: not the scheduler's to do.
@@ -92,6 +101,26 @@ class Scheduler {
   void answer(PeerId peer, message::NodesAnswer&& answer);
   // STATUS shows these from now on, each with the round trip of the worker on it.
   void set_nodes(std::vector<message::NodeStatus> rows) { nodes_ = std::move(rows); }
+
+  // --- Blobs: what whoever moves their bytes needs to know
+  struct WorkerName {
+    WorkerId id;
+    std::string user;  // empty: a local one
+  };
+  // The worker behind this connection; nothing when there is none.
+  std::optional<WorkerName> worker_at(PeerId peer) const;
+  // A connected or missed worker of this id.
+  std::optional<WorkerName> worker_named(const WorkerId& id) const;
+  // Whether anything is known of this connection but that it was told UNKNOWN.
+  bool knows(PeerId peer) const;
+  // Whether the outcome of this lease would be taken.
+  bool expects_outcome(const WorkerId& worker, const SessionId& session, JobId job,
+                       TaskSequence sequence, Attempt attempt) const;
+  // What STATUS says beside the counters.
+  void set_gauge(const std::string& name, std::uint64_t number) { gauges_[name] = number; }
+  // Tells a connection on which only blobs travel what it did wrong, and ignores it from now on.
+  void refuse_bulk(PeerId peer, message::RefuseCode code, std::string text, Time now);
+  const SchedulerOptions& options() const { return options_; }
 
   // --- Views ---
   message::Status status(Time now) const;
@@ -218,6 +247,18 @@ class Scheduler {
   void release_result(JobKey job, std::uint64_t size_bytes);
   void check_places() const;
 
+  // scheduler_blobs.cpp: who keeps which blobs
+  void put_blobs(SessionRecord& session, const message::BlobPut& put);
+  std::string put_blob(SessionRecord& session, const BlobSource& source, BlobState& state);
+  void release_blobs(SessionRecord& session, const message::BlobRelease& released);
+  void release_blob(SessionRecord& session, const BlobId& id);
+  void end_session_blobs(SessionRecord& session);
+  std::string lost_blob(const Payload& payload) const;
+  void end_if_lost(JobRecord& job, std::uint64_t sequence, TaskRecord& task);
+  void check_outcome_blobs(Outcome& outcome);
+  void keep_outcome_blobs(JobRecord& job, const Outcome& outcome, bool counted);
+  void check_blobs() const;
+
   // scheduler_resources.cpp: tasks that take more than one slot
   void set_demand(JobRecord& job);
   void drop_demand(JobRecord& job);
@@ -293,6 +334,7 @@ class Scheduler {
   std::uint64_t searches_turn_ = 0;        // the turn of …
   std::uint32_t searches_failed_ = 0;      // … these searches for a worker near a task's blobs
   std::map<std::string, std::uint64_t> counters_;
+  std::map<std::string, std::uint64_t> gauges_;
 };
 
 }  // namespace muster

@@ -65,6 +65,10 @@ void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now)
       drop_stale_adopted(*job, UINT64_MAX);
       if (job->drained()) forget_job(*job);
     }
+  } else if (const auto* put = std::get_if<message::BlobPut>(&message)) {
+    put_blobs(session, *put);
+  } else if (const auto* released = std::get_if<message::BlobRelease>(&message)) {
+    release_blobs(session, *released);
   } else if (std::holds_alternative<message::StatusRequest>(message)) {
     send(session.peer, status(now));
   } else if (auto* up = std::get_if<message::NodesUp>(&message)) {
@@ -178,6 +182,7 @@ void Scheduler::accept_task(JobRecord& job, std::uint64_t sequence, Payload&& pa
   job.session->payload_bytes += task.data.bytes.size();
   if (task.data.blobs > 0) note_blobs(job);
   if (!job.adopted.empty()) adopt_or_queue(job, sequence, task);
+  if (job.names_blobs) end_if_lost(job, sequence, task);
 }
 
 // A worker reported a lease of this task before its producer came back: it is not run again.
@@ -296,6 +301,7 @@ void Scheduler::end_session(SessionRecord& session) {
     if (found != peers_.end() && found->second.session == &session) peers_.erase(found);
   }
   while (!session.jobs.empty()) forget_job(*session.jobs.begin()->second);
+  end_session_blobs(session);
   sessions_.erase(session.id);
 }
 

@@ -73,6 +73,7 @@ message::Status Scheduler::status(Time now) const {
     }
   }
   status.counters.assign(counters_.begin(), counters_.end());
+  status.counters.insert(status.counters.end(), gauges_.begin(), gauges_.end());
   return status;
 }
 
@@ -144,6 +145,7 @@ void Scheduler::check_invariants() const {
   CHECK(run_queue_.size() <= jobs_.size());
   check_demands();
   check_places();
+  check_blobs();
 }
 
 }  // namespace muster

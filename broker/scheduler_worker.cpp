@@ -198,6 +198,7 @@ void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, T
             found->second.attempt == run.attempt) {
           // Its producer is not back yet: keep it, but let the worker keep it as well.
           if (!found->second.outcome) --worker.leases;
+          if (outcome.body.blobs > 0) keep_outcome_blobs(*job, outcome, false);
           found->second.outcome = std::move(outcome);
           acknowledge = false;
           ++sequence;
@@ -249,6 +250,7 @@ bool Scheduler::take_outcome(WorkerIndex index, JobRecord& job, std::uint64_t se
 // An attempt has its outcome: the task runs again if it failed and may, else it has ended.
 void Scheduler::conclude(JobRecord& job, std::uint64_t sequence, TaskRecord& task,
                          Outcome&& outcome) {
+  if (outcome.body.blobs > 0) check_outcome_blobs(outcome);
   const bool failed =
       outcome.status == OutcomeStatus::error || outcome.status == OutcomeStatus::timed_out;
   if (failed && !task.stopping && task.failures < job.spec.retries && task.failures < UINT16_MAX) {
