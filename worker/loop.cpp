@@ -81,7 +81,15 @@ void WorkerLoop::connect() {
   dial_at_ = kNever;
   dealer_.reset();
   dealer_ = std::make_unique<Dealer>(*context_, options_.endpoint, options_.login);
+  tell_blobs();
   watch();
+}
+
+// The bulk connection follows this one.
+void WorkerLoop::tell_blobs() {
+  if (options_.blobs == nullptr) return;
+  options_.blobs->connect(dealer_ ? BulkBroker{options_.endpoint, options_.login, proof_}
+                                  : BulkBroker{});
 }
 
 void WorkerLoop::connect_to(const std::string& endpoint, const Login& login,
@@ -91,6 +99,7 @@ void WorkerLoop::connect_to(const std::string& endpoint, const Login& login,
   options_.login = login;
   refusal_told_ = false;
   warn_at_ = steady_now() + kWarnAfter;
+  proof_ = proof;
   agent_.set_proof(proof);
   agent_.disconnected(steady_now());
   connect();
@@ -109,6 +118,7 @@ void WorkerLoop::hang_up(Time dial_at) {
   send_failed_ = false;
   replaced_ = false;
   agent_.disconnected(steady_now());
+  tell_blobs();
   watch();
 }
 
@@ -118,6 +128,8 @@ void WorkerLoop::watch() {
   if (options_.lifeline >= 0) poller_.watch(options_.lifeline);
   poller_.watch(executor_.wake_descriptor());
   if (options_.control != nullptr) poller_.watch(options_.control->descriptor());
+  const int blobs = options_.blobs == nullptr ? -1 : options_.blobs->descriptor();
+  if (blobs >= 0) poller_.watch(blobs);
   if (!dealer_) return;
   poller_.watch_socket(dealer_->native_socket());
   poller_.watch_socket(dealer_->native_monitor());
@@ -195,6 +207,7 @@ void WorkerLoop::obey(Message&& message, Time now) {
   // Before any task of this broker starts, and not for a stranger.
   if (!may_settle || agent_.link() != Agent::Link::up) return;
   agent_.set_sharing(options_.blobs->settle(said), now);
+  watch();
 }
 
 // Until nobody has anything to say: a started task may end before the loop looks away.

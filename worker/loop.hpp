@@ -46,6 +46,7 @@ class WorkerLoop {
   void obey_control(Time now);
   void drain(Duration patience, Time now);
   void hang_up(Time dial_at);
+  void tell_blobs();
   void watch();
   void check_connection(Time now);
   void notice_connected(Time now);
@@ -63,6 +64,7 @@ class WorkerLoop {
   void wait();
 
   LoopOptions options_;
+  std::string proof_;  // of the broker that `control` named
   Agent& agent_;
   Executor& executor_;
   ServiceNotifier notifier_;

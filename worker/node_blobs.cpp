@@ -53,8 +53,9 @@ bool NodeBlobs::share(const message::Welcome& welcome) {
   }
   std::vector<BlobRequest> drops;
   for (const BlobId& id : std::exchange(kept_, {})) {
-    folder_.offer(id);
+    folder_.offer(id, own_);
     drops.push_back({BlobRequest::Kind::drop, {id, 0}});
+    --unseen_releases_;  // the agent did not ask for it
   }
   if (link_) link_->obey(drops);
   return true;
@@ -62,10 +63,9 @@ bool NodeBlobs::share(const message::Welcome& welcome) {
 
 void NodeBlobs::use_own() {
   make_cache();
-  const std::vector<std::string> own = {folder_.memory_folder(), folder_.disk_folder()};
-  if (!link_ || folder_.used() == own) return;
+  if (!link_ || folder_.used() == own_) return;
   try {
-    folder_.use(own, false);
+    folder_.use(own_, false);
   } catch (const std::exception& error) {
     spdlog::warn("cannot use this worker's folders of blobs: {}", error.what());
   }
@@ -77,6 +77,7 @@ void NodeBlobs::make_cache() {
     BulkOptions options;
     options.worker = options_.folder.worker;
     std::unique_ptr<BlobFolder> folder = make_blob_folder(options.most_bytes);
+    own_ = folder->folders();
     link_ = std::make_unique<BulkLink>(options, std::move(folder));
     link_->connect(broker_);
     trouble_.clear();
@@ -120,6 +121,9 @@ void NodeBlobs::obey(const std::vector<BlobRequest>& requests) {
   std::vector<BlobRequest> passed;
   for (const BlobRequest& request : requests) {
     const BlobId& id = request.name.id;
+    const bool frees =
+        request.kind == BlobRequest::Kind::release || request.kind == BlobRequest::Kind::drop;
+    if (frees && !link_) ++unseen_releases_;
     switch (request.kind) {
       case BlobRequest::Kind::fetch:
         if (!link_) reports_.push_back({BlobReport::Kind::gone, id, trouble_});
@@ -144,7 +148,10 @@ void NodeBlobs::obey(const std::vector<BlobRequest>& requests) {
 std::vector<BlobReport> NodeBlobs::poll() {
   std::vector<BlobReport> reports = std::exchange(reports_, {});
   if (!link_) return reports;
-  for (BlobReport& report : link_->poll()) reports.push_back(std::move(report));
+  for (BlobReport& report : link_->poll()) {
+    report.releases += unseen_releases_;
+    reports.push_back(std::move(report));
+  }
   return reports;
 }
 

@@ -55,7 +55,10 @@ class NodeBlobs {
   BulkBroker broker_;
   bool shares_ = false;
   std::unique_ptr<BulkLink> link_;  // made when the first broker is elsewhere
+  std::vector<std::string> own_;    // the folders that it fills, memory and disk
   std::string trouble_;             // why there is no `link_`
+  // Releases that the agent asked for and the link was not told, less those that it was told alone.
+  std::uint64_t unseen_releases_ = 0;
   std::unordered_set<BlobId> kept_;  // results that it was told to keep
   std::vector<BlobReport> reports_;
 };

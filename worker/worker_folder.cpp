@@ -139,13 +139,12 @@ std::string WorkerFolder::incoming_name(const BlobId& result) const {
   return kIncoming + to_hex(result) + "." + to_hex(options_.worker);
 }
 
-void WorkerFolder::offer(const BlobId& result) const {
+void WorkerFolder::offer(const BlobId& result, const std::vector<std::string>& from) const {
   const std::string blob = "/" + to_hex(result);
   const std::string name = incoming_name(result);
   // It may be on its way from memory to disk: look there again.
-  for (int i = 0; i < 2; ++i) {
-    if (::link((memory_folder() + blob).c_str(), (used_[0] + name).c_str()) == 0) return;
-    if (::link((disk_folder() + blob).c_str(), (used_[1] + name).c_str()) == 0) return;
+  for (const std::size_t place : {0U, 1U, 0U}) {
+    if (::link((from[place] + blob).c_str(), (used_[place] + name).c_str()) == 0) return;
   }
 }
 

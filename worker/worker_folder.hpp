@@ -50,8 +50,9 @@ class WorkerFolder {
   void use(const std::vector<std::string>& folders, bool shares);
   const std::vector<std::string>& used() const { return used_; }
 
-  // A result that lies in the own folders goes where the broker looks for it.
-  void offer(const BlobId& result) const;
+  // A result that lies in one of these folders, memory and disk, goes where the broker looks for
+  // it.
+  void offer(const BlobId& result, const std::vector<std::string>& from) const;
   // A result that a task wrote and nobody wants.
   void discard(const BlobId& result) const;
 

@@ -61,6 +61,8 @@ struct Options {
   std::vector<std::string> labels;
   int nice = 0;
   double pause_load = 0;
+  std::optional<std::uint64_t> blob_memory_bytes;
+  std::optional<std::uint64_t> blob_disk_bytes;
   ServiceManager service;
 };
 
@@ -172,6 +174,18 @@ void declare_limits(CLI::App& app, Options& options) {
   app.add_flag("--enforce-memory", options.enforce_memory,
                "End a task that uses more than its slots' share of the memory, unless its job asks "
                "for more");
+  app.add_option("--blob-memory", options.blob_memory_bytes,
+                 "Memory for copies of large data that tasks share, e.g. 8GiB, when the broker is "
+                 "on another machine (default: a quarter of the node's, at most half of what "
+                 "is free in /dev/shm)")
+      ->transform(CLI::AsSizeValue(false))
+      ->take_last()
+      ->type_name("BYTES");
+  app.add_option("--blob-disk", options.blob_disk_bytes,
+                 "Disk for what does not fit there (default: half of what is free in ~/.cache)")
+      ->transform(CLI::AsSizeValue(false))
+      ->take_last()
+      ->type_name("BYTES");
   app.add_option("--gpus", options.gpus,
                  "GPUs for tasks that ask for them: how many, which (0,2 as in "
                  "CUDA_VISIBLE_DEVICES), or 'none' (default: those of CUDA_VISIBLE_DEVICES, or "
@@ -259,11 +273,14 @@ void settle_limits(Options& options) {
 }
 
 // Where tasks find blobs. A worker that has no place for it still runs tasks without any.
-void make_folder(std::optional<NodeBlobs>& blobs, const WorkerId& worker) {
+void make_folder(const Options& options, const WorkerId& worker, std::optional<NodeBlobs>& blobs) {
   try {
-    NodeBlobsOptions options;
-    options.folder = {worker, memory_root_of_user(), cache_folder() + "/blobs"};
-    blobs.emplace(std::move(options));
+    NodeBlobsOptions made;
+    made.folder = {worker, memory_root_of_user(), cache_folder() + "/blobs"};
+    made.memory_bytes = options.blob_memory_bytes;
+    made.disk_bytes = options.blob_disk_bytes;
+    made.node_memory_bytes = options.memory_bytes;
+    blobs.emplace(std::move(made));
   } catch (const std::exception& error) {
     spdlog::warn("tasks with large data cannot run here: {}", error.what());
   }
@@ -292,7 +309,7 @@ int run(const Options& options, int signals) {
   const std::uint32_t cores = usable_cores();
   const WorkerId worker = random_id();
   std::optional<NodeBlobs> blobs;
-  make_folder(blobs, worker);
+  make_folder(options, worker, blobs);
   AgentOptions agent_options;
   agent_options.worker = worker;
   agent_options.node = options.node;

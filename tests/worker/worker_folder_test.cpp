@@ -106,7 +106,7 @@ TEST_F(Folder, AResultThatTheOwnCacheTookGoesToABrokerWhoseFilesAreSeen) {
   const auto folder = make();
   write(folder->disk_folder() + "/" + to_hex(kBlob), "a result");
   folder->use(brokers(), true);
-  folder->offer(kBlob);
+  folder->offer(kBlob, {folder->memory_folder(), folder->disk_folder()});
   EXPECT_EQ(read(broker(1) + incoming()), "a result");
 }
 
