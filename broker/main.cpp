@@ -9,12 +9,14 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "broker/authenticator.hpp"
+#include "broker/blob_store.hpp"
 #include "broker/endpoints.hpp"
 #include "broker/loop.hpp"
 #include "broker/nodes/doctor.hpp"
@@ -58,6 +60,10 @@ struct CommandLine {
   std::uint64_t credit_tasks = muster::limits::kCreditTasks;
   std::uint64_t credit_bytes = muster::limits::kCreditBytes;
   double session_grace_seconds = 60;
+  std::optional<std::uint64_t> blob_memory;
+  std::optional<std::uint64_t> blob_disk;
+  std::string blob_folder;
+  bool blob_group = false;
   double no_worker_seconds = 60;
   double unknown_function_seconds = 2;
 };
@@ -99,6 +105,23 @@ void describe(CLI::App& app, CommandLine& line) {
                  "Payload bytes held for one producer, at most (and as many of outcomes)")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
+  app.add_option("--blob-memory", line.blob_memory,
+                 "Bytes of large data (blobs) kept in /dev/shm, at most; default: a quarter of the "
+                 "memory, and no more than half of what is free there")
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("BYTES");
+  app.add_option("--blob-disk", line.blob_disk,
+                 "Bytes of blobs kept on disk, at most, beyond those in memory; default: half of "
+                 "what is free there")
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("BYTES");
+  app.add_option("--blob-folder", line.blob_folder,
+                 "Where blobs lie on disk (default: $XDG_CACHE_HOME/muster/blobs or "
+                 "~/.cache/muster/blobs)")
+      ->type_name("DIR");
+  app.add_flag("--blob-group", line.blob_group,
+               "Let the group of this process use the folders of blobs (for a broker that several "
+               "users share)");
   app.add_option("--session-grace", line.session_grace_seconds,
                  "Seconds that a producer may be away before its tasks are dropped")
       ->check(CLI::NonNegativeNumber)
@@ -133,6 +156,8 @@ muster::BrokerOptions to_options(const CommandLine& line) {
   options.lifeline = line.lifeline;
   options.hosts = line.hosts;
   options.node_plugins = line.node_plugins;
+  options.blobs = {line.blob_memory, line.blob_disk, line.blob_folder, line.blob_group,
+                   !line.private_folder};
   muster::SchedulerOptions& scheduler = options.scheduler;
   scheduler.incarnation = new_incarnation();
   scheduler.software_version = MUSTER_VERSION;
@@ -180,7 +205,8 @@ void serve(const muster::BrokerOptions& options) {
   muster::NodesControl nodes(node_options, muster::first_local(options.endpoints.listen),
                              authenticator);
   if (!options.hosts.empty()) nodes.up_file(options.hosts);
-  muster::BrokerLoop(options, signals, endpoints, authenticator, nodes).run();
+  muster::BlobStore blobs(options.blobs, muster::first_local(options.endpoints.listen));
+  muster::BrokerLoop(options, signals, endpoints, authenticator, nodes, blobs).run();
 }
 
 int run(int argc, char** argv) {

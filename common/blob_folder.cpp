@@ -48,6 +48,12 @@ BlobFolder::~BlobFolder() {
 
 bool BlobFolder::holds(const BlobId& id) const { return state_->entries.count(id) != 0; }
 
+std::optional<std::uint64_t> BlobFolder::size_bytes(const BlobId& id) const {
+  const auto found = state_->entries.find(id);
+  if (found == state_->entries.end()) return std::nullopt;
+  return found->second.size;
+}
+
 std::string BlobFolder::path(const BlobId& id) const {
   const auto found = state_->entries.find(id);
   if (found == state_->entries.end()) return "";

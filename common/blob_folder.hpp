@@ -49,6 +49,7 @@ class BlobFolder {
   BlobFolder& operator=(const BlobFolder&) = delete;
 
   bool holds(const BlobId& id) const;
+  std::optional<std::uint64_t> size_bytes(const BlobId& id) const;
   // Of its file now, for opening (a file of the user's: from the offset on that was said); empty:
   // not held.
   std::string path(const BlobId& id) const;
