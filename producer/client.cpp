@@ -151,6 +151,13 @@ std::future<message::NodesAnswer> Client::request_nodes(NodeCommand command) {
   return answer;
 }
 
+std::future<StoreReply> Client::ask_store(std::uint64_t claimant, StoreQuestion question) {
+  AskStore ask{claimant, std::move(question), {}};
+  std::future<StoreReply> answer = ask.promise.get_future();
+  hand_in(std::move(ask));
+  return answer;
+}
+
 Payload Client::pack(Bytes bytes) const {
   if (bytes.size() > limits::kMaxPayloadBytes) {
     throw invalid_call(fmt::format("a task's arguments take {} bytes; the limit is {} (1 GiB)",

@@ -53,6 +53,7 @@ class Session {
   };
   struct Events {
     std::vector<NodesAnswered> nodes_answered;
+    std::vector<message::StoreAnswer> store_answers;  // `token` is the question's number
     std::vector<Delivered> delivered;
     std::vector<message::Notice> notices;
     std::vector<message::Output> outputs;
@@ -78,6 +79,10 @@ class Session {
   std::uint64_t request_nodes(NodeCommand command);
   // Nobody waits for these answers any more: commands without one are not said again.
   void forget_unanswered_nodes();
+  // A question to the stores of computed values; its number. Asked again on a new connection.
+  std::uint64_t ask_store(std::uint64_t claimant, StoreQuestion question);
+  // Nobody waits for these answers any more.
+  void forget_store_questions() { questions_.clear(); }
   void close();  // GOODBYE; nothing is said or heard after it
 
   // --- What happens on the link.
@@ -182,11 +187,14 @@ class Session {
   void on(message::BlobChunk&&) {}
   void on(message::BlobGone&&) {}
   void on(message::WorkerBlobs&&) {}
+  void on(message::StoreRequest&&) {}
+  void on(message::StoreAnswer&& answer);
 
   void say_hello();
   void take_settings(const message::Welcome& welcome);
   void resume(const message::Welcome& welcome);
   void resume_nodes(bool new_incarnation);
+  void resume_stores();
   void resume_job(JobId id, Job& job, std::optional<std::uint64_t> next_sequence);
   void accept(JobId id, Job& job, OutcomeRun&& run);
   void finish(Job& job, std::uint64_t sequence);
@@ -235,6 +243,9 @@ class Session {
   std::vector<NodeCall> node_calls_;       // without answer, or in effect; oldest first
   std::deque<std::uint64_t> nodes_asked_;  // said on this connection, without answer; in order
   std::uint64_t last_node_call_ = 0;
+
+  std::map<std::uint64_t, message::StoreRequest> questions_;  // without answer
+  std::uint64_t last_question_ = 0;
 
   std::vector<Message> messages_;  // said before anything else
   Events events_;

@@ -101,6 +101,7 @@ void RunnerLink::State::end_task(std::uint64_t task_id, Outcome&& outcome) {
     task = std::move(*found);
     started_.erase(found);
   }
+  leave_stores(task_id);
   report(task.lease, now - task.started, std::move(outcome));
 }
 

@@ -25,7 +25,7 @@ enum class StoreOperation : std::uint8_t {
   remove_all = 7,  // done: every key that begins with `key`
   trim = 8,        // done: until the limits hold, least recently used first
   read = 9,        // hit: a piece of a value that get or claim found; changed: it is another now
-  leave = 10,      // no answer: everything that the claimant claims or waits for ends
+  leave = 10,      // no answer: everything that the claimant claims or waits for ends; 0: all
 };
 
 enum class StoreStatus : std::uint8_t {
