@@ -273,9 +273,12 @@ StoreReply MemoServer::answer_at_once(const Question& question, const MemoName& 
       ++(is_there ? hits_ : misses_);
       break;
     }
-    case StoreOperation::contains:
-      reply.status = store_->contains(name) ? StoreStatus::hit : StoreStatus::miss;
+    case StoreOperation::contains: {
+      auto there = store_->look_at(name);
+      reply.status = there ? StoreStatus::hit : StoreStatus::miss;
+      if (there) reply.text = std::move(there->text);
       break;
+    }
     case StoreOperation::list:
       reply.entries = store_->list(name, q.text);
       break;

@@ -75,9 +75,9 @@ class Store:
         """HIT or MISS."""
         return self._ask(GET, key)
 
-    def contains(self, key: str) -> bool:
-        """Does not count as an access."""
-        return self._ask(CONTAINS, key).status == HIT
+    def look(self, key: str) -> Answer:
+        """HIT, with the text but not the value, or MISS. Does not count as an access."""
+        return self._ask(CONTAINS, key)
 
     def release(self, key: str) -> None:
         """The claim, or the wait for it, ends."""

@@ -171,7 +171,7 @@ TEST_F(MemoStoreTest, TrimKeepsWhatWasUsedLast) {
   limits = {};
   limits.age_ms = 3'600'000;
   EXPECT_EQ(store_->trim("s", limits), 0U);
-  EXPECT_TRUE(store_->contains({"other", "a"}));
+  EXPECT_TRUE(store_->look_at({"other", "a"}).has_value());
 }
 
 TEST_F(MemoStoreTest, AFileOfTheIncomingFolderIsTakenOver) {

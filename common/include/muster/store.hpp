@@ -19,7 +19,7 @@ enum class StoreOperation : std::uint8_t {
   claim = 1,     // hit, or yours; waits while somebody else computes the value
   put = 2,       // done; a large value comes in pieces, or as a file
   release = 3,   // done; the claim ends without a value, or the wait for one
-  contains = 4,  // hit or miss; does not count as an access
+  contains = 4,  // hit or miss, with the text alone; does not count as an access
   list = 5,      // done: entries after `key`, in order of their keys, whose key begins with `text`
   remove = 6,    // done
   remove_all = 7,  // done: every key that begins with `key`

@@ -40,7 +40,7 @@ from joblib.logger import format_time
 
 from muster import _stores
 from muster._stores import HIT, YOURS, Answer, Spill, StoreFailed
-from muster.errors import MusterError, PoolNotActive
+from muster.errors import BrokerLost, MusterError, PoolNotActive
 
 SCHEME = "muster:"
 _LONGEST_ID = 1000  # of a function's path in a key
@@ -68,6 +68,8 @@ class _Flight:
 
 
 _flights = threading.local()
+_unreachable: dict[str, tuple[float, BrokerLost]] = {}
+_UNREACHABLE_SECONDS = 30.0
 
 
 def _flight_of(store: Store) -> _Flight | None:
@@ -130,7 +132,14 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
         if self._pool is not None:
             return self._pool.session
         if self._broker is not None:
-            return connected_pool(self._broker).session
+            when, before = _unreachable.get(self._broker, (0.0, None))
+            if before is not None and time.monotonic() - when < _UNREACHABLE_SECONDS:
+                raise before.with_traceback(None)
+            try:
+                return connected_pool(self._broker).session
+            except BrokerLost as exc:  # found out by waiting: not for every call
+                _unreachable[self._broker] = time.monotonic(), exc
+                raise
         try:
             return default_pool().session
         except PoolNotActive:
@@ -156,7 +165,8 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
         key = _key(call_id)
         flight = _flight_of(self)
         if flight is None or flight.asked:
-            return self._try("look for a value", lambda: self._store.contains(key)) is True
+            there = self._try("look for a value", lambda: self._store.look(key))
+            return there is not None and there.status == HIT
         flight.asked = True
         return self._find(flight, key)
 
@@ -217,6 +227,8 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
         if verbose > 10:
             print(f"Persisting in {self.location}/{key}")
         flight = _flight_of(self)
+        if flight is not None and flight.asked and flight.answer is None:
+            return  # there is no broker, as was said
         spill = Spill(flight.answer if flight is not None else None)
         try:
             _dump(item, spill, self.compress)
@@ -255,7 +267,7 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
         if flight is not None and flight.found is not None and flight.found[0] == key:
             answer = flight.found[1]
         else:
-            answer = self._try("look for a value", lambda: self._store.get(key))
+            answer = self._try("look for a value", lambda: self._store.look(key))
         if answer is None or answer.status != HIT or not answer.text:
             return {}
         return json.loads(answer.text)
@@ -381,7 +393,7 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
 
     def _item_exists(self, location: str) -> bool:
         key = location[len(self.location) :].strip("/")
-        return bool(self._store.contains(key))
+        return self._store.look(key).status == HIT
 
     def _open_item(self, location: str, mode: str) -> Any:
         raise io.UnsupportedOperation(f"{location}: values of a pool's store are no files")
