@@ -38,8 +38,8 @@ from joblib._store_backends import (
 from joblib.disk import memstr_to_bytes
 from joblib.logger import format_time
 
-from muster import _stores
-from muster._stores import HIT, YOURS, Answer, Spill, StoreFailed
+from muster import _memo
+from muster._memo import HIT, YOURS, Answer, Spill, StoreFailed
 from muster.errors import BrokerLost, MusterError, PoolNotActive
 
 SCHEME = "muster:"
@@ -123,8 +123,8 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
         self.location = f"muster://{self._name}"
 
     @property
-    def _store(self) -> _stores.Store:
-        return _stores.Store(self._name, self._session)
+    def _store(self) -> _memo.Store:
+        return _memo.Store(self._name, self._session)
 
     def _session(self) -> Any:
         from muster.joblib._connections import connected_pool, default_pool
@@ -574,7 +574,7 @@ def _load_mapped(file: Any, found: Answer, mmap_mode: str) -> Any:
     name = file.name if isinstance(getattr(file, "name", None), str) else ""
     if name == found.file and name:
         return numpy_pickle.load(name, mmap_mode=mode)
-    descriptor, name = tempfile.mkstemp(dir=_stores._temporary_folder(), prefix="muster-value-")
+    descriptor, name = tempfile.mkstemp(dir=_memo._temporary_folder(), prefix="muster-value-")
     try:
         with os.fdopen(descriptor, "wb") as copy:
             while block := file.read(1 << 20):

@@ -22,7 +22,7 @@ import pytest
 from joblib import Memory, Parallel, delayed
 from pool_support import wait_until
 
-from muster import ComputePool, _stores
+from muster import ComputePool, _memo
 from muster.errors import PoolNotActive, TaskCrashed
 from muster.joblib import Store
 from muster.joblib import memory as muster_memory
@@ -105,19 +105,19 @@ def test_a_hit_costs_one_question(memory: Memory, folder: str, pool: ComputePool
     cached = memory.cache(work.square)
     cached(folder, 2)
     asked: list[int] = []
-    begin = _stores.Store._begin
+    begin = _memo.Store._begin
 
     def count(self: Any, operation: int, key: str, **fields: Any) -> Any:
         asked.append(operation)
         return begin(self, operation, key, **fields)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_stores.Store, "_begin", count)
+        patch.setattr(_memo.Store, "_begin", count)
         assert cached(folder, 2) == 4
-        assert asked == [_stores.CLAIM]
+        assert asked == [_memo.CLAIM]
         asked.clear()
         cached(folder, 3)
-        assert asked == [_stores.CLAIM, _stores.PUT]
+        assert asked == [_memo.CLAIM, _memo.PUT]
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -126,7 +126,7 @@ def test_arrays_come_back_writable_and_the_cache_stays_as_it_is(
     memory: Memory, folder: str, count: int, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if elsewhere:  # values travel in pieces then
-        monkeypatch.setattr(_stores, "_machine", lambda: "another")
+        monkeypatch.setattr(_memo, "_machine", lambda: "another")
     cached = memory.cache(work.ramp)
     for _ in range(3):
         array = cached(folder, count)
@@ -155,7 +155,7 @@ def test_memory_maps(
     pool: ComputePool, folder: str, mode: str, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if elsewhere:
-        monkeypatch.setattr(_stores, "_machine", lambda: "another")
+        monkeypatch.setattr(_memo, "_machine", lambda: "another")
     memory = Memory(f"muster://{uuid.uuid4().hex}", verbose=0, mmap_mode=mode)
     cached = memory.cache(work.ramp)
     for _ in range(2):
