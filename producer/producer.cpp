@@ -268,6 +268,10 @@ std::vector<OutputLine> Producer::next_output(std::chrono::nanoseconds timeout) 
   return client->next_output(timeout);
 }
 
+std::future<StoreReply> Producer::ask(std::uint64_t claimant, StoreQuestion question) {
+  return state_->client->ask_store(claimant, std::move(question));
+}
+
 const std::string& Producer::endpoint() const { return state_->endpoint; }
 
 }  // namespace muster
