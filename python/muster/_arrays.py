@@ -24,9 +24,20 @@ shares_files: Callable[[], bool] = lambda: True  # noqa: E731 (a runner says bet
 """Whether the files of the client are those of this process."""
 
 
+by_name: set[Any] = set()
+kinds_by_name: set[Any] = set()
+"""Functions and classes in the pickle of every array, and their types: they can be imported, and
+looking at each for that took longer than all the rest."""
+
+
 def numpy_module() -> Any:
     """None: nobody has imported it."""
-    return sys.modules.get("numpy")
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and not by_name and hasattr(numpy, "zeros"):  # else it is being imported
+        by_name.update((load_array, load_mapped, load_strided, load_file, view_as))
+        by_name.update((numpy.dtype, numpy.zeros(1).__reduce_ex__(5)[0]))
+        kinds_by_name.update(map(type, by_name))
+    return numpy
 
 
 def reduce_array(array: Any, store: Store, numpy: Any) -> Any:

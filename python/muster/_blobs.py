@@ -1,4 +1,4 @@
-"""Where the large parts of pickles go: into blobs of the pool, each once.
+"""The blobs of one call: what large parts of pickles become, each once.
 
 Within one call (a `map`, a `Parallel`) a part that comes again is known by the object that owns its
 memory. That it still has the content that was sent is seen from a sample, and for what is cheap to
@@ -14,13 +14,11 @@ import logging
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from muster import _arrays, _native
-from muster._portable import Packed, Place, Portable, Store, encode
 
 if TYPE_CHECKING:
     from muster._native import Blob
@@ -28,16 +26,8 @@ if TYPE_CHECKING:
 
 LEAST_BYTES = 1 << 16
 """As limits.hpp has it, kBlobBytes: below it a copy in a message is cheaper than a file."""
-RESULT_BYTES = 1 << 18
-"""As limits.hpp has it, kResultBlobBytes."""
 READ_ONLY_BYTES = 1 << 20
 """joblib's own limit, `max_nbytes`: a task gets smaller arrays as copies that it may write to."""
-MOST_BLOBS = 2048
-"""Of one payload: half of what the protocol allows. Further parts stay in the stream."""
-
-_OWN_BLOB_BYTES = 1 << 20  # a result's parts from here on are blobs of their own
-_ALIGNMENT = 64
-
 _READ_BYTES = 1 << 20
 _READ_SHARE = 0.02
 _READ_SECONDS = 0.02
@@ -132,12 +122,11 @@ class Blobs:
         self._read_seconds = 0.0
         self._refused = False
 
-    def store(self) -> ArgumentStore:
-        """For the next pickle."""
+    def begin_pickle(self) -> None:
+        """Another one begins."""
         self._dump += 1
-        if self._repeated:
+        if self._known:
             self._trim()
-        return ArgumentStore(self)
 
     @property
     def available(self) -> bool:
@@ -285,15 +274,6 @@ class Blobs:
             self._known.pop(key, None)
 
 
-def digest_of(portable: Portable, blobs: Sequence[Blob]) -> bytes:
-    """Equal for equal pickles with equal parts; `blobs` are those of its places."""
-    digest = blake2b(portable.stream, digest_size=16)
-    if portable.buffers:
-        places = [(blobs[place.blob].id, *place[1:]) for place in portable.buffers]
-        digest.update(repr((places, portable.cuts)).encode())
-    return digest.digest()
-
-
 def _nothing(_key: Any) -> None:
     pass
 
@@ -315,116 +295,3 @@ def _sample_elements(array: Any) -> int:
     blocks = [array.flat[start : start + each].tobytes() for start in range(0, array.size, step)]
     blocks.append(array.flat[max(0, array.size - each) :].tobytes())
     return _native.fingerprint(b"".join(blocks))
-
-
-class ArgumentStore(Store):
-    """Of what goes to tasks."""
-
-    def __init__(self, blobs: Blobs) -> None:
-        super().__init__()
-        self._blobs_of_call = blobs
-        sharing = blobs.sharing
-        self.least_bytes = sharing.least_bytes
-        self._copied = sharing.copied
-        self._read_only_bytes = sharing.read_only_bytes
-        self.large_bytes = sharing.read_only_bytes if sharing.mapped else None
-        self.named = bool(blobs.scattered)
-        self._numbers: dict[bytes, int] = {}
-        self.blobs: list[Blob] = []
-
-    def put(self, data: Any, owner: object) -> Place | None:
-        if not self._has_room():
-            return None
-        return self._place(self._blobs_of_call.put(data, owner))
-
-    def put_array(self, array: Any) -> Place | None:
-        if not self._has_room():
-            return None
-        if array.flags.forc:
-            return self._place(self._blobs_of_call.put(_arrays.flat_bytes(array), array))
-        return self._place(self._blobs_of_call.put_scattered_elements(array))
-
-    def put_file(self, path: str, offset: int, size: int, mode: str, array: Any) -> Any:
-        call = self._blobs_of_call
-        if call.one_machine:
-            return False
-        if mode == "r+" or array.nbytes < self.least_bytes or not self._has_room():
-            return array
-        blob = call.put_file(path, offset, size)
-        if blob is None:
-            return False
-        return Place(self.number(blob), 0, size, mode == "c")
-
-    def number(self, blob: Blob) -> int:
-        """Of a blob among those of the payload."""
-        known = self._numbers.get(blob.id)
-        if known is None:
-            known = self._numbers[blob.id] = len(self.blobs)
-            self.blobs.append(blob)
-        return known
-
-    def nest(self, portable: Portable, blobs: Sequence[Blob]) -> Any:
-        """What a Portable, whose places are among `blobs`, is pickled as."""
-        buffers = [
-            self.token(place._replace(blob=self.number(blobs[place.blob])))
-            for place in portable.buffers
-        ]
-        return Portable, (portable.stream, buffers, portable.cuts, portable.named)
-
-    def nest_scattered(self, handle: Scattered) -> Any:
-        return handle.nest(self, self._blobs_of_call.space)
-
-    def handle_of(self, obj: Any) -> Any:
-        return self._blobs_of_call.handle_of(obj)
-
-    def packed(self, portable: Portable) -> Packed:
-        return Packed(encode(portable), self.blobs)
-
-    def _has_room(self) -> bool:
-        return len(self.blobs) < MOST_BLOBS and self._blobs_of_call.available
-
-    def _place(self, blob: Blob | None) -> Place | None:
-        if blob is None:
-            return None
-        limit = self._read_only_bytes
-        copied = self._copied or limit is None or blob.size < limit
-        return Place(self.number(blob), 0, blob.size, copied)
-
-
-class ResultStore(Store):
-    """Of what comes back: `parts` has what each blob consists of."""
-
-    least_bytes = RESULT_BYTES
-    writable = True
-
-    def __init__(self, available: bool = True) -> None:
-        """`available`: there are blobs."""
-        super().__init__()
-        self._available = available
-        self.parts: list[list[Any]] = []
-        self._joined: int | None = None  # the blob of parts that are too small for their own
-        self._joined_bytes = 0
-
-    def put(self, data: Any, owner: object) -> Place | None:
-        view = memoryview(data).cast("B")
-        size = view.nbytes
-        if not self._available or size < RESULT_BYTES or len(self.parts) >= MOST_BLOBS:
-            return None
-        if size >= _OWN_BLOB_BYTES:
-            self.parts.append([view])
-            return Place(len(self.parts) - 1, 0, size, True)
-        if self._joined is None:
-            self._joined = len(self.parts)
-            self.parts.append([])
-        offset = self._joined_bytes
-        padding = -size % _ALIGNMENT
-        self.parts[self._joined] += [view, bytes(padding)] if padding else [view]
-        self._joined_bytes += size + padding
-        return Place(self._joined, offset, size, True)
-
-    def put_array(self, array: Any) -> Place | None:
-        if not array.flags.forc:
-            import numpy
-
-            array = numpy.ascontiguousarray(array)
-        return self.put(_arrays.flat_bytes(array), array)

@@ -15,9 +15,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from muster._blobs import Blobs, Sharing, digest_of
+from muster._blobs import Blobs, Sharing
 from muster._pickling import Pickler, make, pack_with
 from muster._portable import Packed, Portable, Reduced, Store
+from muster._stores import ArgumentStore, digest_of
 
 _KEPT_FUNCTIONS = 512
 """Unpickled functions that a runner keeps: more than one job has, few enough for their closures."""
@@ -84,7 +85,7 @@ class Shared:
     __slots__ = ("_blobs", "_portable", "digest")
 
     def __init__(self, obj: object, blobs: Blobs) -> None:
-        store = blobs.store()
+        store = ArgumentStore(blobs)
         self._portable = make(Pickler, obj, "the function", store)
         self._blobs = store.blobs
         self.digest = digest_of(self._portable, self._blobs)

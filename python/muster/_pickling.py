@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from muster import _arrays, _portable
-from muster._blobs import RESULT_BYTES, Blobs, ResultStore, digest_of
+from muster._blobs import Blobs
 from muster._offender import describe_offender
 from muster._portable import PROTOCOL, Packed, PicklerFactory, Portable, Readable, Store
 from muster._scattered import Scattered
+from muster._stores import RESULT_BYTES, ArgumentStore, ResultStore, digest_of
 from muster.errors import BrokerLost, PoolNotActive, SerializationError
 
 if TYPE_CHECKING:
@@ -75,9 +76,12 @@ class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         """Asked by the pickler for every object that is not of a built-in type."""
+        kind = type(obj)
+        if kind in _arrays.kinds_by_name and obj in _arrays.by_name:
+            return NotImplemented
         if isinstance(obj, self._arrays):
             return _arrays.reduce_array(obj, self.store, self._numpy)
-        if type(obj) is Scattered:
+        if kind is Scattered:
             return self.store.nest_scattered(obj)
         return super().reducer_override(obj)
 
@@ -101,7 +105,7 @@ def pack_with(make_pickler: PicklerFactory, obj: object, what: str, blobs: Blobs
         data = pickle.dumps(obj, PROTOCOL)
         if len(data) < _portable.STREAMED_BYTES:
             return Packed(data)
-    store = blobs.store()
+    store = ArgumentStore(blobs)
     return store.packed(make(make_pickler, obj, what, store))
 
 
@@ -129,7 +133,7 @@ def pack_result(value: object, prefix: bytes) -> Packed:
 
 def scatter(obj: object, blobs: Blobs) -> Scattered:
     """See `pool.scatter`; `blobs` is for this alone."""
-    store = blobs.store()
+    store = ArgumentStore(blobs)
     portable = make(Pickler, obj, "the object", store)
     if len(portable.stream) >= _portable.STREAMED_BYTES:
         place = store.put(portable.stream, portable.stream)

@@ -92,8 +92,7 @@ class Store:
     def take(self, buffer: pickle.PickleBuffer) -> bool:
         """The pickler's buffer_callback; True leaves the buffer in the stream."""
         view = memoryview(buffer)
-        known = self._tokens.get(id(view.obj))
-        if known is not None:
+        if self._tokens and (known := self._tokens.get(id(view.obj))) is not None:
             self.places.append(known[1])
             return False
         if view.nbytes < self.least_bytes or not view.contiguous:

@@ -19,10 +19,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Union
 
 from muster import _failures
-from muster._blobs import Blobs, ResultStore, Sharing
+from muster._blobs import Blobs, Sharing
 from muster._functions import Shared, add_functions, remove_functions
 from muster._pickling import DumpError, Pickler, load, make, pack_result, unpack
 from muster._portable import Packed
+from muster._stores import ArgumentStore, ResultStore
 from muster.errors import TaskStopped
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def make_body(
         context.capture,
         context.thread_limit,
     )
-    store = blobs.store()
+    store = ArgumentStore(blobs)
     # The callable is a pickle of its own: it is loaded after the path has been extended.
     body = (
         fields,
