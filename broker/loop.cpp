@@ -36,7 +36,8 @@ bool is_greeting(const Message& message) {
 }  // namespace
 
 BrokerLoop::BrokerLoop(const BrokerOptions& options, int signals, Endpoints& endpoints,
-                       const Authenticator& authenticator, NodesControl& nodes, BlobStore& blobs)
+                       const Authenticator& authenticator, NodesControl& nodes, BlobStore& blobs,
+                       MemoServer& memo)
     : signals_(signals),
       lifeline_(options.lifeline),
       endpoints_(endpoints),
@@ -44,11 +45,13 @@ BrokerLoop::BrokerLoop(const BrokerOptions& options, int signals, Endpoints& end
       authenticator_(authenticator),
       nodes_(nodes),
       blobs_(blobs),
+      memo_(memo),
       notifier_(options.service),
       scheduler_(with_blobs(options.scheduler, blobs), now()) {
   router_.watch(poller_);
   poller_.watch(signals_);
   if (lifeline_ >= 0) poller_.watch(lifeline_);
+  poller_.watch(memo_.descriptor());
 }
 
 void BrokerLoop::run() {
@@ -59,6 +62,7 @@ void BrokerLoop::run() {
     if (told_to_end()) break;
     take_input();
     nodes_.step(scheduler_, now());
+    serve_stores();
     if (now() >= scheduler_.next_deadline()) tick();
     blobs_.tick(now());
     send_output();
@@ -124,9 +128,23 @@ void BrokerLoop::send_output() {
   }
 }
 
+void BrokerLoop::serve_stores() {
+  for (Scheduler::StoreEvent& event : scheduler_.take_store_events()) {
+    if (event.request) {
+      memo_.ask(event.origin, std::move(*event.request));
+    } else {
+      memo_.gone(event.origin);
+    }
+  }
+  for (MemoAnswer& answer : memo_.take_answers()) {
+    scheduler_.answer(answer.origin, std::move(answer.answer));
+  }
+}
+
 // Also tells people what the counters say happened since the last look.
 void BrokerLoop::tick() {
   scheduler_.set_counter("logins_refused", authenticator_.refused());
+  for (const auto& [name, count] : memo_.counters()) scheduler_.set_counter(name, count);
   scheduler_.tick(now());
   for (const auto& [name, count] : scheduler_.counters()) {
     std::uint64_t& before = counters_told_[name];

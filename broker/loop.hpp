@@ -8,6 +8,7 @@
 #include "broker/authenticator.hpp"
 #include "broker/blob_store.hpp"
 #include "broker/endpoints.hpp"
+#include "broker/memo_server.hpp"
 #include "broker/nodes_control.hpp"
 #include "broker/scheduler.hpp"
 #include "common/service_notify.hpp"
@@ -22,15 +23,17 @@ struct BrokerOptions {
   std::vector<std::string> node_plugins = {};  // that every worker reached by ssh loads
   BlobOptions blobs;
   SchedulerOptions scheduler;
+  MemoOptions memo;
   ServiceManager service;  // who wants to know that the broker is ready, and lives
 };
 
 class BrokerLoop {
  public:
   // `signals`: a signalfd; SIGHUP reads the authorized workers again, any other signal ends the
-  // loop. `endpoints`, `authenticator`, `nodes` and `blobs` outlive this.
+  // loop. `endpoints`, `authenticator`, `nodes`, `blobs` and `memo` outlive this.
   BrokerLoop(const BrokerOptions& options, int signals, Endpoints& endpoints,
-             const Authenticator& authenticator, NodesControl& nodes, BlobStore& blobs);
+             const Authenticator& authenticator, NodesControl& nodes, BlobStore& blobs,
+             MemoServer& memo);
 
   // Serves until a signal, the lifeline's end or a producer's wish, then ends the workers on the
   // nodes. Blocks for the life of the process.
@@ -41,6 +44,7 @@ class BrokerLoop {
   void take_input();
   void hear(Received&& received);
   void send_output();
+  void serve_stores();
   void tick();
   void reload_authorized();
 
@@ -51,6 +55,7 @@ class BrokerLoop {
   const Authenticator& authenticator_;
   NodesControl& nodes_;
   BlobStore& blobs_;
+  MemoServer& memo_;
   ServiceNotifier notifier_;
   Scheduler scheduler_;
   Poller poller_;

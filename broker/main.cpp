@@ -51,6 +51,7 @@ struct CommandLine {
   bool private_folder = false;
   std::string key_file;
   std::string authorized_workers;
+  std::string trust_network;
   std::string hosts;
   std::vector<std::string> node_plugins;
   bool pack = false;
@@ -65,6 +66,8 @@ struct CommandLine {
   std::string blob_folder;
   bool blob_group = false;
   double no_worker_seconds = 60;
+  std::string spool;
+  std::uint64_t memo_limit_bytes = 0;
   double unknown_function_seconds = 2;
 };
 
@@ -84,6 +87,11 @@ void describe(CLI::App& app, CommandLine& line) {
   app.add_option("--authorized-workers", line.authorized_workers,
                  "The workers that may come by TCP, a line `PUBLIC_KEY NAME` each; SIGHUP reads it "
                  "again")
+      ->type_name("FILE");
+  app.add_option("--trust-network", line.trust_network,
+                 "Workers come by TCP with the secret of this file (`muster keygen --secret FILE`) "
+                 "and nothing is encrypted: for a network that you trust, such as a VPN or a "
+                 "cluster's own")
       ->type_name("FILE");
   app.add_option("--hosts", line.hosts,
                  "Bring up the machines of this hosts file, reached by ssh (docs/hosts.md)")
@@ -134,6 +142,15 @@ void describe(CLI::App& app, CommandLine& line) {
                  "Seconds until tasks fail because no connected worker offers their function")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  app.add_option(
+         "--spool", line.spool,
+         "Keep the values that programs cache in the pool (joblib's Memory) in this folder, "
+         "beyond the broker's end; default: in one that ends with it")
+      ->type_name("FOLDER");
+  app.add_option("--memo-limit", line.memo_limit_bytes,
+                 "Bytes of such values, at most; the least recently used ones go first (default: a "
+                 "quarter of what the disk has free, at most 10 GiB)")
+      ->transform(CLI::AsSizeValue(false));
   app.add_flag("--pack", line.pack,
                "Let producers compress payloads, because workers are behind slow links (with TCP "
                "endpoints they do anyway)");
@@ -152,17 +169,20 @@ muster::Duration seconds(double count) {
 
 muster::BrokerOptions to_options(const CommandLine& line) {
   muster::BrokerOptions options;
-  options.endpoints = {line.listen, line.private_folder, line.key_file, line.authorized_workers};
+  options.endpoints = {line.listen, line.private_folder, line.key_file, line.authorized_workers,
+                       line.trust_network};
   options.lifeline = line.lifeline;
   options.hosts = line.hosts;
   options.node_plugins = line.node_plugins;
+  options.memo.folder = line.spool;
+  options.memo.limit_bytes = line.memo_limit_bytes;
   options.blobs = {line.blob_memory, line.blob_disk, line.blob_folder, line.blob_group,
                    !line.private_folder};
   muster::SchedulerOptions& scheduler = options.scheduler;
   scheduler.incarnation = new_incarnation();
   scheduler.software_version = MUSTER_VERSION;
   scheduler.worker_hint = "muster-worker --connect " + muster::first_local(line.listen);
-  scheduler.pack = line.pack || !line.key_file.empty();
+  scheduler.pack = line.pack || !line.key_file.empty() || !line.trust_network.empty();
   scheduler.heartbeat_interval =
       std::chrono::duration_cast<std::chrono::milliseconds>(seconds(line.heartbeat_seconds));
   scheduler.heartbeat_misses = line.heartbeat_misses;
@@ -206,7 +226,8 @@ void serve(const muster::BrokerOptions& options) {
                              authenticator);
   if (!options.hosts.empty()) nodes.up_file(options.hosts);
   muster::BlobStore blobs(options.blobs, muster::first_local(options.endpoints.listen));
-  muster::BrokerLoop(options, signals, endpoints, authenticator, nodes, blobs).run();
+  muster::MemoServer memo(options.memo);
+  muster::BrokerLoop(options, signals, endpoints, authenticator, nodes, blobs, memo).run();
 }
 
 int run(int argc, char** argv) {

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "broker/job_table.hpp"
+#include "broker/memo_claims.hpp"
 #include "broker/worker_table.hpp"
 #include "common/message.hpp"
 #include "common/time.hpp"
@@ -102,6 +103,15 @@ class Scheduler {
   // STATUS shows these from now on, each with the round trip of the worker on it.
   void set_nodes(std::vector<message::NodeStatus> rows) { nodes_ = std::move(rows); }
 
+  // --- Stores of computed values: not the scheduler's to answer
+  // Questions that came since the last call, and the sessions and workers that are no more.
+  struct StoreEvent {
+    StoreOrigin origin;
+    std::optional<message::StoreRequest> request;  // nothing: it is gone
+  };
+  std::vector<StoreEvent> take_store_events() { return std::exchange(store_events_, {}); }
+  // Dropped while that peer is away: it asks again when it is back.
+  void answer(const StoreOrigin& origin, message::StoreAnswer&& answer);
   // --- Blobs: what whoever moves their bytes needs to know
   struct WorkerName {
     WorkerId id;
@@ -277,6 +287,12 @@ class Scheduler {
   std::string nobody_has_room(JobRecord& job);
   void check_demands() const;
 
+  // scheduler_stores.cpp
+  void ask_store(const StoreOrigin& origin, message::StoreRequest&& request);
+  void forget_in_stores(const StoreOrigin& origin);
+  static StoreOrigin origin_of(const SessionId& id) { return {false, id.high, id.low}; }
+  static StoreOrigin origin_of(const WorkerId& id) { return {true, id.high, id.low}; }
+
   // scheduler_outcomes.cpp: what producers are told
   void end_task(JobRecord& job, std::uint64_t sequence, TaskRecord& task, Outcome&& outcome);
   void flush_outcomes();
@@ -307,6 +323,7 @@ class Scheduler {
   std::uint64_t turn_ = 1;
   std::vector<Outgoing> outgoing_;
   std::vector<NodeRequest> node_requests_;
+  std::vector<StoreEvent> store_events_;
   std::vector<message::NodeStatus> nodes_;
   message::Pool announced_;  // what every present session was told
   std::uint64_t last_key_ = 0;

@@ -75,6 +75,8 @@ void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now)
     node_requests_.push_back({session.peer, std::move(*up)});
   } else if (auto* down = std::get_if<message::NodesDown>(&message)) {
     node_requests_.push_back({session.peer, std::move(*down)});
+  } else if (auto* asked = std::get_if<message::StoreRequest>(&message)) {
+    ask_store(origin_of(session.id), std::move(*asked));
   } else if (std::holds_alternative<message::Goodbye>(message)) {
     peers_.erase(session.peer);
     end_session(session);
@@ -301,6 +303,7 @@ void Scheduler::end_session(SessionRecord& session) {
     if (found != peers_.end() && found->second.session == &session) peers_.erase(found);
   }
   while (!session.jobs.empty()) forget_job(*session.jobs.begin()->second);
+  forget_in_stores(origin_of(session.id));
   end_session_blobs(session);
   sessions_.erase(session.id);
 }

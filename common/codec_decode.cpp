@@ -184,6 +184,43 @@ void read(Reader& r, message::WorkerBlobs& m) {
   r.get(m.waiting);
   r.finish();
 }
+void read(Reader& r, message::StoreRequest& m) {
+  StoreQuestion& q = m.question;
+  r.get(m.token);
+  r.get(m.claimant);
+  r.get(q.operation, StoreOperation::leave);
+  r.get(q.store);
+  r.get(q.key, limits::kMaxStoreKeyBytes);
+  r.get(q.text, limits::kMaxTextBytes);
+  r.get(q.value);
+  r.get(q.file);
+  r.get(q.offset);
+  r.get(q.size_bytes);
+  r.get(q.version);
+  r.get(q.may_block);
+  r.get(q.limits);
+  r.finish();
+  if (q.value.size() > limits::kStorePieceBytes) {
+    throw Fault{"a piece of a value over the limit", RefuseCode::over_limit};
+  }
+}
+void read(Reader& r, message::StoreAnswer& m) {
+  StoreReply& a = m.reply;
+  r.get(m.token);
+  r.get(a.status, StoreStatus::refused);
+  r.get(a.text, limits::kMaxTextBytes);
+  r.get(a.value);
+  r.get(a.size_bytes);
+  r.get(a.version);
+  r.get(a.machine);
+  r.get(a.file, limits::kMaxPathBytes);
+  r.get(a.folder, limits::kMaxPathBytes);
+  r.get(a.entries, limits::kMaxStoreEntries);
+  r.finish();
+  if (a.value.size() > limits::kStorePieceBytes) {
+    throw Fault{"a piece of a value over the limit", RefuseCode::over_limit};
+  }
+}
 
 template <std::size_t Index = 0>
 Message read_type(std::uint8_t type, Reader& reader) {

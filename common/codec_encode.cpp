@@ -99,6 +99,9 @@ class Writer {
   void put(const message::OutputLine& line) {
     fields(line.sequence, line.kind, line.level, line.name, line.text);
   }
+  void put(const Bytes& value) { put(Payload{value}); }
+  void put(const StoreLimits& limits) { fields(limits.bytes, limits.items, limits.age_ms); }
+  void put(const StoreEntry& e) { fields(e.key, e.size_bytes, e.accessed_unix_ms, e.hits); }
   void put(const BlobName& name) { fields(name.id, name.size_bytes); }
   void put(const BlobSource& s) { fields(s.name, s.place, s.file, s.offset); }
   void put(const BlobAnswer& answer) { fields(answer.id, answer.state, answer.text); }
@@ -179,6 +182,16 @@ class Encoder {
   void operator()(const message::BlobChunk& m) { all(m.blob, m.offset, m.content); }
   void operator()(const message::BlobGone& m) { all(m.blob, m.reason); }
   void operator()(const message::WorkerBlobs& m) { all(m.shares, m.added, m.removed, m.waiting); }
+  void operator()(const message::StoreRequest& m) {
+    const StoreQuestion& q = m.question;
+    all(m.token, m.claimant, q.operation, q.store, q.key, q.text, q.value, q.file, q.offset,
+        q.size_bytes, q.version, q.may_block, q.limits);
+  }
+  void operator()(const message::StoreAnswer& m) {
+    const StoreReply& r = m.reply;
+    all(m.token, r.status, r.text, r.value, r.size_bytes, r.version, r.machine, r.file, r.folder,
+        r.entries);
+  }
 
  private:
   template <typename... Fields>

@@ -219,6 +219,25 @@ class Reader {
     r.finish();
     check_run(line.sequence, 1);
   }
+  // A payload of neither blobs nor packing.
+  void get(Bytes& value) {
+    Payload payload;
+    get(payload);
+    if (payload.blobs != 0 || payload.unpacked_bytes != 0) throw Fault{"expected plain bytes"};
+    value = std::move(payload.bytes);
+  }
+  void get(StoreLimits& limits) {
+    Reader r = inner(next());
+    r.each(limits.bytes, limits.items, limits.age_ms);
+  }
+  void get(StoreEntry& entry) {
+    Reader r = inner(next());
+    r.get(entry.key, limits::kMaxStoreKeyBytes);
+    r.get(entry.size_bytes);
+    r.get(entry.accessed_unix_ms);
+    r.get(entry.hits);
+    r.finish();
+  }
   void get(BlobName& name) {
     Reader r = inner(next());
     r.each(name.id, name.size_bytes);

@@ -53,6 +53,20 @@ inline constexpr std::size_t kMaxPathBytes = 4096;
 // starts, so that a slow consumer bounds what piles up.
 inline constexpr std::uint64_t kHeldResultBytes = std::uint64_t{256} << 20;
 
+// Values of stores travel in pieces of this size, so that a message delays others by about a
+// millisecond; a value of one piece is in the answer itself.
+inline constexpr std::size_t kStorePieceBytes = std::size_t{512} << 10;
+
+// A key: the path of a function and the digests of its code and its arguments.
+inline constexpr std::size_t kMaxStoreKeyBytes = 2048;
+
+// Entries in one answer; with their keys at the limit half of what frame 0 takes.
+inline constexpr std::size_t kMaxStoreEntries = 2048;
+
+// What waits at a broker of one session or worker, and what a value may be large.
+inline constexpr std::size_t kMaxStoreWaits = 65'536;
+inline constexpr std::uint64_t kMaxStoreValueBytes = std::uint64_t{1} << 40;
+
 // A batch is cut at this many tasks: the cost per message is then under 1 % of the cost per task.
 inline constexpr std::size_t kBatchTasks = 1024;
 

@@ -15,7 +15,8 @@ const char* name_of(const Message& message) {
       "STATUS_REQUEST", "STATUS",          "OUTPUT",      "POOL",
       "WORKER_OUTPUT",  "NODES_UP",        "NODES_DOWN",  "NODES_ANSWER",
       "HELLO_BULK",     "BLOB_PUT",        "BLOB_ANSWER", "BLOB_RELEASE",
-      "BLOB_WANT",      "BLOB_CHUNK",      "BLOB_GONE",   "WORKER_BLOBS"};
+      "BLOB_WANT",      "BLOB_CHUNK",      "BLOB_GONE",   "WORKER_BLOBS",
+      "STORE_REQUEST",  "STORE_ANSWER"};
   return message.valueless_by_exception() ? "NONE" : kNames[message.index()];
 }
 

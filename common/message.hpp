@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <muster/bytes.hpp>
+#include <muster/store.hpp>
 #include <optional>
 #include <string>
 #include <variant>
@@ -450,6 +451,18 @@ struct WorkerBlobs {    // what changed since the last one
   std::uint32_t waiting = 0;  // leases that it holds and that wait for blobs
 };
 
+// --- Stores of computed values ------------------------------------------------------------------
+
+struct StoreRequest {  // STORE_ANSWER with the same token, unless `leave`
+  std::uint64_t token = 0;
+  std::uint64_t claimant = 0;  // who in that session or worker claims: a thread, a task
+  StoreQuestion question;
+};
+struct StoreAnswer {
+  std::uint64_t token = 0;
+  StoreReply reply;
+};
+
 }  // namespace message
 
 using Message =
@@ -463,7 +476,7 @@ using Message =
                  message::Pool, message::WorkerOutput, message::NodesUp, message::NodesDown,
                  message::NodesAnswer, message::HelloBulk, message::BlobPut, message::BlobAnswers,
                  message::BlobRelease, message::BlobWant, message::BlobChunk, message::BlobGone,
-                 message::WorkerBlobs>;
+                 message::WorkerBlobs, message::StoreRequest, message::StoreAnswer>;
 
 // The protocol's name of a message ("SUBMIT"), for logs and errors.
 const char* name_of(const Message& message);

@@ -30,7 +30,7 @@ constexpr bool kNotForWorkers =
            message::Output, message::Pool, message::WorkerOutput, message::NodesUp,
            message::NodesDown, message::NodesAnswer, message::HelloBulk, message::BlobPut,
            message::BlobAnswers, message::BlobRelease, message::BlobWant, message::BlobChunk,
-           message::BlobGone, message::WorkerBlobs>;
+           message::BlobGone, message::WorkerBlobs, message::StoreRequest, message::StoreAnswer>;
 
 }  // namespace
 

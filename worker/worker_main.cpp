@@ -42,6 +42,7 @@ struct Options {
   int control = -1;  // a listening socket: `muster-worker attach` started this worker
   std::string key_file;
   std::string broker_key;
+  std::string secret_file;
   std::uint32_t slots = 0;
   std::string executor = "process";
   std::vector<std::string> plugins;
@@ -106,6 +107,10 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("--broker-key", options.broker_key,
                  "The broker's public key: its .pub file, or the key itself")
       ->type_name("FILE|KEY");
+  app.add_option("--secret", options.secret_file,
+                 "Instead of keys, on a network that you trust: the broker's --trust-network file. "
+                 "Nothing is encrypted then")
+      ->type_name("FILE");
   app.add_option("--slots", options.slots, "Tasks to run at once (default: the number of cores)")
       ->check(CLI::Range(1U, limits::kMaxSlots))
       ->take_last()
@@ -178,11 +183,13 @@ void declare_limits(CLI::App& app, Options& options) {
                  "Memory for copies of large data that tasks share, e.g. 8GiB, when the broker is "
                  "on another machine (default: a quarter of the node's, at most half of what "
                  "is free in /dev/shm)")
+      ->envname("MUSTER_BLOB_MEMORY")
       ->transform(CLI::AsSizeValue(false))
       ->take_last()
       ->type_name("BYTES");
   app.add_option("--blob-disk", options.blob_disk_bytes,
                  "Disk for what does not fit there (default: half of what is free in ~/.cache)")
+      ->envname("MUSTER_BLOB_DISK")
       ->transform(CLI::AsSizeValue(false))
       ->take_last()
       ->type_name("BYTES");
@@ -235,7 +242,16 @@ WorkerId random_id() {
   return {word() | 1, word()};
 }
 
-Login login_of(const Options& options) {
+// `proof`: what the broker must answer; empty: its key proves who it is.
+Login login_of(const Options& options, std::string& proof) {
+  if (!options.secret_file.empty()) {
+    if (!options.key_file.empty() || !options.broker_key.empty()) {
+      throw TransportError("--secret and keys (--key, --broker-key) exclude each other");
+    }
+    SharedSecret secret = read_secret_file(options.secret_file);
+    proof = std::move(secret.proof);
+    return PlainLogin{std::move(secret.name), std::move(secret.password), true};
+  }
   if (options.key_file.empty() && options.broker_key.empty()) return {};
   if (options.key_file.empty() || options.broker_key.empty()) {
     throw TransportError(
@@ -287,7 +303,8 @@ void make_folder(const Options& options, const WorkerId& worker, std::optional<N
 }
 
 int run(const Options& options, int signals) {
-  const Login login = login_of(options);
+  std::string proof;
+  const Login login = login_of(options, proof);
   std::optional<Control> control;
   if (options.control >= 0) {
     control.emplace(Descriptor(options.control));
@@ -312,6 +329,7 @@ int run(const Options& options, int signals) {
   make_folder(options, worker, blobs);
   AgentOptions agent_options;
   agent_options.worker = worker;
+  agent_options.proof = std::move(proof);
   agent_options.node = options.node;
   agent_options.executor = options.executor;
   agent_options.process_id = static_cast<std::uint32_t>(::getpid());

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, final
 
 VERSION: str
-"""Of the software, "0.1.0"."""
+"""Of the software."""
 
 def default_endpoint() -> str:
     """What MUSTER_BROKER names, else the user's running broker, else ""."""

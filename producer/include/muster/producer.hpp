@@ -71,10 +71,8 @@ class Future {
   Future() = default;
   explicit Future(RawFuture raw) : raw_(std::move(raw)) {}
   // As RawFuture; throws PackError when the result is of another type than `Result`.
-  Result get() const { return unpack_value<Result>(raw_.get()); }
-  Result get(std::chrono::nanoseconds timeout) const {
-    return unpack_value<Result>(raw_.get(timeout));
-  }
+  Result get() const { return unpack(raw_.get()); }
+  Result get(std::chrono::nanoseconds timeout) const { return unpack(raw_.get(timeout)); }
   bool wait_for(std::chrono::nanoseconds timeout) const { return raw_.wait_for(timeout); }
   bool ready() const { return raw_.ready(); }
   void cancel() const { raw_.cancel(); }
@@ -82,6 +80,13 @@ class Future {
   const RawFuture& raw() const { return raw_; }
 
  private:
+  Result unpack(const Bytes& bytes) const {
+    if constexpr (pack_detail::kHoldsNoBlobs<Result>) {
+      return unpack_value<Result>(bytes);
+    } else {
+      return unpack_value<Result>(bytes, raw_.blobs());
+    }
+  }
   RawFuture raw_;
 };
 
@@ -94,7 +99,7 @@ class MUSTER_API Job {
   template <typename Result, typename... Arguments>
   Future<Result> submit(const Arguments&... arguments) {
     thread_local BytesArena arena;
-    return Future<Result>(submit_raw(pack_arguments(arena, arguments...)));
+    return Future<Result>(submit_raw(pack_arguments(arena, arguments...), blobs_of(arguments...)));
   }
   // As JobOptions::ship; before the first submit, else throws Error invalid.
   Job& ship(const std::string& library);
@@ -141,7 +146,8 @@ class MUSTER_API Producer {
   template <typename Result, typename... Arguments>
   Future<Result> submit(const std::string& name, const Arguments&... arguments) {
     thread_local BytesArena arena;
-    return Future<Result>(submit_raw({name, false}, pack_arguments(arena, arguments...)));
+    return Future<Result>(
+        submit_raw({name, false}, pack_arguments(arena, arguments...), blobs_of(arguments...)));
   }
   RawFuture submit_raw(const FunctionName& function, Bytes payload,
                        const std::vector<Blob>& blobs = {});

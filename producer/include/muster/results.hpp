@@ -78,17 +78,21 @@ class Results {
         stream_.close();
         return;
       }
-      stream_.push(pack_call(arena_, **position_));
+      push(**position_);
       ++*position_;
     }
   }
   template <typename Input>
-  static Bytes pack_call(BytesArena& arena, const Input& input) {
-    return pack_arguments(arena, input);
+  void push(const Input& input) {
+    stream_.push(pack_arguments(arena_, input), blobs_of(input));
   }
   template <typename... Parts>
-  static Bytes pack_call(BytesArena& arena, const std::tuple<Parts...>& parts) {
-    return std::apply([&](const auto&... items) { return pack_arguments(arena, items...); }, parts);
+  void push(const std::tuple<Parts...>& parts) {
+    std::apply(
+        [&](const auto&... items) {
+          stream_.push(pack_arguments(arena_, items...), blobs_of(items...));
+        },
+        parts);
   }
   void advance() {
     current_.reset();
@@ -97,7 +101,7 @@ class Results {
     if (!item) return;
     sequence_ = item->sequence;
     if (item->error) throw *item->error;
-    current_.emplace(unpack_value<Result>(item->result));
+    current_.emplace(unpack_value<Result>(item->result, item->blobs));
   }
 
   Stream stream_;
