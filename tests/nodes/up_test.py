@@ -144,6 +144,23 @@ def test_the_broker_is_killed_and_its_workers_are_found_again(rig: Rig, client: 
     assert client.workers() == before
 
 
+def test_a_broker_that_dies_is_not_taken_for_one_that_runs(rig: Rig, client: Client) -> None:
+    hosts = client.write_hosts(rig.hosts(slots=1))
+    assert client.run("up", hosts).returncode == 0
+    broker = client.brokers()[0]
+    # As while the kernel clears a large one away: it holds its lock, and says nothing more.
+    os.kill(broker, signal.SIGSTOP)
+    up = client.start("up", hosts)
+    try:
+        wait_until(lambda: len(os.listdir(f"/proc/{up.pid}/task")) > 1, "it asks the broker")
+        os.kill(broker, signal.SIGKILL)
+        output, errors = up.communicate(timeout=PATIENCE)
+    finally:
+        up.kill()
+    assert up.returncode == 0, errors
+    assert output.startswith("3 of 3 nodes up")
+
+
 def test_a_run_survives_the_broker(rig: Rig, client: Client) -> None:
     hosts = client.write_hosts(rig.hosts(slots=1))
     assert client.run("up", hosts).returncode == 0
