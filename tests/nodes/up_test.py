@@ -223,6 +223,19 @@ def test_a_node_that_does_not_answer(rig: Rig, client: Client) -> None:
     assert "muster up: n2 (" in up.stderr and "goes on trying" in up.stderr
 
 
+def test_a_host_that_refuses_is_told_once(rig: Rig, client: Client) -> None:
+    node = rig.nodes[1]
+    node.kill_sshd()
+    try:
+        up = client.run("up", "--wait", "6", client.write_hosts(rig.hosts()))
+    finally:
+        node.restart_sshd()
+    assert up.returncode == 1
+    told = [line for line in up.stderr.splitlines() if line.startswith("n2  ")]
+    assert any("waiting: connect" in line for line in told), up.stderr
+    assert len(told) == len(set(told)), up.stderr
+
+
 def test_a_full_disk_for_the_log(rig: Rig, client: Client) -> None:
     client.runtime.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs", str(client.runtime)]
