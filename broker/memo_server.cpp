@@ -134,7 +134,9 @@ void MemoServer::handle(Question& question) {
   const message::StoreRequest& request = question.request;
   const StoreQuestion& q = request.question;
   const MemoName name{q.store, q.key};
-  if (q.operation == StoreOperation::leave) {
+  if (q.operation == StoreOperation::leave && request.claimant == 0) {
+    handle(question.origin);  // all of them: its connection is new
+  } else if (q.operation == StoreOperation::leave) {
     const StoreAsker asker{question.origin, request.claimant};
     std::erase_if(uploads_, [&](const auto& upload) { return upload.first.first == asker; });
     go_on(claims_.leave(asker));
@@ -271,9 +273,12 @@ StoreReply MemoServer::answer_at_once(const Question& question, const MemoName& 
       ++(is_there ? hits_ : misses_);
       break;
     }
-    case StoreOperation::contains:
-      reply.status = store_->contains(name) ? StoreStatus::hit : StoreStatus::miss;
+    case StoreOperation::contains: {
+      auto there = store_->look_at(name);
+      reply.status = there ? StoreStatus::hit : StoreStatus::miss;
+      if (there) reply.text = std::move(there->text);
       break;
+    }
     case StoreOperation::list:
       reply.entries = store_->list(name, q.text);
       break;
@@ -317,11 +322,9 @@ void MemoServer::reply(const StoreOrigin& origin, std::uint64_t token, StoreRepl
 void MemoServer::publish_counters() {
   if (!store_) return;
   const std::lock_guard lock(mutex_);
-  counters_ = {{"stored_values", store_->items()},
-               {"stored_bytes", store_->bytes()},
-               {"stored_hits", hits_},
-               {"stored_misses", misses_},
-               {"stored_evicted", store_->evicted()},
+  counters_ = {{"stored_waits", claims_.waits()},    {"stored_values", store_->items()},
+               {"stored_bytes", store_->bytes()},    {"stored_hits", hits_},
+               {"stored_misses", misses_},           {"stored_evicted", store_->evicted()},
                {"stored_damaged", store_->damaged()}};
 }
 

@@ -57,12 +57,18 @@ MemoStore::~MemoStore() {
 
 // --- Finding ------------------------------------------------------------------------------------
 
-std::optional<MemoStore::Found> MemoStore::find(const MemoName& name) {
+std::optional<MemoStore::Found> MemoStore::look_at(const MemoName& name) {
   const auto found = entries_.find(name);
-  if (found == entries_.end()) return std::nullopt;
+  Descriptor file;
+  return found == entries_.end() ? std::nullopt : open(name, found, file);
+}
+
+// Drops a value that is not as it was written.
+std::optional<MemoStore::Found> MemoStore::open(const MemoName& name, Entries::iterator found,
+                                                Descriptor& file) {
   Entry& entry = found->second;
   const std::string path = path_of(name, entry.version);
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  file.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   struct stat status {};
   std::optional<MemoFileEnd> end;
   if (file && ::fstat(file.get(), &status) == 0) {
@@ -75,19 +81,28 @@ std::optional<MemoStore::Found> MemoStore::find(const MemoName& name) {
     return std::nullopt;
   }
   entry.checked = true;
-  Found answer{entry.size_bytes, entry.version, std::move(end->text), path, {}};
+  return Found{entry.size_bytes, entry.version, std::move(end->text), path, {}};
+}
+
+std::optional<MemoStore::Found> MemoStore::find(const MemoName& name) {
+  const auto found = entries_.find(name);
+  if (found == entries_.end()) return std::nullopt;
+  Entry& entry = found->second;
+  Descriptor file;
+  std::optional<Found> answer = open(name, found, file);
+  if (!answer) return std::nullopt;
   if (entry.size_bytes > 0 && entry.size_bytes <= limits::kStorePieceBytes) {
     auto buffer = std::make_shared_for_overwrite<std::byte[]>(entry.size_bytes);
     if (!read_all(file.get(), buffer.get(), entry.size_bytes, 0)) return std::nullopt;
     const std::span<const std::byte> view(buffer.get(), entry.size_bytes);
-    answer.value = Bytes(std::move(buffer), view);
+    answer->value = Bytes(std::move(buffer), view);
   }
   ++entry.hits;
   entry.accessed_ms = std::max(entry.accessed_ms, unix_ms());
   order_.splice(order_.end(), order_, entry.place);
   if (entry.accessed_ms - entry.touched_ms >= kTouchEveryMs) {
     entry.touched_ms = entry.accessed_ms;
-    set_time(path, entry.accessed_ms);
+    set_time(answer->file, entry.accessed_ms);
   }
   return answer;
 }

@@ -52,7 +52,8 @@ class MemoStore {
   };
   // An access: it makes the value the most recently used one.
   std::optional<Found> find(const MemoName& name);
-  bool contains(const MemoName& name) const { return entries_.count(name) != 0; }
+  // The same without the value, and no access.
+  std::optional<Found> look_at(const MemoName& name);
   // Nothing: the value is gone, or another now, or the piece is not in it.
   std::optional<Bytes> read(const MemoName& name, std::uint64_t version, std::uint64_t offset,
                             std::size_t size_bytes);
@@ -116,7 +117,7 @@ class MemoStore {
   void make_own_folder();
   void read_index();
   std::optional<Indexed> read_entry(const std::string& path);
-  bool is_whole(const MemoName& name, Entry& entry);
+  std::optional<Found> open(const MemoName& name, Entries::iterator entry, Descriptor& file);
   std::string path_of(const MemoName& name, std::uint64_t version) const;
   std::string make_room(std::uint64_t size_bytes);
   std::string publish(const MemoName& name, const std::string& text, Upload& upload);

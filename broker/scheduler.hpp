@@ -136,9 +136,9 @@ class Scheduler {
   message::Status status(Time now) const;
   const std::map<std::string, std::uint64_t>& counters() const { return counters_; }
   std::uint64_t counter(const std::string& name) const;
-  // A count that others keep; absent from counters() while it is 0.
+  // A count that others keep; absent from counters() until it is not 0.
   void set_counter(const std::string& name, std::uint64_t count) {
-    if (count != 0) counters_[name] = count;
+    if (count != 0 || counters_.count(name) != 0) counters_[name] = count;
   }
   std::uint64_t tasks_held() const;
   // Aborts if any of the tables contradict each other. O(everything): for tests and simulation.

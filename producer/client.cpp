@@ -154,6 +154,13 @@ std::future<message::NodesAnswer> Client::request_nodes(NodeCommand command) {
   return answer;
 }
 
+std::future<StoreReply> Client::ask_store(std::uint64_t claimant, StoreQuestion question) {
+  AskStore ask{claimant, std::move(question), {}};
+  std::future<StoreReply> answer = ask.promise.get_future();
+  hand_in(std::move(ask));
+  return answer;
+}
+
 // What the keeper has to say to the session is due at a time, maybe an earlier one than before.
 void Client::wake_for_blobs() {
   std::unique_lock lock(mutex_);

@@ -88,6 +88,7 @@ class Client {
   template <typename Ready>
   bool wait(std::unique_lock<std::mutex>& lock, std::condition_variable& changed, Deadline deadline,
             const Ready& ready);
+  std::future<StoreReply> ask_store(std::uint64_t claimant, StoreQuestion question);
   // Something else than a Sink's call made a wait's `ready()` true.
   void stir();
 
@@ -136,7 +137,12 @@ class Client {
     NodeCommand command;
     std::promise<message::NodesAnswer> promise;
   };
-  using Command = std::variant<Open, Submit, Cancel, End, Drop, AskStatus, AskNodes>;
+  struct AskStore {
+    std::uint64_t claimant = 0;
+    StoreQuestion question;
+    std::promise<StoreReply> promise;
+  };
+  using Command = std::variant<Open, Submit, Cancel, End, Drop, AskStatus, AskNodes, AskStore>;
   struct OpenJob {
     std::shared_ptr<Sink> sink;
     std::uint64_t missing = 0;  // submitted and not delivered
@@ -190,6 +196,7 @@ class Client {
   void apply(Drop& command);
   void apply(AskStatus& command);
   void apply(AskNodes& command);
+  void apply(AskStore& command);
   void follow_link(Time now);
   void reconnect();
   void send();
@@ -246,6 +253,7 @@ class Client {
   std::map<JobId, OpenJob> jobs_;
   std::vector<std::promise<message::Status>> status_waiters_;
   std::multimap<std::uint64_t, std::promise<message::NodesAnswer>> node_waiters_;
+  std::map<std::uint64_t, std::promise<StoreReply>> store_waiters_;
   std::deque<Frames> backlog_;  // what the socket did not take
   bool replaced_ = false;       // a new connection was opened since the silence began
   bool stirred_ = false;        // this turn did what a thread may sleep and wait for

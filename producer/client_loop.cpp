@@ -43,6 +43,9 @@ void Client::run() {
     if (auto* ask = std::get_if<AskNodes>(&command)) {
       node_waiters_.emplace(0, std::move(ask->promise));
     }
+    if (auto* ask = std::get_if<AskStore>(&command)) {
+      store_waiters_.emplace(UINT64_MAX - store_waiters_.size(), std::move(ask->promise));
+    }
   }
   commands_.clear();
   fail_all(error.value_or(
@@ -91,7 +94,8 @@ Time Client::next_turn(Time now) {
     slots_wanted = slot_waiters_ > 0;
   }
   // A wait that broker_timeout ends: the session does not know about it.
-  const bool asked = !status_waiters_.empty() || !node_waiters_.empty() || keeper_->awaited();
+  const bool asked = !status_waiters_.empty() || !node_waiters_.empty() ||
+                     !store_waiters_.empty() || keeper_->awaited();
   if (!jobs_.empty() || asked || slots_wanted) {
     const Time heard = session_.silent_since().value_or(now);
     const Time limit = heard + options_.broker_timeout;
@@ -179,6 +183,12 @@ void Client::apply(AskStatus& command) {
 void Client::apply(AskNodes& command) {
   const std::uint64_t number = session_.request_nodes(std::move(command.command));
   node_waiters_.emplace(number, std::move(command.promise));
+}
+
+void Client::apply(AskStore& command) {
+  const bool is_answered = command.question.operation != StoreOperation::leave;
+  const std::uint64_t number = session_.ask_store(command.claimant, std::move(command.question));
+  if (is_answered) store_waiters_.emplace(number, std::move(command.promise));
 }
 
 // Opens a new connection after a silence, and ends every wait after a long one.
@@ -273,6 +283,12 @@ void Client::dispatch() {
     found->second.set_value(std::move(answer));
     node_waiters_.erase(found);
   }
+  for (message::StoreAnswer& answer : events.store_answers) {
+    const auto found = store_waiters_.find(answer.token);
+    if (found == store_waiters_.end()) continue;
+    found->second.set_value(std::move(answer.reply));
+    store_waiters_.erase(found);
+  }
   if (events.refused) {
     const std::lock_guard lock(mutex_);
     refused_ = std::move(events.refused);
@@ -314,6 +330,10 @@ void Client::fail_all(const Error& error) {
     job.sink->fail(error);
   }
   for (auto& waiter : std::exchange(status_waiters_, {})) {
+    waiter.set_exception(std::make_exception_ptr(error));
+  }
+  session_.forget_store_questions();
+  for (auto& [number, waiter] : std::exchange(store_waiters_, {})) {
     waiter.set_exception(std::make_exception_ptr(error));
   }
   session_.forget_unanswered_nodes();

@@ -233,6 +233,10 @@ Blob Producer::scatter_file(const std::string& path, std::uint64_t offset,
   return state_->client->blobs().scatter_file(path, offset, size_bytes);
 }
 
+Blob Producer::scatter_copy(const std::string& path) {
+  return state_->client->blobs().scatter_copy(path);
+}
+
 bool Producer::has_blobs() const { return state_->client->blobs().shares(); }
 
 bool Producer::await_blob_room(std::uint64_t size_bytes, std::chrono::nanoseconds timeout) {
@@ -266,6 +270,10 @@ std::vector<std::string> Producer::down(const std::vector<std::string>& names, b
 std::vector<OutputLine> Producer::next_output(std::chrono::nanoseconds timeout) {
   const std::shared_ptr<detail::Client> client = state_->client;  // the wait may outlive this
   return client->next_output(timeout);
+}
+
+std::future<StoreReply> Producer::ask(std::uint64_t claimant, StoreQuestion question) {
+  return state_->client->ask_store(claimant, std::move(question));
 }
 
 const std::string& Producer::endpoint() const { return state_->endpoint; }

@@ -62,6 +62,7 @@ class Session {
   };
   struct Events {
     std::vector<NodesAnswered> nodes_answered;
+    std::vector<message::StoreAnswer> store_answers;  // `token` is the question's number
     std::vector<Delivered> delivered;
     std::vector<message::Notice> notices;
     std::vector<message::Output> outputs;
@@ -95,6 +96,10 @@ class Session {
   // Nothing names it any more. Blobs of delivered outcomes are released as well, once each. False:
   // no broker was ever told of it.
   bool release_blob(const BlobId& id);
+  // A question to the stores of computed values; its number. Asked again on a new connection.
+  std::uint64_t ask_store(std::uint64_t claimant, StoreQuestion question);
+  // Nobody waits for these answers any more.
+  void forget_store_questions() { questions_.clear(); }
   void close();  // GOODBYE; nothing is said or heard after it
 
   // --- What happens on the link.
@@ -199,11 +204,14 @@ class Session {
   void on(message::BlobChunk&&) {}
   void on(message::BlobGone&&) {}
   void on(message::WorkerBlobs&&) {}
+  void on(message::StoreRequest&&) {}
+  void on(message::StoreAnswer&& answer);
 
   void say_hello();
   void take_settings(const message::Welcome& welcome);
   void resume(const message::Welcome& welcome);
   void resume_nodes(bool new_incarnation);
+  void resume_stores();
   void resume_job(JobId id, Job& job, std::optional<std::uint64_t> next_sequence);
   void accept(JobId id, Job& job, OutcomeRun&& run);
   void finish(Job& job, std::uint64_t sequence);
@@ -273,6 +281,8 @@ class Session {
   std::uint64_t release_token_ = 0;  // of that heartbeat, if one is under way
   std::uint64_t last_release_token_ = 0;
   std::size_t blobs_in_doubt_ = 0;  // no tasks are sent while the broker may miss some
+  std::map<std::uint64_t, message::StoreRequest> questions_;  // without answer
+  std::uint64_t last_question_ = 0;
 
   std::vector<Message> messages_;  // said before anything else
   Events events_;

@@ -14,6 +14,7 @@
 #include "worker/executor.hpp"
 #include "worker/load.hpp"
 #include "worker/node_blobs.hpp"
+#include "worker/store_relay.hpp"
 
 namespace muster {
 
@@ -26,7 +27,9 @@ struct LoopOptions {
   int lifeline = -1;           // end when this pipe's other side is gone; -1: none
   Duration drain_timeout{};    // how long running tasks may go on after the first signal
   double pause_load = 0;       // pause while others keep so many cores busy; 0: never
-  ServiceManager service;      // who wants to know that the worker is ready, and lives
+  // What runners ask of stores; outlives the loop. Null: nothing.
+  StoreRelay* stores = nullptr;
+  ServiceManager service;  // who wants to know that the worker is ready, and lives
 };
 
 class WorkerLoop {
@@ -54,6 +57,7 @@ class WorkerLoop {
   void obey(Message&& message, Time now);
   void carry_out();
   void carry_blobs(const std::vector<BlobRequest>& requests, Time now);
+  void carry_store_questions(Time now);
   void send(Message& message);
   void check_signals(Time now);
   void check_load(Time now);

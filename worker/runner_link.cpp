@@ -78,6 +78,7 @@ void RunnerLink::State::finish(std::uint64_t task_id, Bytes result,
   if (abandoned_) return;
   const std::optional<HeldTask> task = take_started(task_id);
   if (!task) return;  // it ended before
+  leave_stores(task_id);
   Outcome outcome = outcome_of(std::move(result), blobs);
   report(task->lease, steady_now() - task->started, std::move(outcome));
 }
@@ -104,6 +105,7 @@ void RunnerLink::State::fail(std::uint64_t task_id, const Failure& failure) {
   if (abandoned_) return;
   const std::optional<HeldTask> task = take_started(task_id);
   if (!task) return;  // it ended before
+  leave_stores(task_id);
   report(task->lease, steady_now() - task->started, failed(OutcomeStatus::error, failure));
 }
 

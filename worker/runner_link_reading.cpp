@@ -130,6 +130,8 @@ void RunnerLink::State::receive(Message&& message) {
     stop_tasks(*stop);
   } else if (const auto* forgotten = std::get_if<message::ForgetJob>(&message)) {
     forget_job({forgotten->session, forgotten->job});
+  } else if (auto* answer = std::get_if<message::StoreAnswer>(&message)) {
+    take_answer(std::move(*answer));
   } else {
     leave(kBrokenLink);
   }

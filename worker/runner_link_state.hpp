@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <future>
 #include <memory>
 #include <muster/runner.hpp>
 #include <mutex>
@@ -52,6 +53,8 @@ class RunnerLink::State {
   void write(const Message& message);
   void abandon();
   TaskBlobs& blobs() { return blobs_; }
+  std::future<StoreReply> ask(std::uint64_t task_id, std::uint64_t claimant,
+                              StoreQuestion&& question);
 
  private:
   void keep_reading();
@@ -65,6 +68,8 @@ class RunnerLink::State {
   void stop_tasks(const message::StopTasks& m);
   void forget_job(const JobName& name);
   void take_back(const message::Recall& recall);
+  void take_answer(message::StoreAnswer&& answer);
+  void leave_stores(std::uint64_t task_id);
   template <typename Wanted>
   void cancel_queued(Wanted&& wanted);
   std::optional<HeldTask> take_started(std::uint64_t task_id);
@@ -96,6 +101,9 @@ class RunnerLink::State {
   std::uint64_t next_id_ = 1;
   std::vector<std::shared_ptr<const DeclaredJob>> leaving_;  // of which no task will come
   OutputGate gate_;
+  std::unordered_map<std::uint64_t, std::promise<StoreReply>> questions_;    // to stores, by token
+  std::unordered_map<std::uint64_t, std::vector<std::uint64_t>> claimants_;  // by task
+  std::uint64_t last_question_ = 0;
   // Whoever waits for a task reads the link itself (it leads): one thread less between the daemon
   // and the task. While all task threads run tasks the background thread leads.
   bool led_ = false;

@@ -32,6 +32,7 @@ RunnerProcess::RunnerProcess(const RunnerCommand& command, int epoll, std::size_
     : command_(command), epoll_(epoll), slot_(slot) {}
 
 RunnerProcess::~RunnerProcess() {
+  leave_stores();
   if (!running()) return;
   ::kill(-life_.process.pid, SIGKILL);
   reap(life_.process);
@@ -66,6 +67,7 @@ void RunnerProcess::launch(Time now) {
   life_.link = std::move(link);
   life_.output.pipe = std::move(output.read);
   life_.error_output.pipe = std::move(error_output.read);
+  join_stores();
   watch(life_.process.exit_watch.get(), Source::exit);
   watch(life_.link.get(), Source::link);
   watch(life_.output.pipe.get(), Source::output);
@@ -105,6 +107,7 @@ RunnerProcess::End RunnerProcess::take_end(bool idle, Time now) {
     if (idle_deaths_ > 0) pause(idle_deaths_ - 1, now);  // a first one is free
     ++idle_deaths_;
   }
+  leave_stores();
   life_ = Life{};
   return end;
 }
@@ -184,6 +187,12 @@ bool RunnerProcess::next(Message& message) {
           continue;
         }
         idle_deaths_ = 0;
+        if (auto* asked = std::get_if<message::StoreRequest>(&message)) {
+          if (command_.stores != nullptr) {
+            command_.stores->ask(life_.store_runner, std::move(*asked));
+          }
+          continue;
+        }
         return true;
       case MessageReader::Status::broken:
         close_link();
@@ -205,6 +214,18 @@ bool RunnerProcess::next(Message& message) {
     life_.read_all = static_cast<std::size_t>(got) < size_bytes;
   }
   return false;
+}
+
+void RunnerProcess::join_stores() {
+  if (command_.stores == nullptr) return;
+  life_.store_runner = command_.stores->join([this](message::StoreAnswer&& answer) {
+    send(std::move(answer));
+    flush();
+  });
+}
+
+void RunnerProcess::leave_stores() {
+  if (command_.stores != nullptr) command_.stores->leave(life_.store_runner);
 }
 
 // Task code closed or garbled the link, or the process is ending: make sure that it does.

@@ -18,6 +18,7 @@
 #include "worker/frame_link.hpp"
 #include "worker/output_gate.hpp"
 #include "worker/spawn.hpp"
+#include "worker/store_relay.hpp"
 
 namespace muster {
 
@@ -25,6 +26,7 @@ namespace muster {
 struct RunnerCommand {
   std::vector<std::string> argv;
   std::vector<std::pair<std::string, std::string>> environment;  // added to our own
+  StoreRelay* stores = nullptr;  // who carries what they ask of stores; outlives them
 };
 
 class RunnerProcess {
@@ -103,6 +105,7 @@ class RunnerProcess {
     std::string tail;      // what it printed lately
     std::unordered_map<JobName, std::shared_ptr<const JobSpec>> jobs;  // that it knows
     const JobSpec* last_spec = nullptr;                                // one of them
+    StoreRelay::Runner store_runner = 0;
     bool read_all = false;     // nothing waits in the socket
     bool ready = false;        // it has said so
     bool killed = false;       // by us
@@ -115,6 +118,8 @@ class RunnerProcess {
   void declare(const TaskStart& task);
   void pack_batch();
   void close_link();
+  void join_stores();
+  void leave_stores();
   void read_stream(Stream& stream, const TaskStart* speaker, Time now);
   void split_lines(Stream& stream, std::string_view text, const TaskStart& speaker, Time now);
   void end_line(Stream& stream, const TaskStart& speaker, Time now);

@@ -21,6 +21,7 @@ namespace {
 
 RunnerCommand with_environment(RunnerCommand command, const TaskRouterOptions& options) {
   command.environment = runner_environment(options.slots, options.cores, options.node);
+  command.stores = options.stores;
   return command;
 }
 

@@ -27,6 +27,7 @@ struct TaskRouterOptions {
   std::uint32_t cores = 1;             // that the slots share
   std::vector<std::string> gpus = {};  // as CUDA_VISIBLE_DEVICES names them
   MemoryRule memory = {};
+  StoreRelay* stores = nullptr;  // outlives the router; null: tasks have no stores
 };
 
 // Starts muster-runner, from the folder of this program, with these plug-ins.

@@ -341,12 +341,14 @@ int run(const Options& options, int signals) {
   agent_options.python = python.version;
   agent_options.functions = functions.names();
   Agent agent(std::move(agent_options));
+  StoreRelay stores;
   std::optional<TaskRouter> executor;
   const MemoryRule memory{options.enforce_memory ? options.memory_bytes / options.slots : 0,
                           options.slots, cores};
-  executor.emplace(TaskRouterOptions{options.executor, options.slots, options.plugins, options.node,
-                                     options.max_result_bytes, python, cores, gpus, memory},
-                   functions);
+  executor.emplace(
+      TaskRouterOptions{options.executor, options.slots, options.plugins, options.node,
+                        options.max_result_bytes, python, cores, gpus, memory, &stores},
+      functions);
   LoopOptions loop_options;
   if (control) {
     loop_options.control = &*control;
@@ -359,6 +361,7 @@ int run(const Options& options, int signals) {
   loop_options.lifeline = options.lifeline;
   loop_options.drain_timeout = std::chrono::seconds(options.drain_timeout_seconds);
   loop_options.pause_load = options.pause_load;
+  loop_options.stores = &stores;
   loop_options.service = options.service;
   WorkerLoop loop(std::move(loop_options), agent, *executor);
   const int exit_code = loop.run();

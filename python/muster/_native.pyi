@@ -55,6 +55,21 @@ blobs come with them."""
 Line = tuple[int, int, str, int, int, str, str, int]
 """(job, sequence, node, kind, level, name, text, dropped): `muster::OutputLine`."""
 
+StoreAnswer = tuple[
+    int, str, bytes | Buffer, int, int, str, str, str, list[tuple[str, int, float, int]]
+]
+"""(status, text, value, size, version, machine, file, folder, [(key, size, accessed, hits)]): as
+`muster::StoreReply`."""
+STORE_PIECE_BYTES: int
+"""Values up to this size are in the answer itself; larger ones come in pieces of it."""
+
+@final
+class Asked:
+    """A question to a store, on its way."""
+
+    def wait(self, timeout: float) -> StoreAnswer | None:
+        """None when `timeout` passed; the answer, once. Error when nothing will come."""
+
 @final
 class Producer:
     """`muster::Producer` and one `muster::Channel` of it.
@@ -90,6 +105,8 @@ class Producer:
     def up(self, hosts: str, origin: str) -> None:
         """Has the broker bring up the hosts of a hosts file; blocks until it has accepted it."""
     def next_output(self, timeout: float) -> list[Line]: ...
+    def ask(self, claimant: int, operation: int, store: str, key: str, **fields: object) -> Asked:
+        """Asks the pool's stores; `operation` and fields as in `muster::StoreQuestion`."""
     def close(self) -> None:
         """Ends the session and the embedded pool; every wait ends. Again: no effect."""
     # --- The channel ---
@@ -160,6 +177,12 @@ class RunnerLink:
     def next(self) -> RunnerTask: ...
     def current(self) -> int | None:
         """The task that this thread took from `next` and that did not end yet."""
+    def task(self) -> int | None:
+        """The task that this thread works for, also when it was started by one that does."""
+    def ask(
+        self, task_id: int, claimant: int, operation: int, store: str, key: str, **fields: object
+    ) -> Asked:
+        """As `Producer.ask`; what is claimed ends with the task at the latest."""
     def finish(self, task_id: int, result: Any, blobs: Iterable[Blob] = ()) -> None:
         """After it, and after `fail`, no stop of this task arrives any more."""
     def make_blob(self, parts: Iterable[Any]) -> Blob:

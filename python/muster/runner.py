@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from muster._tasks import JobContext, LoadedJob
 
 _LINK_DESCRIPTOR = 3
+link: RunnerLink | None = None  # of this process, for what tasks ask of the pool
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -313,6 +314,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.version:
         print(_version())
         return
+    global link  # noqa: PLW0603
     link = _connect(options.max_result)
     _prepare_process()
     # A task that looks at __main__ finds nothing of the runner's, nor do its child processes.

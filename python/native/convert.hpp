@@ -41,5 +41,6 @@ unsigned fork_generation();
 void bind_common(pybind11::module_& module);
 void bind_producer(pybind11::module_& module);
 void bind_runner(pybind11::module_& module);
+void bind_stores(pybind11::module_& module);
 
 }  // namespace muster::python

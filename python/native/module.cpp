@@ -6,6 +6,7 @@
 PYBIND11_MODULE(_native, module) {
   module.attr("VERSION") = MUSTER_VERSION;
   muster::python::bind_common(module);
+  muster::python::bind_stores(module);
   muster::python::bind_producer(module);
   muster::python::bind_runner(module);
 }

@@ -15,6 +15,7 @@
 
 #include "python/native/convert.hpp"
 #include "python/native/session.hpp"
+#include "python/native/store_binding.hpp"
 
 namespace muster::python {
 
@@ -293,6 +294,13 @@ py::object scatter_file(Session& session, const py::str& path, std::uint64_t off
   }));
 }
 
+py::object ask(Session& session, std::uint64_t claimant, int operation, const py::str& store,
+               const py::str& key, const py::kwargs& fields) {
+  StoreQuestion question = store_question(operation, store, key, fields);
+  return store_asked(session.use(
+      [&](Native& native) { return native.producer.ask(claimant, std::move(question)); }));
+}
+
 void close(Session& session) {
   const py::gil_scoped_release unlocked;
   session.close();
@@ -363,6 +371,7 @@ void bind_producer(py::module_& module) {
       .def("wait_for_slots", &wait_for_slots, py::arg("slots"), py::arg("timeout"))
       .def("up", &up, py::arg("hosts"), py::arg("origin"))
       .def("next_output", &next_output, py::arg("timeout"))
+      .def("ask", &ask)
       .def("close", &close);
   bind_channel(producer);
 }

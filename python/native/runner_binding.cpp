@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "python/native/convert.hpp"
+#include "python/native/store_binding.hpp"
 
 namespace muster::python {
 
@@ -57,6 +58,21 @@ class Link {
     const auto found = current_.find(PyThread_get_thread_ident());
     if (found == current_.end()) return py::none();
     return py::int_(found->second);
+  }
+  // The task that this thread works for; None: which of several cannot be told, or there is none.
+  py::object task() const {
+    if (current_.size() == 1) return py::int_(current_.begin()->second);
+    return current();
+  }
+  py::object ask(std::uint64_t task_id, std::uint64_t claimant, int operation, const py::str& store,
+                 const py::str& key, const py::kwargs& fields) {
+    StoreQuestion question = store_question(operation, store, key, fields);
+    std::future<StoreReply> reply;
+    {
+      const py::gil_scoped_release unlocked;
+      reply = link_->ask(task_id, claimant, std::move(question));
+    }
+    return store_asked(std::move(reply));
   }
   void finish(std::uint64_t task_id, const py::object& result, const py::iterable& blobs) {
     Bytes bytes = to_bytes(result);
@@ -159,6 +175,8 @@ void bind_runner(py::module_& module) {
       .def("make_blob", &Link::make_blob, py::arg("parts"))
       .def("keeps_blobs", &Link::keeps_blobs)
       .def("shares_files", &Link::shares_files)
+      .def("task", &Link::task)
+      .def("ask", &Link::ask)
       .def("fail", &Link::fail, py::arg("task_id"), py::arg("kind"), py::arg("message"),
            py::arg("traceback"), py::arg("extra"))
       .def("say", &Link::say, py::arg("task_id"), py::arg("kind"), py::arg("level"),

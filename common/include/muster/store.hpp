@@ -19,13 +19,13 @@ enum class StoreOperation : std::uint8_t {
   claim = 1,     // hit, or yours; waits while somebody else computes the value
   put = 2,       // done; a large value comes in pieces, or as a file
   release = 3,   // done; the claim ends without a value, or the wait for one
-  contains = 4,  // hit or miss; does not count as an access
+  contains = 4,  // hit or miss, with the text alone; does not count as an access
   list = 5,      // done: entries after `key`, in order of their keys, whose key begins with `text`
   remove = 6,    // done
   remove_all = 7,  // done: every key that begins with `key`
   trim = 8,        // done: until the limits hold, least recently used first
   read = 9,        // hit: a piece of a value that get or claim found; changed: it is another now
-  leave = 10,      // no answer: everything that the claimant claims or waits for ends
+  leave = 10,      // no answer: everything that the claimant claims or waits for ends; 0: all
 };
 
 enum class StoreStatus : std::uint8_t {

@@ -17,6 +17,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <future>
 #include <iterator>
 #include <limits>
 #include <memory>
@@ -26,6 +27,7 @@
 #include <muster/outcome.hpp>
 #include <muster/pack.hpp>
 #include <muster/results.hpp>
+#include <muster/store.hpp>
 #include <muster/stream.hpp>
 #include <span>
 #include <string>
@@ -185,6 +187,9 @@ class MUSTER_API Producer {
   // its content. It must not change while tasks use it. Throws Error invalid when it is not there.
   Blob scatter_file(const std::string& path, std::uint64_t offset = 0,
                     std::uint64_t size_bytes = std::numeric_limits<std::uint64_t>::max());
+  // The content of a file as it is now, which is copied: the file may change afterwards. Else as
+  // scatter(); throws Error invalid when it cannot be read.
+  Blob scatter_copy(const std::string& path);
   // Whether this producer shares folders with its broker. If not, there are no blobs: scatter()
   // throws Error unusable, and everything travels inside messages (up to 1 GiB).
   bool has_blobs() const;
@@ -211,6 +216,10 @@ class MUSTER_API Producer {
   // What tasks said: blocks until there is something, `timeout` passed or the producer ends (then
   // it is empty). At most 10,000 lines wait; beyond that the oldest are dropped and counted.
   std::vector<OutputLine> next_output(std::chrono::nanoseconds timeout);
+  // Asks the pool's stores of computed values. `claimant`: any number but 0 that stands for one
+  // thread of this program. Never blocks; the answer may take as long as another's computation. The
+  // future throws Error disconnected or refused, std::future_error when the producer ends.
+  std::future<StoreReply> ask(std::uint64_t claimant, StoreQuestion question);
   // The endpoint in use, to hand to other programs.
   const std::string& endpoint() const;
 

@@ -12,14 +12,17 @@ what each joblib version can do.
 from typing import TYPE_CHECKING, Any
 
 from muster.joblib import backend as _backend
+from muster.joblib import memory as _memory
 from muster.joblib.backend import MusterBackend
+from muster.joblib.memory import Store
 
 if TYPE_CHECKING:
     from muster.joblib.pools import JoblibPool, ScikitLearnPool, sklearn_backend
 
-__all__ = ["JoblibPool", "MusterBackend", "ScikitLearnPool", "sklearn_backend"]
+__all__ = ["JoblibPool", "MusterBackend", "ScikitLearnPool", "Store", "sklearn_backend"]
 
 _backend.register()
+_memory.register()
 
 
 def __getattr__(name: str) -> Any:
