@@ -237,7 +237,7 @@ std::uint64_t Authenticator::refused() const { return state_->refused; }
 void Authenticator::self_test(TransportContext& context, const std::string& endpoint,
                               Security security, const std::string& server_key) {
   const KeyPair stranger = make_key_pair("nobody");
-  Login login = PlainLogin{"nobody", stranger.secret_key};
+  Login login = PlainLogin{"nobody", stranger.secret_key, security == Security::trusted};
   if (security == Security::curve) {
     login = CurveLogin{server_key, stranger.public_key, stranger.secret_key};
   }

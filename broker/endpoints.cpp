@@ -20,12 +20,20 @@ std::string path_of(const std::string& endpoint) { return endpoint.substr(kIpc.s
 
 // The pair of the key file, or one that is good for this start alone.
 KeyPair server_keys(const EndpointOptions& options) {
+  if (!options.trust_network.empty()) {
+    if (!options.authorized_workers.empty()) {
+      throw TransportError(
+          "--trust-network and --authorized-workers: workers come by TCP either with a secret, in "
+          "the clear, or with keys, encrypted; leave one of the two out");
+    }
+    return options.key_file.empty() ? make_key_pair("broker") : read_key_file(options.key_file);
+  }
   for (const std::string& endpoint : options.listen) {
     if (!is_local(endpoint) && (options.key_file.empty() || options.authorized_workers.empty())) {
       throw TransportError(fmt::format(
           "--listen {}: TCP endpoints need --key FILE (make one with `muster keygen`) and "
-          "--authorized-workers FILE (the public keys of the workers); on one machine use "
-          "ipc:///path/to/socket",
+          "--authorized-workers FILE (the public keys of the workers), or on a network that you "
+          "trust --trust-network FILE; on one machine use ipc:///path/to/socket",
           endpoint));
     }
   }
@@ -65,8 +73,19 @@ Endpoints::Endpoints(const EndpointOptions& options, TransportContext& context,
   }
   server_key_ = keys.public_key;
   curve_ = {Security::curve, keys.secret_key};
+  tcp_ = curve_;
+  if (!options_.trust_network.empty()) {
+    const SharedSecret secret = read_secret_file(options_.trust_network);
+    authenticator_.allow(secret.name, secret.password, secret.proof);
+    tcp_ = {Security::trusted};
+  }
   if (!options_.authorized_workers.empty()) reload_authorized();
-  for (const std::string& endpoint : options_.listen) listen(endpoint);
+  for (const std::string& endpoint : options_.listen) {
+    const std::string bound = listen(endpoint);
+    if (!is_local(endpoint) && tcp_.security == Security::trusted) {
+      authenticator_.self_test(context, bound, Security::trusted);
+    }
+  }
   tunnel_socket_ = bind_tunnel(path_of(local) + ".tunnel", {Security::plain});
   tunnel_curve_socket_ = bind_tunnel(path_of(local) + ".tunnel-curve", curve_);
   if (!tunnel_socket_.empty()) {
@@ -85,16 +104,23 @@ Endpoints::~Endpoints() {
   }
 }
 
-void Endpoints::listen(const std::string& endpoint) {
+// Returns the endpoint with the port that was chosen.
+std::string Endpoints::listen(const std::string& endpoint) {
   if (is_local(endpoint)) {
     check_endpoint(endpoint);
     locks_.emplace_back(endpoint);
     router_.bind(endpoint);
     spdlog::info("listening on {}", endpoint);
+    return endpoint;
+  }
+  const std::string bound = router_.bind(endpoint, tcp_);
+  if (tcp_.security == Security::trusted) {
+    spdlog::warn("listening on {} for workers with the secret of '{}': nothing there is encrypted",
+                 bound, options_.trust_network);
   } else {
-    const std::string bound = router_.bind(endpoint, curve_);
     spdlog::info("listening on {} for workers; the broker's public key is {}", bound, server_key_);
   }
+  return bound;
 }
 
 // The lock of the endpoint beside it keeps other brokers away from this one, too.

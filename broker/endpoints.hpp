@@ -1,6 +1,6 @@
 // What the broker listens on: local endpoints for programs and workers of this machine, TCP
-// endpoints for workers with a key, and beside the first local one the Unix sockets where tunnels
-// end.
+// endpoints for workers with a key (or, on a trusted network, with a secret), and beside the first
+// local one the Unix sockets where tunnels end.
 //
 // Owner: the broker's main. Threads: the loop's.
 #pragma once
@@ -19,6 +19,7 @@ struct EndpointOptions {
   bool private_folder = false;          // remove the folder of the first one at the end
   std::string key_file = {};            // the broker's; needed for tcp://
   std::string authorized_workers = {};  // file; needed for tcp://
+  std::string trust_network = {};       // file of a shared secret: tcp:// in the clear, instead
 };
 
 // The first of them that is local; empty: none.
@@ -60,13 +61,14 @@ class Endpoints {
     std::string path_;
   };
 
-  void listen(const std::string& endpoint);
+  std::string listen(const std::string& endpoint);
   std::string bind_tunnel(const std::string& path, const BindOptions& security);
 
   const EndpointOptions options_;
   Authenticator& authenticator_;
   const PrivateFolder folder_;  // goes after the sockets in it
   BindOptions curve_;
+  BindOptions tcp_;
   std::string server_key_;
   Router router_;
   std::vector<EndpointLock> locks_;

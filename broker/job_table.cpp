@@ -34,25 +34,38 @@ void JobRecord::unqueue(std::uint64_t sequence) {
   last_chance_.erase(sequence);
 }
 
-std::optional<std::uint64_t> JobRecord::take_queued(bool fresh_only) {
-  if (!returned_.empty()) {
-    const std::uint64_t sequence = *returned_.begin();
-    // Behind a suspect there are most likely suspects of the same loss: do not search.
-    if (!fresh_only || !find(sequence)->suspect) {
-      returned_.erase(returned_.begin());
-      --queued;
-      return sequence;
-    }
+// The next one in line, which stays there: the first of those that came back, or under the cursor.
+std::optional<std::uint64_t> JobRecord::peek_queued(bool fresh_only) {
+  // Behind a suspect there are most likely suspects of the same loss: do not search.
+  if (!returned_.empty() && (!fresh_only || !find(*returned_.begin())->suspect)) {
+    return *returned_.begin();
   }
   for (; cursor_ < end(); ++cursor_) {
     if (find(cursor_)->state != TaskState::queued) continue;
     if (!returned_.empty() && returned_.count(cursor_) != 0) continue;
     if (!last_chance_.empty() && last_chance_.count(cursor_) != 0) continue;
-    --queued;
-    tasks_.prefetch(cursor_ + kPrefetchRecords);
-    return cursor_++;
+    return cursor_;
   }
   return std::nullopt;
+}
+
+std::optional<std::uint64_t> JobRecord::take_queued(bool fresh_only) {
+  const auto sequence = peek_queued(fresh_only);
+  if (!sequence) return sequence;
+  --queued;
+  if (returned_.empty() || *returned_.begin() != *sequence) {
+    tasks_.prefetch(cursor_ + kPrefetchRecords);
+    ++cursor_;
+  } else {
+    returned_.erase(returned_.begin());
+  }
+  return sequence;
+}
+
+std::uint64_t JobRecord::result_limit() const {
+  if (held_result_bytes > limits::kHeldResultBytes) return 1;
+  const std::uint64_t room = limits::kHeldResultBytes - held_result_bytes;
+  return mean_result_bytes == 0 ? UINT64_MAX : std::max<std::uint64_t>(room / mean_result_bytes, 1);
 }
 
 std::optional<std::uint64_t> JobRecord::take_last_chance() {

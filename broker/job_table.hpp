@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "broker/blob_table.hpp"
 #include "broker/task_window.hpp"
 #include "common/message.hpp"
 #include "common/time.hpp"
@@ -65,6 +66,7 @@ struct JobRecord {
   JobSpec spec;
   bool declared = false;          // JOB arrived; false: only leases of it were reported
   bool closed = false;            // END_JOB arrived
+  bool names_blobs = false;       // its body or a task of it does
   Demand* demand = nullptr;       // what its tasks ask for; null: one slot each, and no more
   ClassCache* classes = nullptr;  // where its function runs; null: not looked up yet
 
@@ -72,6 +74,9 @@ struct JobRecord {
   std::uint64_t leased = 0;
   std::uint64_t done = 0;
   std::uint64_t failed = 0;
+  // Blobs of its outcomes: bytes that the producer has not released, and the mean of an outcome.
+  std::uint64_t held_result_bytes = 0;
+  std::uint64_t mean_result_bytes = 0;
   std::vector<std::uint64_t> ready;  // ended, not yet sent to the producer
   std::unordered_map<std::uint64_t, AdoptedLease> adopted;
   WorkerSet told;  // workers that have WORKER_JOB
@@ -96,13 +101,21 @@ struct JobRecord {
   // Appends the task of sequence end(). The first task of an empty window may start anywhere.
   TaskRecord& append(std::uint64_t sequence, Payload&& payload);
   void drop_acknowledged();  // from the front
-  // It has as many leases out as it may.
-  bool at_cap() const { return spec.max_running != 0 && leased >= spec.max_running; }
-  // Leases that it may have in addition; no cap: as many as are queued.
-  std::uint64_t leasable() const {
-    if (spec.max_running == 0) return queued;
-    return at_cap() ? 0 : std::min<std::uint64_t>(queued, spec.max_running - leased);
+  // Leases that it may have out at once.
+  std::uint64_t lease_limit() const {
+    const std::uint64_t cap = spec.max_running == 0 ? UINT64_MAX : spec.max_running;
+    return mean_result_bytes == 0 && held_result_bytes == 0 ? cap : std::min(cap, result_limit());
   }
+  // It has as many leases out as it may.
+  bool at_cap() const { return leased >= lease_limit(); }
+  // Leases that it may have in addition, if so many are queued.
+  std::uint64_t leasable() const {
+    const std::uint64_t limit = lease_limit();
+    return leased >= limit ? 0 : std::min<std::uint64_t>(queued, limit - leased);
+  }
+  // Leases whose outcomes most likely fit into what its producer may leave unreleased; always one,
+  // so that the oldest missing result comes.
+  std::uint64_t result_limit() const;
   bool drained() const { return closed && tasks_.empty() && adopted.empty(); }
 
   // --- The queue: tasks that came back first, then in submission order ---
@@ -111,6 +124,8 @@ struct JobRecord {
   void unqueue(std::uint64_t sequence);
   // Takes the next queued task. `fresh_only`: none whose worker was lost. Nothing: none is left.
   std::optional<std::uint64_t> take_queued(bool fresh_only);
+  // The task that take_queued would return now.
+  std::optional<std::uint64_t> peek_queued(bool fresh_only);
   // Takes a task on its last permitted run, which take_queued never does.
   std::optional<std::uint64_t> take_last_chance();
   bool has_last_chance() const { return !last_chance_.empty(); }
@@ -142,6 +157,7 @@ struct SessionRecord {
   std::uint64_t outcomes_held = 0;  // not acknowledged
   std::uint64_t payload_bytes = 0;  // of tasks without outcome
   std::uint64_t outcome_bytes = 0;  // of outcomes that it has not acknowledged
+  BlobTable blobs;                  // that it keeps
   // OUTPUT since it was last heard: what it may not have read yet.
   std::uint64_t output_messages = 0;
   std::uint64_t output_bytes = 0;

@@ -19,6 +19,15 @@ constexpr int kMessagesPerTurn = 256;
 
 Time now() { return std::chrono::steady_clock::now().time_since_epoch(); }
 
+SchedulerOptions with_blobs(SchedulerOptions options, BlobStore& blobs) {
+  options.blobs = &blobs;
+  options.blob_folders = blobs.folders();
+  options.blob_token = blobs.token();
+  options.credit_memory_bytes = blobs.memory_limit_bytes();
+  options.credit_blob_bytes = blobs.memory_limit_bytes() + blobs.disk_limit_bytes();
+  return options;
+}
+
 bool is_greeting(const Message& message) {
   return std::holds_alternative<message::HelloWorker>(message) ||
          std::holds_alternative<message::HelloProducer>(message);
@@ -27,16 +36,18 @@ bool is_greeting(const Message& message) {
 }  // namespace
 
 BrokerLoop::BrokerLoop(const BrokerOptions& options, int signals, Endpoints& endpoints,
-                       const Authenticator& authenticator, NodesControl& nodes, MemoServer& memo)
+                       const Authenticator& authenticator, NodesControl& nodes, BlobStore& blobs,
+                       MemoServer& memo)
     : signals_(signals),
       lifeline_(options.lifeline),
       endpoints_(endpoints),
       router_(endpoints.router()),
       authenticator_(authenticator),
       nodes_(nodes),
+      blobs_(blobs),
       memo_(memo),
       notifier_(options.service),
-      scheduler_(options.scheduler, now()) {
+      scheduler_(with_blobs(options.scheduler, blobs), now()) {
   router_.watch(poller_);
   poller_.watch(signals_);
   if (lifeline_ >= 0) poller_.watch(lifeline_);
@@ -45,14 +56,15 @@ BrokerLoop::BrokerLoop(const BrokerOptions& options, int signals, Endpoints& end
 
 void BrokerLoop::run() {
   while (!nodes_.wants_end()) {
-    poller_.wait(
-        std::min({scheduler_.next_deadline(), notifier_.next_deadline(), nodes_.next_deadline()}) -
-        now());
+    poller_.wait(std::min({scheduler_.next_deadline(), notifier_.next_deadline(),
+                           nodes_.next_deadline(), blobs_.next_deadline()}) -
+                 now());
     if (told_to_end()) break;
     take_input();
     nodes_.step(scheduler_, now());
     serve_stores();
     if (now() >= scheduler_.next_deadline()) tick();
+    blobs_.tick(now());
     send_output();
     notifier_.turn(now(), ServiceState::ready, "serving");
   }

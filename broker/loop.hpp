@@ -6,6 +6,7 @@
 #include <string>
 
 #include "broker/authenticator.hpp"
+#include "broker/blob_store.hpp"
 #include "broker/endpoints.hpp"
 #include "broker/memo_server.hpp"
 #include "broker/nodes_control.hpp"
@@ -20,6 +21,7 @@ struct BrokerOptions {
   int lifeline = -1;       // descriptor; its end of file ends the broker
   std::string hosts = {};  // a hosts file whose nodes come up at the start; empty: none
   std::vector<std::string> node_plugins = {};  // that every worker reached by ssh loads
+  BlobOptions blobs;
   SchedulerOptions scheduler;
   MemoOptions memo;
   ServiceManager service;  // who wants to know that the broker is ready, and lives
@@ -28,9 +30,10 @@ struct BrokerOptions {
 class BrokerLoop {
  public:
   // `signals`: a signalfd; SIGHUP reads the authorized workers again, any other signal ends the
-  // loop. `endpoints`, `authenticator`, `nodes` and `memo` outlive this.
+  // loop. `endpoints`, `authenticator`, `nodes`, `blobs` and `memo` outlive this.
   BrokerLoop(const BrokerOptions& options, int signals, Endpoints& endpoints,
-             const Authenticator& authenticator, NodesControl& nodes, MemoServer& memo);
+             const Authenticator& authenticator, NodesControl& nodes, BlobStore& blobs,
+             MemoServer& memo);
 
   // Serves until a signal, the lifeline's end or a producer's wish, then ends the workers on the
   // nodes. Blocks for the life of the process.
@@ -51,6 +54,7 @@ class BrokerLoop {
   Router& router_;
   const Authenticator& authenticator_;
   NodesControl& nodes_;
+  BlobStore& blobs_;
   MemoServer& memo_;
   ServiceNotifier notifier_;
   Scheduler scheduler_;

@@ -9,12 +9,14 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <optional>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "broker/authenticator.hpp"
+#include "broker/blob_store.hpp"
 #include "broker/endpoints.hpp"
 #include "broker/loop.hpp"
 #include "broker/nodes/doctor.hpp"
@@ -49,6 +51,7 @@ struct CommandLine {
   bool private_folder = false;
   std::string key_file;
   std::string authorized_workers;
+  std::string trust_network;
   std::string hosts;
   std::vector<std::string> node_plugins;
   bool pack = false;
@@ -58,6 +61,10 @@ struct CommandLine {
   std::uint64_t credit_tasks = muster::limits::kCreditTasks;
   std::uint64_t credit_bytes = muster::limits::kCreditBytes;
   double session_grace_seconds = 60;
+  std::optional<std::uint64_t> blob_memory;
+  std::optional<std::uint64_t> blob_disk;
+  std::string blob_folder;
+  bool blob_group = false;
   double no_worker_seconds = 60;
   std::string spool;
   std::uint64_t memo_limit_bytes = 0;
@@ -81,6 +88,11 @@ void describe(CLI::App& app, CommandLine& line) {
                  "The workers that may come by TCP, a line `PUBLIC_KEY NAME` each; SIGHUP reads it "
                  "again")
       ->type_name("FILE");
+  app.add_option("--trust-network", line.trust_network,
+                 "Workers come by TCP with the secret of this file (`muster keygen --secret FILE`) "
+                 "and nothing is encrypted: for a network that you trust, such as a VPN or a "
+                 "cluster's own")
+      ->type_name("FILE");
   app.add_option("--hosts", line.hosts,
                  "Bring up the machines of this hosts file, reached by ssh (docs/hosts.md)")
       ->type_name("FILE");
@@ -101,6 +113,23 @@ void describe(CLI::App& app, CommandLine& line) {
                  "Payload bytes held for one producer, at most (and as many of outcomes)")
       ->transform(CLI::AsSizeValue(false))
       ->capture_default_str();
+  app.add_option("--blob-memory", line.blob_memory,
+                 "Bytes of large data (blobs) kept in /dev/shm, at most; default: a quarter of the "
+                 "memory, and no more than half of what is free there")
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("BYTES");
+  app.add_option("--blob-disk", line.blob_disk,
+                 "Bytes of blobs kept on disk, at most, beyond those in memory; default: half of "
+                 "what is free there")
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("BYTES");
+  app.add_option("--blob-folder", line.blob_folder,
+                 "Where blobs lie on disk (default: $XDG_CACHE_HOME/muster/blobs or "
+                 "~/.cache/muster/blobs)")
+      ->type_name("DIR");
+  app.add_flag("--blob-group", line.blob_group,
+               "Let the group of this process use the folders of blobs (for a broker that several "
+               "users share)");
   app.add_option("--session-grace", line.session_grace_seconds,
                  "Seconds that a producer may be away before its tasks are dropped")
       ->check(CLI::NonNegativeNumber)
@@ -140,17 +169,20 @@ muster::Duration seconds(double count) {
 
 muster::BrokerOptions to_options(const CommandLine& line) {
   muster::BrokerOptions options;
-  options.endpoints = {line.listen, line.private_folder, line.key_file, line.authorized_workers};
+  options.endpoints = {line.listen, line.private_folder, line.key_file, line.authorized_workers,
+                       line.trust_network};
   options.lifeline = line.lifeline;
   options.hosts = line.hosts;
   options.node_plugins = line.node_plugins;
   options.memo.folder = line.spool;
   options.memo.limit_bytes = line.memo_limit_bytes;
+  options.blobs = {line.blob_memory, line.blob_disk, line.blob_folder, line.blob_group,
+                   !line.private_folder};
   muster::SchedulerOptions& scheduler = options.scheduler;
   scheduler.incarnation = new_incarnation();
   scheduler.software_version = MUSTER_VERSION;
   scheduler.worker_hint = "muster-worker --connect " + muster::first_local(line.listen);
-  scheduler.pack = line.pack || !line.key_file.empty();
+  scheduler.pack = line.pack || !line.key_file.empty() || !line.trust_network.empty();
   scheduler.heartbeat_interval =
       std::chrono::duration_cast<std::chrono::milliseconds>(seconds(line.heartbeat_seconds));
   scheduler.heartbeat_misses = line.heartbeat_misses;
@@ -193,8 +225,9 @@ void serve(const muster::BrokerOptions& options) {
   muster::NodesControl nodes(node_options, muster::first_local(options.endpoints.listen),
                              authenticator);
   if (!options.hosts.empty()) nodes.up_file(options.hosts);
+  muster::BlobStore blobs(options.blobs, muster::first_local(options.endpoints.listen));
   muster::MemoServer memo(options.memo);
-  muster::BrokerLoop(options, signals, endpoints, authenticator, nodes, memo).run();
+  muster::BrokerLoop(options, signals, endpoints, authenticator, nodes, blobs, memo).run();
 }
 
 int run(int argc, char** argv) {

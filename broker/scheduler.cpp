@@ -115,9 +115,15 @@ void Scheduler::welcome(PeerId peer, const SessionRecord* session, Time now,
   answer.heartbeat_misses = options_.heartbeat_misses;
   answer.pack = session != nullptr ? options_.pack : user != nullptr;
   if (user != nullptr) answer.proof = user->proof;
+  answer.blob_folders = options_.blob_folders;
+  answer.blob_token = options_.blob_token;
   if (session != nullptr) {
     answer.credit_tasks = options_.credit_tasks;
     answer.credit_bytes = options_.credit_bytes;
+    if (!options_.blob_folders.empty()) {
+      answer.credit_blob_bytes = options_.credit_blob_bytes;
+      answer.credit_memory_bytes = options_.credit_memory_bytes;
+    }
     for (const auto& [id, job] : session->jobs) {
       if (job->declared) answer.jobs.push_back({job->id, TaskSequence{job->end()}});
     }

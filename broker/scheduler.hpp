@@ -26,6 +26,8 @@
 
 namespace muster {
 
+class BlobFiles;
+
 struct SchedulerOptions {
   Incarnation incarnation;
   std::string software_version;
@@ -50,6 +52,12 @@ struct SchedulerOptions {
   // Acknowledgements to a worker wait for tasks that go there, so long at most: a lone task then
   // costs one message less.
   Duration acknowledgement_window = limits::kAcknowledgementWindow;
+  // What keeps the bytes of blobs; outlives the scheduler. None (simulators): every blob is there.
+  BlobFiles* blobs = nullptr;
+  std::vector<std::string> blob_folders = {};  // what WELCOME says of them
+  std::string blob_token = {};
+  std::uint64_t credit_blob_bytes = std::uint64_t{1} << 62;  // per session
+  std::uint64_t credit_memory_bytes = 0;
 };
 
 // What a producer wants of the nodes that the broker reaches by ssh: not the scheduler's to do.
@@ -104,6 +112,25 @@ class Scheduler {
   std::vector<StoreEvent> take_store_events() { return std::exchange(store_events_, {}); }
   // Dropped while that peer is away: it asks again when it is back.
   void answer(const StoreOrigin& origin, message::StoreAnswer&& answer);
+  // --- Blobs: what whoever moves their bytes needs to know
+  struct WorkerName {
+    WorkerId id;
+    std::string user;  // empty: a local one
+  };
+  // The worker behind this connection; nothing when there is none.
+  std::optional<WorkerName> worker_at(PeerId peer) const;
+  // A connected or missed worker of this id.
+  std::optional<WorkerName> worker_named(const WorkerId& id) const;
+  // Whether anything is known of this connection but that it was told UNKNOWN.
+  bool knows(PeerId peer) const;
+  // Whether the outcome of this lease would be taken.
+  bool expects_outcome(const WorkerId& worker, const SessionId& session, JobId job,
+                       TaskSequence sequence, Attempt attempt) const;
+  // What STATUS says beside the counters.
+  void set_gauge(const std::string& name, std::uint64_t number) { gauges_[name] = number; }
+  // Tells a connection on which only blobs travel what it did wrong, and ignores it from now on.
+  void refuse_bulk(PeerId peer, message::RefuseCode code, std::string text, Time now);
+  const SchedulerOptions& options() const { return options_; }
 
   // --- Views ---
   message::Status status(Time now) const;
@@ -177,10 +204,13 @@ class Scheduler {
   bool place(JobRecord& job, Time now);
   bool place_last_chance(JobRecord& job);
   std::uint32_t prefetch(const JobRecord& job, const WorkerRecord& worker) const;
-  std::uint32_t room(const JobRecord& job, const WorkerRecord& worker) const;
+  std::uint32_t room(const JobRecord& job, const WorkerRecord& worker, std::uint64_t load) const;
+  std::uint64_t share_of(const JobRecord& job, const WorkerRecord& worker) const;
+  void charge_service(JobRecord& job, std::uint64_t slots) const;
   struct LeaseHint {
     std::uint64_t expected = 1;  // about how many tasks the message will hold
     bool is_short = false;       // leased ahead freely: it is done in a moment
+    bool fetches = false;        // the worker lacks blobs of it
   };
   void lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence, LeaseHint hint,
              message::Tasks& tasks);
@@ -192,13 +222,52 @@ class Scheduler {
   bool takes_outcomes(const SessionRecord& session) const;
   void set_runnable(JobRecord& job);
   void recall_unstarted(Time now);
-  void recall_from(WorkerIndex index, std::uint32_t count, Time now);
+  void recall_from(WorkerIndex index, WorkerIndex taker, std::uint32_t count, Time now);
+  void send_recall(WorkerIndex index, message::Recall&& recall, Time now);
   void close_lease(JobRecord& job, TaskRecord& task);
   JobRecord* find_job(JobKey key);
   bool is_open(WorkerIndex index, const LeaseRun& run, const TaskRecord* task) const;
   void settle(WorkerIndex index);
   void release_reservation();
   void unreserve_last_chance_worker();
+
+  // scheduler_place.cpp: tasks that name blobs
+  struct Near {
+    WorkerIndex worker = kNoWorker;
+    std::int32_t level = 0;
+    std::uint64_t missing_bytes = 0;
+  };
+  void hear_blobs(WorkerIndex index, message::WorkerBlobs&& said);
+  void forget_blobs(WorkerIndex index);
+  void note_blobs(JobRecord& job);
+  bool lacks_blobs(const JobRecord& job, const TaskRecord& task, const WorkerRecord& worker) const;
+  std::uint64_t missing_bytes(const JobRecord& job, const TaskRecord& task,
+                              const WorkerRecord& worker) const;
+  Duration transfer_time(const JobRecord& job, const TaskRecord& task, WorkerIndex index) const;
+  Near find_near(JobRecord& job, const TaskRecord& task);
+  bool place_near(JobRecord& job, Time now);
+  void recall_waiting(Time now);
+  void recall_waiting(WorkerIndex index, Time now);
+  void flag_fetching(const JobRecord& job, TaskRecord& task, WorkerRecord& worker,
+                     bool fetches) const;
+  void flag_adopted(const JobRecord& job, TaskRecord& task, WorkerRecord& worker) const;
+  bool was_waiting(const JobRecord& job, TaskRecord& task, const WorkerRecord& worker);
+  static std::uint64_t blob_bytes(const Payload& payload);
+  void count_result(JobRecord& job, const Outcome& outcome);
+  void release_result(JobKey job, std::uint64_t size_bytes);
+  void check_places() const;
+
+  // scheduler_blobs.cpp: who keeps which blobs
+  void put_blobs(SessionRecord& session, const message::BlobPut& put);
+  std::string put_blob(SessionRecord& session, const BlobSource& source, BlobState& state);
+  void release_blobs(SessionRecord& session, const message::BlobRelease& released);
+  void release_blob(SessionRecord& session, const BlobId& id);
+  void end_session_blobs(SessionRecord& session);
+  std::string lost_blob(const Payload& payload) const;
+  void end_if_lost(JobRecord& job, std::uint64_t sequence, TaskRecord& task);
+  void check_outcome_blobs(Outcome& outcome);
+  void keep_outcome_blobs(JobRecord& job, const Outcome& outcome, bool counted);
+  void check_blobs() const;
 
   // scheduler_resources.cpp: tasks that take more than one slot
   void set_demand(JobRecord& job);
@@ -207,8 +276,8 @@ class Scheduler {
   void unconsider(WorkerIndex index);  // it is gone
   void charge(const JobRecord& job, WorkerRecord& worker) const;
   void refund(const JobRecord& job, WorkerRecord& worker) const;
-  bool has_room(const Demand& demand, const Demand::Candidate& candidate) const;
-  const Demand::Candidate* find_room(Demand& demand);
+  bool has_room(const Demand& demand, const Demand::Candidate& candidate, std::uint64_t load) const;
+  const Demand::Candidate* find_room(const JobRecord& job, const TaskRecord& task);
   WorkerIndex least_loaded(const Demand& demand) const;
   bool place_demanding(JobRecord& job, Time now);
   void reserve(Demand& demand, Time now);
@@ -259,9 +328,9 @@ class Scheduler {
   message::Pool announced_;  // what every present session was told
   std::uint64_t last_key_ = 0;
   double virtual_now_ = 0;
-  // What decides where a job runs: its kind, a native function's name or a python function's
-  // interpreter, and its labels.
-  using ClassKey = std::tuple<FunctionKind, std::string, std::vector<std::string>>;
+  // What decides where a job runs: its kind, whether it brings its native function along, that
+  // function's name if it does not or a python function's interpreter, and its labels.
+  using ClassKey = std::tuple<FunctionKind, bool, std::string, std::vector<std::string>>;
   static ClassKey class_key(const JobSpec& spec);
   std::map<ClassKey, ClassCache> class_cache_;
   // … and what its tasks take: processor thousandths, memory, accelerators.
@@ -276,7 +345,13 @@ class Scheduler {
     Time until = kNever;  // it is kept so long after the first task found room
   };
   Drained drained_;
+  std::uint64_t blob_jobs_ = 0;            // jobs that name blobs
+  std::set<WorkerIndex> waiting_workers_;  // who said that leases wait there for blobs
+  WorkerIndex next_giver_ = 0;             // of those, who is looked at next
+  std::uint64_t searches_turn_ = 0;        // the turn of …
+  std::uint32_t searches_failed_ = 0;      // … these searches for a worker near a task's blobs
   std::map<std::string, std::uint64_t> counters_;
+  std::map<std::string, std::uint64_t> gauges_;
 };
 
 }  // namespace muster

@@ -89,7 +89,9 @@ Scheduler::ClassKey Scheduler::class_key(const JobSpec& spec) {
   std::string decides;
   if (function.kind == FunctionKind::native) decides = function.name;
   if (function.kind == FunctionKind::python) decides = function.python;
-  return {function.kind, std::move(decides), spec.labels};
+  const bool is_shipped = function.kind == FunctionKind::native && !function.body.bytes.empty();
+  if (is_shipped) decides.clear();
+  return {function.kind, is_shipped, std::move(decides), spec.labels};
 }
 
 const std::vector<std::uint32_t>& Scheduler::eligible_classes(JobRecord& job) {
@@ -137,11 +139,13 @@ std::uint32_t Scheduler::prefetch(const JobRecord& job, const WorkerRecord& work
 }
 
 // How many more leases of the job the worker may have. A long task may queue behind short ones,
-// which are done in a moment, but never behind another long one.
-std::uint32_t Scheduler::room(const JobRecord& job, const WorkerRecord& worker) const {
+// which are done in a moment, but never behind another long one. `load`: the worker's, as a task
+// sees it.
+std::uint32_t Scheduler::room(const JobRecord& job, const WorkerRecord& worker,
+                              std::uint64_t load) const {
   const std::uint32_t usable = worker.usable_slots();
   const std::uint32_t ahead = prefetch(job, worker);
-  const std::uint64_t taken = ahead == 0 ? worker.load() - worker.short_leases : worker.load();
+  const std::uint64_t taken = ahead == 0 ? load - worker.short_leases : load;
   const bool full = worker.lease_bytes >= limits::kMaxPrefetchBytes;
   const std::uint32_t target = full ? usable : usable + ahead;
   return target > taken ? target - static_cast<std::uint32_t>(taken) : 0;
@@ -151,17 +155,13 @@ std::uint32_t Scheduler::room(const JobRecord& job, const WorkerRecord& worker) 
 bool Scheduler::place(JobRecord& job, Time now) {
   if (job.session->hold_until > now) return false;
   if (job.demand != nullptr) return place_demanding(job, now);
+  if (job.names_blobs && !workers_.all_share()) return place_near(job, now);
   const WorkerIndex index = best_worker(job);
   if (index == kNoWorker) return false;
   WorkerRecord& worker = workers_.at(index);
-  std::uint64_t count = room(job, worker);
-  const std::uint64_t leasable = job.leasable();
-  if (count == 0 || leasable == 0) return false;
-  // An even share of what may be leased, so that no worker takes the tail of a job alone.
-  const WorkerClass& group = workers_.classes()[worker.class_index];
-  const std::uint64_t share =
-      leasable * worker.hello.slots / std::max<std::uint64_t>(group.slots, 1);
-  count = std::min({count, std::max<std::uint64_t>(share, 1), std::uint64_t{limits::kBatchTasks}});
+  const std::uint64_t count =
+      std::min<std::uint64_t>(room(job, worker, worker.load()), share_of(job, worker));
+  if (count == 0) return false;
   message::Tasks tasks{job.session->id, job.id, {}};
   std::size_t bytes = 0;
   std::uint64_t leased = 0;
@@ -178,13 +178,26 @@ bool Scheduler::place(JobRecord& job, Time now) {
     }
   }
   if (leased == 0) return false;
-  // Service is time on slots, divided by how many jobs the session runs: fair between sessions.
-  const double cost = static_cast<double>(std::max(job.mean_duration, Duration(1000)).count());
-  job.virtual_time +=
-      cost * static_cast<double>(leased) * static_cast<double>(job.session->jobs.size());
+  charge_service(job, leased);
   send_tasks(job, index, std::move(tasks));
   worker.last_sent = now;
   return true;
+}
+
+// An even share of what may be leased, so that no worker takes the tail of a job alone.
+std::uint64_t Scheduler::share_of(const JobRecord& job, const WorkerRecord& worker) const {
+  const std::uint64_t leasable = job.leasable();
+  const WorkerClass& group = workers_.classes()[worker.class_index];
+  const std::uint64_t share =
+      leasable * worker.hello.slots / std::max<std::uint64_t>(group.slots, 1);
+  return std::min({leasable, std::max<std::uint64_t>(share, 1), limits::kBatchTasks});
+}
+
+// Service is time on slots, divided by how many jobs the session runs: fair between sessions.
+void Scheduler::charge_service(JobRecord& job, std::uint64_t slots) const {
+  const double cost = static_cast<double>(std::max(job.mean_duration, Duration(1000)).count());
+  job.virtual_time +=
+      cost * static_cast<double>(slots) * static_cast<double>(job.session->jobs.size());
 }
 
 void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence, LeaseHint hint,
@@ -200,6 +213,7 @@ void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
   ++worker.leases;
   task.is_short = hint.is_short;
   worker.short_leases += hint.is_short ? 1 : 0;
+  if (hint.fetches) flag_fetching(job, task, worker, true);
   worker.lease_bytes += task.data.bytes.size();
   if (job.demand != nullptr) charge(job, worker);
   worker.append_lease(job.key, sequence, attempt);
@@ -227,10 +241,11 @@ void Scheduler::close_lease(JobRecord& job, TaskRecord& task) {
   --job.leased;
   --worker.leases;
   worker.short_leases -= std::exchange(task.is_short, false) ? 1 : 0;
+  if (task.fetches) flag_fetching(job, task, worker, false);
   worker.lease_bytes -= task.data.bytes.size();
   if (job.demand != nullptr) refund(job, worker);
   task.worker = kNoWorker;
-  if (job.spec.max_running == 0) return;
+  if (job.lease_limit() == UINT64_MAX) return;
   set_runnable(job);
   if (job.has_last_chance()) last_chance_jobs_.insert(job.key);
 }
@@ -261,6 +276,7 @@ void Scheduler::settle(WorkerIndex index) {
   if (worker.order.size() > 2 * std::size_t{worker.leases} + kOrderSlack) {
     std::erase_if(worker.order, drop_closed);
   }
+  if (blob_jobs_ > 0) workers_.look_at_next(index);
   workers_.update_level(index);
 }
 
@@ -285,7 +301,8 @@ bool Scheduler::place_last_chance(JobRecord& job) {
   const auto sequence = job.take_last_chance();
   if (!sequence) return false;
   message::Tasks tasks{job.session->id, job.id, {}};
-  lease(job, reserved_worker_, *sequence, {}, tasks);
+  lease(job, reserved_worker_, *sequence,
+        {1, false, lacks_blobs(job, *job.find(*sequence), worker)}, tasks);
   send_tasks(job, reserved_worker_, std::move(tasks));
   set_runnable(job);
   return true;
@@ -307,6 +324,7 @@ void Scheduler::unreserve_last_chance_worker() {
 // At the tail of a job, idle slots take over leases that have not started elsewhere.
 void Scheduler::recall_unstarted(Time now) {
   if (!run_queue_.empty() && !workers_.has_idle_slot()) return;
+  recall_waiting(now);
   for (std::uint32_t index = 0; index < workers_.classes().size(); ++index) {
     const WorkerIndex idle = workers_.least_loaded(index);
     const WorkerIndex loaded = workers_.most_loaded(index);
@@ -319,12 +337,15 @@ void Scheduler::recall_unstarted(Time now) {
     const std::uint64_t waiting = giver.load() - giver.usable_slots();
     const std::uint64_t idle_slots = taker.usable_slots() - taker.load();
     const std::uint64_t count = std::min(waiting, std::max(idle_slots, waiting / 2));
-    recall_from(loaded, static_cast<std::uint32_t>(count), now);
+    recall_from(loaded, idle, static_cast<std::uint32_t>(count), now);
   }
 }
 
-void Scheduler::recall_from(WorkerIndex index, std::uint32_t count, Time now) {
+// Takes the newest leases of one job from a worker. `taker`: for whom, if that is known: it then
+// must have their blobs, or the time that they would wait must be worth fetching these.
+void Scheduler::recall_from(WorkerIndex index, WorkerIndex taker, std::uint32_t count, Time now) {
   WorkerRecord& worker = workers_.at(index);
+  const std::uint32_t total = count;
   message::Recall recall;
   for (auto run = worker.order.rbegin(); run != worker.order.rend() && count > 0; ++run) {
     JobRecord* job = find_job(run->job);
@@ -335,10 +356,12 @@ void Scheduler::recall_from(WorkerIndex index, std::uint32_t count, Time now) {
     for (std::uint64_t sequence = run->first + run->count; sequence-- > run->first && count > 0;) {
       const TaskRecord* task = job->find(sequence);
       if (!is_open(index, *run, task) || task->stopping) continue;
+      // What waits behind the slots must be worth a round trip …
+      const Duration wait = job->mean_duration * total / std::max(worker.usable_slots(), 1U);
+      const Duration gain = wait - 2 * worker.round_trip - kRecallGain;
+      if (gain < Duration(0) && recall.leases.empty()) return;
+      if (taker != kNoWorker && transfer_time(*job, *task, taker) > gain) continue;  // … and this
       if (recall.leases.empty()) {
-        // What waits behind the slots must be worth a round trip.
-        const Duration wait = job->mean_duration * count / std::max(worker.usable_slots(), 1U);
-        if (wait < 2 * worker.round_trip + kRecallGain) return;
         recall.session = job->session->id;
         recall.job = job->id;
       }
@@ -346,7 +369,12 @@ void Scheduler::recall_from(WorkerIndex index, std::uint32_t count, Time now) {
       --count;
     }
   }
+  send_recall(index, std::move(recall), now);
+}
+
+void Scheduler::send_recall(WorkerIndex index, message::Recall&& recall, Time now) {
   if (recall.leases.empty()) return;
+  WorkerRecord& worker = workers_.at(index);
   ++counters_["recalls"];
   worker.recall_until = now + 4 * worker.round_trip + std::chrono::milliseconds(20);
   send_worker(index, std::move(recall));

@@ -29,6 +29,8 @@ void Scheduler::end_task(JobRecord& job, std::uint64_t sequence, TaskRecord& tas
   ++session.outcomes_held;
   session.payload_bytes -= task.data.bytes.size();
   session.outcome_bytes += outcome.body.bytes.size();
+  if (outcome.body.blobs > 0) keep_outcome_blobs(job, outcome, true);
+  if (outcome.body.blobs > 0 || job.mean_result_bytes > 0) count_result(job, outcome);
   task.state = TaskState::ended;
   task.status = outcome.status;
   task.data = std::move(outcome.body);

@@ -65,6 +65,10 @@ void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now)
       drop_stale_adopted(*job, UINT64_MAX);
       if (job->drained()) forget_job(*job);
     }
+  } else if (const auto* put = std::get_if<message::BlobPut>(&message)) {
+    put_blobs(session, *put);
+  } else if (const auto* released = std::get_if<message::BlobRelease>(&message)) {
+    release_blobs(session, *released);
   } else if (std::holds_alternative<message::StatusRequest>(message)) {
     send(session.peer, status(now));
   } else if (auto* up = std::get_if<message::NodesUp>(&message)) {
@@ -104,11 +108,14 @@ JobRecord& Scheduler::make_job(SessionRecord& session, JobId id) {
 void Scheduler::declare(SessionRecord& session, message::Job&& message) {
   const Function& function = message.spec.function;
   const bool is_python = function.kind == FunctionKind::python;
-  if (function.python.empty() == is_python || (!is_python && !function.body.bytes.empty())) {
-    refuse(session.peer, RefuseCode::malformed,
-           "job " + std::to_string(value(message.job)) +
-               (is_python ? " is a python job without the interpreter that it needs"
-                          : " has an interpreter or a body but is no python job"));
+  const bool has_body = !function.body.bytes.empty();
+  if (function.python.empty() == is_python ||
+      (function.kind == FunctionKind::command && has_body)) {
+    refuse(
+        session.peer, RefuseCode::malformed,
+        "job " + std::to_string(value(message.job)) +
+            (is_python ? " is a python job without the interpreter that it needs"
+                       : " has an interpreter but is no python job, or is a command with a body"));
     return;
   }
   JobRecord* job = find_job(session, message.job);
@@ -126,6 +133,7 @@ void Scheduler::declare(SessionRecord& session, message::Job&& message) {
     job->declared = true;
     job->classes = nullptr;
     set_demand(*job);
+    if (job->spec.function.body.blobs > 0) note_blobs(*job);
   } else if (job->spec != message.spec) {
     refuse(session.peer, RefuseCode::out_of_order,
            "job " + std::to_string(value(message.job)) + " was declared with other options");
@@ -174,7 +182,9 @@ void Scheduler::accept_task(JobRecord& job, std::uint64_t sequence, Payload&& pa
   TaskRecord& task = job.append(sequence, std::move(payload));
   ++job.session->open_tasks;
   job.session->payload_bytes += task.data.bytes.size();
+  if (task.data.blobs > 0) note_blobs(job);
   if (!job.adopted.empty()) adopt_or_queue(job, sequence, task);
+  if (job.names_blobs) end_if_lost(job, sequence, task);
 }
 
 // A worker reported a lease of this task before its producer came back: it is not run again.
@@ -202,6 +212,7 @@ void Scheduler::adopt_or_queue(JobRecord& job, std::uint64_t sequence, TaskRecor
     charge(job, worker);
     workers_.update_level(adopted.worker);
   }
+  flag_adopted(job, task, worker);
   worker.append_lease(job.key, sequence, adopted.attempt);
   job.told.insert(adopted.worker);
 }
@@ -293,6 +304,7 @@ void Scheduler::end_session(SessionRecord& session) {
   }
   while (!session.jobs.empty()) forget_job(*session.jobs.begin()->second);
   forget_in_stores(origin_of(session.id));
+  end_session_blobs(session);
   sessions_.erase(session.id);
 }
 
@@ -321,6 +333,7 @@ void Scheduler::forget_job(JobRecord& job) {
   if (job.runnable) run_queue_.erase(run_key(job));
   last_chance_jobs_.erase(job.key);
   drop_demand(job);
+  blob_jobs_ -= job.names_blobs ? 1 : 0;
   job.session->jobs.erase(value(job.id));
   jobs_.erase(job.key);
 }

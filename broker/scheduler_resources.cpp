@@ -55,9 +55,11 @@ void Scheduler::consider(WorkerIndex index) {
   for (auto& [key, demand] : demands_) {
     const ClassKey& place = std::get<ClassKey>(key);
     JobSpec spec;
-    spec.function.kind = std::get<0>(place);
-    spec.function.name = spec.function.python = std::get<1>(place);
-    spec.labels = std::get<2>(place);
+    const auto& [kind, is_shipped, decides, labels] = place;
+    spec.function.kind = kind;
+    spec.function.name = spec.function.python = decides;
+    if (is_shipped) spec.function.body.bytes = Bytes::borrow("libraries");
+    spec.labels = labels;
     if (!group.offers(spec) || !fits(demand.wanted, shape_of(hello))) continue;
     demand.candidates.push_back({index, width_of(demand.wanted, shape_of(hello))});
   }
@@ -81,29 +83,38 @@ void Scheduler::refund(const JobRecord& job, WorkerRecord& worker) const {
   worker.gpus_taken -= job.demand->wanted.gpus;
 }
 
-bool Scheduler::has_room(const Demand& demand, const Demand::Candidate& candidate) const {
+// `load`: the worker's, as the task sees it.
+bool Scheduler::has_room(const Demand& demand, const Demand::Candidate& candidate,
+                         std::uint64_t load) const {
   const WorkerRecord& worker = workers_.at(candidate.worker);
   if (worker.reserved && (drained_.worker != candidate.worker || drained_.demand != &demand)) {
     return false;
   }
-  return worker.takes_leases() && worker.load() + candidate.width <= worker.usable_slots() &&
+  return worker.takes_leases() && load + candidate.width <= worker.usable_slots() &&
          worker.gpus_taken + demand.wanted.gpus <= worker.hello.gpus;
 }
 
 // The least loaded of some workers where a task of the demand can start now; null: none of those
 // that were looked at.
-const Demand::Candidate* Scheduler::find_room(Demand& demand) {
+// Among those that are loaded alike, the one that lacks the fewest bytes of the task's blobs.
+const Demand::Candidate* Scheduler::find_room(const JobRecord& job, const TaskRecord& task) {
+  Demand& demand = *job.demand;
   const std::vector<Demand::Candidate>& all = demand.candidates;
   const Demand::Candidate* best = nullptr;
+  std::uint64_t least_missing = 0;
   std::size_t found = 0;
   for (std::size_t i = 0; i < std::min(all.size(), kLooks) && found < kChoices; ++i) {
     if (demand.cursor >= all.size()) demand.cursor = 0;
     const Demand::Candidate& candidate = all[demand.cursor++];
-    if (!has_room(demand, candidate)) continue;
+    const WorkerRecord& worker = workers_.at(candidate.worker);
+    const std::uint64_t missing = missing_bytes(job, task, worker);
+    if (!has_room(demand, candidate, missing == 0 ? worker.load() : worker.full_load())) continue;
     if (drained_.worker == candidate.worker) return &candidate;
     ++found;
-    if (best == nullptr || workers_.level(candidate.worker) < workers_.level(best->worker)) {
+    if (best == nullptr || std::pair(workers_.level(candidate.worker), missing) <
+                               std::pair(workers_.level(best->worker), least_missing)) {
       best = &candidate;
+      least_missing = missing;
     }
   }
   return best;
@@ -130,7 +141,8 @@ bool Scheduler::place_demanding(JobRecord& job, Time now) {
                                   [&](auto& entry) { return entry.worker == drained_.worker; });
     demand.cursor = static_cast<std::size_t>(own - demand.candidates.begin());
   }
-  const Demand::Candidate* found = find_room(demand);
+  const auto oldest = job.peek_queued(false);
+  const Demand::Candidate* found = oldest ? find_room(job, *job.find(*oldest)) : nullptr;
   if (found == nullptr) {
     demand.failed_in_turn = turn_;
     if (demand.blocked_since == kNever) demand.blocked_since = now;
@@ -138,17 +150,20 @@ bool Scheduler::place_demanding(JobRecord& job, Time now) {
     return false;
   }
   const Demand::Candidate candidate = *found;
+  const WorkerRecord& worker = workers_.at(candidate.worker);
   const std::uint64_t share =
       std::clamp<std::uint64_t>(leasable / demand.candidates.size(), 1, limits::kBatchTasks);
   message::Tasks tasks{job.session->id, job.id, {}};
   std::size_t bytes = 0;
   std::uint64_t leased = 0;
-  while (leased < share && (leased == 0 || bytes < limits::kBatchBytes) &&
-         has_room(demand, candidate)) {
-    const auto sequence = job.take_queued(false);
+  while (leased < share && (leased == 0 || bytes < limits::kBatchBytes)) {
+    const auto sequence = job.peek_queued(false);
     if (!sequence) break;
+    const bool fetches = missing_bytes(job, *job.find(*sequence), worker) > 0;
+    if (!has_room(demand, candidate, fetches ? worker.full_load() : worker.load())) break;
+    job.take_queued(false);
     bytes += job.find(*sequence)->data.bytes.size();
-    lease(job, candidate.worker, *sequence, {}, tasks);
+    lease(job, candidate.worker, *sequence, {1, false, fetches}, tasks);
     ++leased;
   }
   if (leased == 0) return false;
@@ -156,9 +171,7 @@ bool Scheduler::place_demanding(JobRecord& job, Time now) {
   if (drained_.worker == candidate.worker && drained_.until == kNever) {
     drained_.until = now + kKeepReserved;
   }
-  const double cost = static_cast<double>(std::max(job.mean_duration, Duration(1000)).count());
-  job.virtual_time += cost * static_cast<double>(leased) * static_cast<double>(candidate.width) *
-                      static_cast<double>(job.session->jobs.size());
+  charge_service(job, leased * candidate.width);
   send_tasks(job, candidate.worker, std::move(tasks));
   workers_.at(candidate.worker).last_sent = now;
   return true;
@@ -188,8 +201,8 @@ void Scheduler::reserve(Demand& demand, Time now) {
   workers_.update_level(best->worker);
   ++counters_["workers_reserved"];
   if (worker.load() > worker.usable_slots()) {
-    recall_from(best->worker, static_cast<std::uint32_t>(worker.load() - worker.usable_slots()),
-                now);
+    recall_from(best->worker, kNoWorker,
+                static_cast<std::uint32_t>(worker.load() - worker.usable_slots()), now);
   }
 }
 

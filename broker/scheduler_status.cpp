@@ -73,6 +73,7 @@ message::Status Scheduler::status(Time now) const {
     }
   }
   status.counters.assign(counters_.begin(), counters_.end());
+  status.counters.insert(status.counters.end(), gauges_.begin(), gauges_.end());
   return status;
 }
 
@@ -128,7 +129,10 @@ void Scheduler::check_invariants() const {
   self.workers_.each([&](WorkerIndex index, const WorkerRecord& worker) {
     CHECK(worker.leases == leases[index]);
     CHECK(worker.lease_bytes == bytes[index]);
-    CHECK(worker.load() <= worker.hello.slots + limits::kMaxPrefetch + worker.stuck_slots ||
+    // Those that can start and, apart from them, those that wait.
+    const std::uint64_t most = worker.hello.slots + limits::kMaxPrefetch + worker.stuck_slots;
+    CHECK(worker.fetching <= worker.leases);
+    CHECK(worker.full_load() <= (worker.fetching == 0 ? most : 2 * most) ||
           counter("leases_adopted") > 0);
     const auto peer = peers_.find(worker.peer);
     CHECK(!worker.present || (peer != peers_.end() && peer->second.worker == index));
@@ -140,6 +144,8 @@ void Scheduler::check_invariants() const {
   }
   CHECK(run_queue_.size() <= jobs_.size());
   check_demands();
+  check_places();
+  check_blobs();
 }
 
 }  // namespace muster

@@ -53,6 +53,7 @@ void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now, const
   worker.present = true;
   worker.stuck_slots = 0;  // it says so again if that still holds
   worker.paused = false;
+  forget_blobs(index);
   worker.last_heard = now;
   worker.last_sent = now;
   peers_[peer] = {PeerKind::worker, nullptr, index, now};
@@ -75,6 +76,8 @@ void Scheduler::on_worker(WorkerIndex index, Message&& message, Time now) {
     worker.paused = !state->paused.empty();
     worker.pause_reason = state->paused;
     workers_.update_level(index);
+  } else if (auto* blobs = std::get_if<message::WorkerBlobs>(&message)) {
+    hear_blobs(index, std::move(*blobs));
   } else if (auto* asked = std::get_if<message::StoreRequest>(&message)) {
     ask_store(origin_of(worker.hello.worker), std::move(*asked));
   } else if (std::holds_alternative<message::Goodbye>(message)) {
@@ -159,6 +162,7 @@ void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
         ++worker.leases;
         worker.lease_bytes += task->data.bytes.size();
         if (job.demand != nullptr) charge(job, worker);
+        flag_adopted(job, *task, worker);
         worker.append_lease(job.key, sequence, range.attempt);
         ++counters_["leases_adopted"];
       } else if (task == nullptr && sequence >= job.end() && !job.closed) {
@@ -196,6 +200,7 @@ void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, T
             found->second.attempt == run.attempt) {
           // Its producer is not back yet: keep it, but let the worker keep it as well.
           if (!found->second.outcome) --worker.leases;
+          if (outcome.body.blobs > 0) keep_outcome_blobs(*job, outcome, false);
           found->second.outcome = std::move(outcome);
           acknowledge = false;
           ++sequence;
@@ -247,6 +252,7 @@ bool Scheduler::take_outcome(WorkerIndex index, JobRecord& job, std::uint64_t se
 // An attempt has its outcome: the task runs again if it failed and may, else it has ended.
 void Scheduler::conclude(JobRecord& job, std::uint64_t sequence, TaskRecord& task,
                          Outcome&& outcome) {
+  if (outcome.body.blobs > 0) check_outcome_blobs(outcome);
   const bool failed =
       outcome.status == OutcomeStatus::error || outcome.status == OutcomeStatus::timed_out;
   if (failed && !task.stopping && task.failures < job.spec.retries && task.failures < UINT16_MAX) {
@@ -344,16 +350,22 @@ void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
   WorkerRecord& worker = workers_.at(index);
   ++counters_[told_to_stop ? "workers_left" : "workers_lost"];
   std::uint32_t running = worker.usable_slots();
+  std::uint32_t waiting = worker.waiting;
   const std::deque<LeaseRun> order = std::exchange(worker.order, {});
   for (const LeaseRun& run : order) {
     JobRecord* job = find_job(run.job);
     for (std::uint64_t s = run.first; job != nullptr && s < run.first + run.count; ++s) {
       TaskRecord* task = job->find(s);
       if (!is_open(index, run, task)) continue;
+      if (!told_to_stop) task->suspect = task->out_of_sight = true;
+      if (waiting > 0 && was_waiting(*job, *task, worker)) {
+        --waiting;
+        lose_lease(*job, s, *task, false);
+        continue;
+      }
       const bool was_running = !told_to_stop && running > 0;
       const std::uint32_t width = width_of(job->spec.resources, shape_of(worker.hello));
       running -= std::min(running, width);
-      if (!told_to_stop) task->suspect = task->out_of_sight = true;
       lose_lease(*job, s, *task, was_running);
     }
   }
@@ -363,6 +375,7 @@ void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
   }
   if (reserved_worker_ == index) reserved_worker_ = kNoWorker;
   unconsider(index);
+  waiting_workers_.erase(index);
   forget_in_stores(origin_of(worker.hello.worker));
   std::erase(unacknowledged_, index);
   workers_.remove(index);

@@ -28,10 +28,12 @@ struct alignas(64) TaskRecord {  // one cache line
   std::uint16_t losses = 0;
   TaskState state = TaskState::queued;
   OutcomeStatus status = OutcomeStatus::result;
-  bool suspect = false;       // its worker was lost: no prefetch from now on
-  bool stopping = false;      // STOP_TASKS was sent
-  bool is_short = false;      // counts among its worker's short leases
-  bool out_of_sight = false;  // queued again, but its last lease may still be running somewhere
+  bool suspect = false;           // its worker was lost: no prefetch from now on
+  bool stopping = false;          // STOP_TASKS was sent
+  bool is_short = false;          // counts among its worker's short leases
+  bool out_of_sight = false;      // queued again, but its last lease may still be running somewhere
+  bool fetches = false;           // leased to a worker that lacked its blobs: counts in `fetching`
+  std::uint8_t lost_waiting = 0;  // workers lost while it waited there for blobs
 
   Attempt current_attempt() const { return Attempt{attempts_made - 1}; }
 };

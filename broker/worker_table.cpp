@@ -9,10 +9,9 @@
 namespace muster {
 namespace {
 
-std::int32_t level_of(const WorkerRecord& worker) {
+std::int32_t level_of(const WorkerRecord& worker, std::uint64_t load) {
   const std::uint32_t usable = worker.usable_slots();
   if (usable == 0 || !worker.takes_leases() || worker.reserved) return -1;
-  const std::uint64_t load = worker.load();
   if (load < usable) return static_cast<std::int32_t>(load * kFullLevel / usable);
   const std::uint64_t eighths = ((load - usable) * 8 + usable - 1) / usable;  // more than full: > 0
   return std::min(kFullLevel + static_cast<std::int32_t>(std::bit_width(eighths)), kLevels - 1);
@@ -24,7 +23,9 @@ bool WorkerClass::offers(const Function& function) const {
   if (workers == 0) return false;
   switch (function.kind) {
     case FunctionKind::native:
-      return std::binary_search(functions.begin(), functions.end(), function.name);
+      // One that comes with its libraries is offered everywhere.
+      return !function.body.bytes.empty() ||
+             std::binary_search(functions.begin(), functions.end(), function.name);
     case FunctionKind::command:
       return runs_commands;
     case FunctionKind::python:
@@ -54,6 +55,8 @@ WorkerIndex WorkerTable::add(message::HelloWorker hello) {
   WorkerClass& group = classes_[worker->class_index];
   if (group.workers++ == 0) ++generation_;
   group.slots += worker->hello.slots;
+  worker->class_place = static_cast<std::uint32_t>(group.members.size());
+  group.members.push_back(index);
   by_id_[worker->hello.worker] = index;
   workers_[index] = std::move(worker);
   ++size_;
@@ -68,6 +71,10 @@ void WorkerTable::remove(WorkerIndex index) {
   WorkerClass& group = classes_[worker.class_index];
   if (--group.workers == 0) ++generation_;
   group.slots -= worker.hello.slots;
+  workers_[group.members.back()]->class_place = worker.class_place;
+  group.members[worker.class_place] = group.members.back();
+  group.members.pop_back();
+  set_shares(index, false);
   by_id_.erase(worker.hello.worker);
   workers_[index].reset();
   free_.push_back(index);
@@ -99,7 +106,7 @@ std::uint32_t WorkerTable::class_of(const message::HelloWorker& hello) {
 void WorkerTable::update_level(WorkerIndex index) {
   WorkerRecord& worker = *workers_[index];
   count(worker, worker.present && !worker.draining);
-  const std::int32_t level = level_of(worker);
+  const std::int32_t level = level_of(worker, worker.load());
   if (level == links_[index].level) return;
   unlink(index);
   if (level >= 0) link(index, level);
@@ -145,6 +152,26 @@ WorkerIndex WorkerTable::most_loaded(std::uint32_t class_index) const {
   const WorkerClass& group = classes_[class_index];
   if (group.occupied_levels == 0) return kNoWorker;
   return group.heads[static_cast<std::size_t>(63 - std::countl_zero(group.occupied_levels))];
+}
+
+std::int32_t WorkerTable::level_with(WorkerIndex index, std::uint64_t load) const {
+  return level_of(*workers_[index], load);
+}
+
+WorkerIndex WorkerTable::next_member(std::uint32_t class_index) {
+  WorkerClass& group = classes_[class_index];
+  if (group.cursor >= group.members.size()) group.cursor = 0;
+  return group.members[group.cursor++];
+}
+
+void WorkerTable::look_at_next(WorkerIndex index) {
+  const WorkerRecord& worker = *workers_[index];
+  classes_[worker.class_index].cursor = worker.class_place;
+}
+
+void WorkerTable::set_shares(WorkerIndex index, bool shares) {
+  if (std::exchange(workers_[index]->shares, shares) == shares) return;
+  sharing_ += shares ? 1U : 0U - 1U;
 }
 
 bool WorkerTable::has_idle_slot() const {

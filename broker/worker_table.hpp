@@ -6,10 +6,12 @@
 // there are.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -38,6 +40,8 @@ struct WorkerRecord {
   std::size_t lease_bytes = 0;     // payload bytes of those
   std::uint64_t extra_slots = 0;   // what wide leases take beyond one slot each
   std::uint64_t gpus_taken = 0;
+  std::uint32_t fetching = 0;  // of the leases, those whose blobs it lacked when it got them
+  std::uint32_t waiting = 0;   // leases that wait for blobs, by its own word
   std::deque<LeaseRun> order;  // as leased, oldest first; closed ones are dropped lazily
   Duration round_trip{0};      // learned; 0: unknown
   Time last_heard{0};
@@ -63,17 +67,25 @@ struct WorkerRecord {
   std::uint32_t usable_slots() const {
     return hello.slots > stuck_slots ? hello.slots - stuck_slots : 0;
   }
-  // Slots that its leases take, or will when they start.
-  std::uint64_t load() const { return leases + extra_slots; }
+  // Leases that wait for blobs: they take no slot meanwhile. Its word counts only for those that it
+  // fetches for, so that nobody gets leases without end for a claim.
+  std::uint32_t idle_leases() const { return std::min(waiting, fetching); }
+  // Slots that its leases take, or will when they start: for tasks that can start there at once …
+  std::uint64_t load() const { return leases + extra_slots - idle_leases(); }
+  // … and for those that wait as well, for blobs.
+  std::uint64_t full_load() const { return leases + extra_slots; }
   bool takes_leases() const { return present && !draining && !paused; }
 
   // --- Owned by WorkerTable ---
   std::uint32_t class_index = 0;
-  bool offers_slots = false;  // counted in pool(): it is connected and takes leases
+  std::uint32_t class_place = 0;  // in the class's members
+  bool offers_slots = false;      // counted in pool(): it is connected and takes leases
+  bool shares = false;            // it uses the broker's folders: it has every blob
 
   std::string user;            // remote: who the authenticator says it is; empty: a local worker
   message::HelloWorker hello;  // as announced; `held` is emptied. Last: rarely read
   std::string pause_reason;
+  std::set<BlobId> blobs;  // in its cache, by its own word; empty when it shares
 };
 
 // Levels of relative load: below kFullLevel a slot is idle, from it on all slots have work.
@@ -87,6 +99,8 @@ struct WorkerClass {
   std::vector<std::string> labels;     // sorted
   std::uint32_t workers = 0;
   std::uint64_t slots = 0;            // of all its workers
+  std::vector<WorkerIndex> members;   // those workers
+  std::uint32_t cursor = 0;           // whom a search among them looks at next
   std::uint64_t occupied_levels = 0;  // bit per level
   std::array<WorkerIndex, kLevels> heads = [] {
     std::array<WorkerIndex, kLevels> none{};
@@ -128,7 +142,7 @@ class WorkerTable {
   // kNoWorker when no such worker is connected.
   WorkerIndex find(const WorkerId& id) const;
 
-  // Call after any change of leases, stuck_slots, present, draining, paused or reserved.
+  // Call after any change of leases, waiting, stuck_slots, present, draining, paused or reserved.
   void update_level(WorkerIndex index);
 
   // Changes whenever a class appears or empties: cached class lists are then stale.
@@ -139,6 +153,14 @@ class WorkerTable {
   // The least loaded worker of the class that takes leases; kNoWorker: none does.
   WorkerIndex least_loaded(std::uint32_t class_index) const;
   WorkerIndex most_loaded(std::uint32_t class_index) const;
+  // The level that a worker would have with this load.
+  std::int32_t level_with(WorkerIndex index, std::uint64_t load) const;
+  // Goes round the workers of a class, which is not empty, one with each call …
+  WorkerIndex next_member(std::uint32_t class_index);
+  // … and on from this one.
+  void look_at_next(WorkerIndex index);
+  void set_shares(WorkerIndex index, bool shares);
+  bool all_share() const { return sharing_ == size_; }
   bool has_idle_slot() const;
 
   std::uint32_t size() const { return size_; }
@@ -171,6 +193,7 @@ class WorkerTable {
   std::vector<WorkerClass> classes_;
   std::uint64_t generation_ = 1;
   std::uint32_t size_ = 0;
+  std::uint32_t sharing_ = 0;
   message::Pool pool_;
 };
 

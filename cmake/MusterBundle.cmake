@@ -23,7 +23,8 @@ find_program(MUSTER_TAR tar REQUIRED)
 find_program(MUSTER_GZIP gzip REQUIRED)
 
 set(programs $<TARGET_FILE:muster-worker> $<TARGET_FILE:muster-runner>)
-set(inputs muster-worker muster-runner ${PROJECT_SOURCE_DIR}/cmake/make_bundle.cmake)
+set(inputs muster-worker muster-runner ${PROJECT_SOURCE_DIR}/cmake/make_bundle.cmake
+    ${PROJECT_SOURCE_DIR}/cmake/runtime_libraries.cmake)
 set(python_module "")
 set(python_source "")
 if(MUSTER_PYTHON)

@@ -25,7 +25,9 @@ if(MUSTER_PYTHON)
   # Debian's interpreter, for which Debian's pybind11 and joblib are; PATH may have another first.
   set(MUSTER_PYTHON_EXECUTABLE /usr/bin/python3
       CACHE FILEPATH "The interpreter that the Python package is built for")
-  set(Python_EXECUTABLE ${MUSTER_PYTHON_EXECUTABLE})
+  if(NOT SKBUILD)  # a wheel is for the interpreter that builds it
+    set(Python_EXECUTABLE ${MUSTER_PYTHON_EXECUTABLE})
+  endif()
   find_package(Python 3.9 REQUIRED COMPONENTS Interpreter Development.Module)
   find_package(pybind11 2.10 REQUIRED)
 endif()

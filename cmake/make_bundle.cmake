@@ -1,6 +1,7 @@
 # Packs the worker bundle (MusterBundle.cmake): cmake -D programs=... -D output=... -P this file.
 # The same inputs give the same bytes, whoever builds where and when.
 cmake_minimum_required(VERSION 3.25)
+include(${CMAKE_CURRENT_LIST_DIR}/runtime_libraries.cmake)
 
 set(stage ${output}.stage)
 file(REMOVE_RECURSE ${stage})
@@ -17,19 +18,7 @@ if(python_module)
   list(APPEND modules ${python_module})
 endif()
 
-# Everything they load but what belongs to the node's own C library: its parts and the loader must
-# be of one version, and glibc is compatible upwards.
-set(glibc "ld-linux|ld64|libc|libm|libmvec|libpthread|libdl|librt|libresolv|libutil|libnsl|libanl")
-set(glibc "${glibc}|libBrokenLocale|libthread_db|libc_malloc_debug|libnss_[a-z]+")
-file(GET_RUNTIME_DEPENDENCIES
-  EXECUTABLES ${programs}
-  MODULES ${modules}
-  RESOLVED_DEPENDENCIES_VAR libraries
-  UNRESOLVED_DEPENDENCIES_VAR missing
-  PRE_EXCLUDE_REGEXES "^(${glibc})[-._]")
-if(missing)
-  message(FATAL_ERROR "the worker bundle lacks libraries that its programs need: ${missing}")
-endif()
+find_runtime_libraries(libraries EXECUTABLES ${programs} MODULES ${modules})
 foreach(library ${libraries})
   cmake_path(GET library FILENAME name)
   file(REAL_PATH ${library} real)

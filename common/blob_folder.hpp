@@ -4,6 +4,10 @@
 //   FOLDER/<32 hex digits>            a blob, whole and immutable
 //   FOLDER/incoming/<hex>.<owner>     one that is being written; `owner`: who writes it
 //   memory FOLDER/token               who reads it here shares the folders
+//   disk FOLDER/<hex>.file            says in which file of the user's it is (user_file.hpp)
+//
+// Files in `incoming` are made with mode 0644 (fchmod, whatever the umask says): only the users of
+// the folder can enter it, and a broker for several users reads what others made.
 //
 // A blob that is pinned stays; others are kept for `keep` as long as there is room, least recently
 // used ones go first. Blobs beyond the memory limit move to disk, also pinned ones: whoever opens a
@@ -38,19 +42,22 @@ struct BlobFolderOptions {
 
 class BlobFolder {
  public:
-  explicit BlobFolder(BlobFolderOptions options);  // throws std::runtime_error
+  // Also removes the folders beside its own two whose owners are gone. Throws std::runtime_error.
+  explicit BlobFolder(BlobFolderOptions options);
   ~BlobFolder();
   BlobFolder(const BlobFolder&) = delete;
   BlobFolder& operator=(const BlobFolder&) = delete;
 
   bool holds(const BlobId& id) const;
-  // Of its file now, for opening; empty: not held.
+  std::optional<std::uint64_t> size_bytes(const BlobId& id) const;
+  // Of its file now, for opening (a file of the user's: from the offset on that was said); empty:
+  // not held.
   std::string path(const BlobId& id) const;
   const std::string& token() const;
   std::vector<std::string> folders() const;  // memory, disk
 
-  // Takes what lies in an incoming folder, or a file of the user's, as this blob. Returns an error
-  // text, empty: done, or it was here already.
+  // Takes what lies in an incoming folder, or a file of the user's, as this blob; an incoming file
+  // is gone in any case. Returns an error text, empty: done, or it was here already.
   std::string adopt(const BlobSource& source);
   // Looks for `<hex>.<owner>` in both incoming folders.
   std::string adopt_from(const BlobName& name, const std::string& owner);
@@ -73,6 +80,9 @@ class BlobFolder {
   // for ten minutes. Returns what is no longer held.
   std::vector<BlobId> tick(Time now);
   Time next_deadline() const;
+
+  // Why blobs beyond the memory limit do not move to disk; empty: they do.
+  const std::string& trouble() const;
 
   std::uint64_t memory_bytes() const;
   std::uint64_t disk_bytes() const;

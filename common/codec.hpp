@@ -50,6 +50,10 @@ struct CommandTask {
   std::vector<std::pair<std::string, std::string>> environment;  // added to the worker's own
   std::string directory;                                         // empty: the worker's own
   std::uint64_t output_limit_bytes = 0;                          // per stream; 0: the worker's
+  // Files, by relative names. With any the command runs in a folder of its own, and `directory` is
+  // empty. The payload's blobs are the inputs' contents, in order; the outcome's, the outputs'.
+  std::vector<std::string> inputs = {};
+  std::vector<std::string> outputs = {};
 };
 struct CommandResult {
   std::int32_t exit_status = 0;  // 0-255; -1 when a signal ended it
@@ -60,6 +64,7 @@ struct CommandResult {
   std::uint64_t started_unix_us = 0;  // wall clock of the node
   std::uint64_t runtime_us = 0;
   std::string node;
+  std::vector<std::string> outputs = {};  // output files, one blob of the outcome each
 };
 Bytes encode_command_task(const CommandTask& task);
 std::optional<CommandTask> decode_command_task(const Bytes& payload);

@@ -94,31 +94,35 @@ Outcome failed(OutcomeStatus status, const Failure& failure) {
 
 Bytes encode_command_task(const CommandTask& task) {
   return write_fields(task.argv, task.input, task.environment, task.directory,
-                      task.output_limit_bytes);
+                      task.output_limit_bytes, task.inputs, task.outputs);
 }
 
 std::optional<CommandTask> decode_command_task(const Bytes& payload) {
   auto fields =
       read_fields<std::vector<std::string>, Bytes, std::vector<std::pair<std::string, std::string>>,
-                  std::string, std::uint64_t>(payload);
+                  std::string, std::uint64_t, std::vector<std::string>, std::vector<std::string>>(
+          payload);
   if (!fields) return std::nullopt;
-  auto& [argv, input, environment, directory, output_limit_bytes] = *fields;
-  return CommandTask{std::move(argv), std::move(input), std::move(environment),
-                     std::move(directory), output_limit_bytes};
+  auto& [argv, input, environment, directory, output_limit_bytes, inputs, outputs] = *fields;
+  return CommandTask{std::move(argv),      std::move(input),   std::move(environment),
+                     std::move(directory), output_limit_bytes, std::move(inputs),
+                     std::move(outputs)};
 }
 
 Bytes encode_command_result(const CommandResult& result) {
   return write_fields(result.exit_status, result.signal, result.output, result.error_output,
-                      result.truncated, result.started_unix_us, result.runtime_us, result.node);
+                      result.truncated, result.started_unix_us, result.runtime_us, result.node,
+                      result.outputs);
 }
 
 std::optional<CommandResult> decode_command_result(const Bytes& body) {
   auto fields = read_fields<std::int32_t, std::int32_t, Bytes, Bytes, bool, std::uint64_t,
-                            std::uint64_t, std::string>(body);
+                            std::uint64_t, std::string, std::vector<std::string>>(body);
   if (!fields) return std::nullopt;
-  auto& [exit_status, signal, output, error_output, truncated, started, runtime, node] = *fields;
-  return CommandResult{exit_status, signal,  std::move(output), std::move(error_output),
-                       truncated,   started, runtime,           std::move(node)};
+  auto& [exit_status, signal, output, error_output, truncated, started, runtime, node, outputs] =
+      *fields;
+  return CommandResult{exit_status, signal,  std::move(output), std::move(error_output), truncated,
+                       started,     runtime, std::move(node),   std::move(outputs)};
 }
 
 }  // namespace muster

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <sstream>
 #include <string_view>
 
@@ -104,6 +105,27 @@ void each_line(const std::string& text, Visit&& visit) {
   }
 }
 
+struct Field {
+  const char* word;
+  std::string* value;
+};
+
+// Reads `WORD VALUE` lines, each word once; `fail` says what is wrong, and throws.
+template <typename Fail>
+void read_fields(const std::string& text, std::initializer_list<Field> fields, Fail&& fail) {
+  each_line(text, [&](int number, const std::vector<std::string>& words) {
+    const auto* field = std::find_if(fields.begin(), fields.end(),
+                                     [&](const Field& one) { return words[0] == one.word; });
+    if (field == fields.end() || words.size() != 2 || !field->value->empty()) {
+      std::string names;
+      for (const Field& one : fields)
+        names += fmt::format("{}{}", names.empty() ? "" : ", ", one.word);
+      fail(fmt::format("line {} is not one of {}", number, names));
+    }
+    *field->value = words[1];
+  });
+}
+
 }  // namespace
 
 bool is_key(const std::string& text) {
@@ -154,17 +176,9 @@ KeyPair read_key_file(const std::string& path) {
   const auto fail = [&path](const std::string& why) {
     throw TransportError(fmt::format("'{}' is not a key file ({}); {}", path, why, kMakeOne));
   };
-  each_line(read_private(path, S_IRWXG | S_IRWXO, "the key file", "600"),
-            [&](int number, const std::vector<std::string>& words) {
-              std::string* value = words[0] == "name"     ? &pair.name
-                                   : words[0] == "public" ? &pair.public_key
-                                   : words[0] == "secret" ? &pair.secret_key
-                                                          : nullptr;
-              if (value == nullptr || words.size() != 2 || !value->empty()) {
-                fail(fmt::format("line {} is not one of name, public and secret", number));
-              }
-              *value = words[1];
-            });
+  read_fields(read_private(path, S_IRWXG | S_IRWXO, "the key file", "600"),
+              {{"name", &pair.name}, {"public", &pair.public_key}, {"secret", &pair.secret_key}},
+              fail);
   if (!is_key(pair.public_key) || !is_key(pair.secret_key)) fail("a key is missing or mangled");
   std::array<char, kKeyCharacters + 1> derived{};
   if (zmq_curve_public(derived.data(), pair.secret_key.c_str()) != 0 ||
@@ -172,6 +186,35 @@ KeyPair read_key_file(const std::string& path) {
     fail("its keys do not belong together");
   }
   return pair;
+}
+
+SharedSecret make_shared_secret(const std::string& name) {
+  // What libzmq makes keys of is as random as words need to be.
+  return {name, make_key_pair(name).secret_key, make_key_pair(name).secret_key};
+}
+
+void write_secret_file(const std::string& path, const SharedSecret& secret, bool force) {
+  write_file(path,
+             fmt::format("# For muster-broker --trust-network and muster-worker --secret, on a "
+                         "network that you trust.\n# Who has this file may work for this broker. "
+                         "Keep it to yourself.\nname {}\npassword {}\nproof {}\n",
+                         secret.name, secret.password, secret.proof),
+             0600, force);
+}
+
+SharedSecret read_secret_file(const std::string& path) {
+  SharedSecret secret;
+  const auto fail = [&path](const std::string& why) {
+    throw TransportError(fmt::format(
+        "'{}' is not a file of a shared secret ({}); make one with `muster keygen --secret FILE`",
+        path, why));
+  };
+  read_fields(read_private(path, S_IRWXG | S_IRWXO, "the secret", "600"),
+              {{"name", &secret.name}, {"password", &secret.password}, {"proof", &secret.proof}},
+              fail);
+  if (!is_key_name(secret.name)) fail("its name is missing or mangled");
+  if (!is_key(secret.password) || !is_key(secret.proof)) fail("a word is missing or mangled");
+  return secret;
 }
 
 std::string read_public_key(const std::string& text) {

@@ -1,4 +1,5 @@
-// Key files: what `muster keygen` writes and brokers and workers read to know each other (CURVE).
+// Key files: what `muster keygen` writes and brokers and workers read to know each other, by keys
+// (CURVE) or, on a network that the user trusts, by a secret that both sides have (PLAIN).
 // docs/broker.md, "Keys", says what they look like.
 //
 // Everything here blocks for file I/O. No error text holds a secret.
@@ -20,6 +21,12 @@ struct PublicKey {
   std::string name;
 };
 
+struct SharedSecret {
+  std::string name;      // whose: the user that workers are to the broker
+  std::string password;  // a worker's word
+  std::string proof;     // the broker's
+};
+
 // Whether this is the Z85 text of a key.
 bool is_key(const std::string& text);
 bool is_key_name(const std::string& name);
@@ -30,6 +37,11 @@ KeyPair make_key_pair(const std::string& name);
 // Writes `path` (mode 0600) and `path`.pub. Throws TransportError: one of them exists and `force`
 // is false, or cannot be written.
 void write_key_files(const std::string& path, const KeyPair& pair, bool force);
+
+// New random words. Writes and reads such a file (mode 0600); they throw as those for keys do.
+SharedSecret make_shared_secret(const std::string& name);
+void write_secret_file(const std::string& path, const SharedSecret& secret, bool force);
+SharedSecret read_secret_file(const std::string& path);
 
 // Throws TransportError: no such file, not a key file, or others may read it (files that systemd
 // hands to a service, in $CREDENTIALS_DIRECTORY, are private whatever their mode says).

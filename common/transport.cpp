@@ -64,13 +64,15 @@ void check_endpoint(const std::string& endpoint, Security security) {
   if (security == Security::local) {
     throw TransportError(
         fmt::format("endpoint '{}': TCP endpoints need keys on both sides (`muster keygen`, then "
-                    "--key); on one machine use ipc:///path/to/socket",
+                    "--key), or on a trusted network a secret (docs/broker.md); on one machine use "
+                    "ipc:///path/to/socket",
                     endpoint));
   }
   if (security == Security::plain && !is_loopback(host)) {
     throw TransportError(
         fmt::format("endpoint '{}': a password may not leave this machine unencrypted; use "
-                    "127.0.0.1 (the end of an ssh tunnel), or keys",
+                    "127.0.0.1 (the end of an ssh tunnel), or keys, or say that the network is "
+                    "to be trusted (`muster keygen --secret FILE`)",
                     endpoint));
   }
 }
@@ -82,7 +84,9 @@ void check_endpoint(const std::string& endpoint, const Login& login) {
   }
   static_assert(std::variant_size_v<Login> == 3);
   constexpr Security kKinds[] = {Security::local, Security::plain, Security::curve};
-  check_endpoint(endpoint, kKinds[login.index()]);
+  const auto* plain = std::get_if<PlainLogin>(&login);
+  const bool is_trusted = plain != nullptr && plain->trusts_network;
+  check_endpoint(endpoint, is_trusted ? Security::trusted : kKinds[login.index()]);
 }
 
 TransportContext::TransportContext() : context_(std::make_unique<zmq::context_t>(1)) {

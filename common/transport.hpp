@@ -3,10 +3,10 @@
 // Router is the broker's side, Dealer a producer's or worker's. Both carry Frames (codec.hpp),
 // never block, and bound what an endless or silent peer can cost (docs/protocol.md, "Transport").
 // Local endpoints are Unix sockets that only their user may open. Every other one authenticates its
-// peers: PLAIN where an ssh tunnel encrypts already, CURVE anywhere else. Who may connect says the
-// ZAP handler of the context (broker/authenticator.hpp); without one nobody is admitted.
-// Threads: a Router belongs to the one thread that polls it. A Dealer may be used by several, one
-// at a time, with a mutex in between.
+// peers: PLAIN where an ssh tunnel encrypts already or the user trusts the network, CURVE anywhere
+// else. Who may connect says the ZAP handler of the context (broker/authenticator.hpp); without one
+// nobody is admitted. Threads: a Router belongs to the one thread that polls it. A Dealer may be
+// used by several, one at a time, with a mutex in between.
 #pragma once
 
 #include <chrono>
@@ -38,6 +38,7 @@ class TransportError : public std::runtime_error {
 struct PlainLogin {  // user and password have at most 255 bytes; the broker proves nothing
   std::string user;
   std::string password;
+  bool trusts_network = false;  // may go over a network in the clear
 };
 struct CurveLogin {
   std::string server_key;  // public key of the broker
@@ -48,9 +49,10 @@ using Login = std::variant<std::monostate, PlainLogin, CurveLogin>;
 
 // Who may come in through a bound endpoint.
 enum class Security {
-  local,  // ZeroMQ's NULL mechanism: whoever may open the Unix socket
-  plain,  // user and password
-  curve,  // key pairs; encrypted
+  local,    // ZeroMQ's NULL mechanism: whoever may open the Unix socket
+  plain,    // user and password, on this machine alone
+  trusted,  // the same over a network; nothing is encrypted: the user said that it may be so
+  curve,    // key pairs; encrypted
 };
 struct BindOptions {
   Security security = Security::local;
@@ -58,8 +60,9 @@ struct BindOptions {
 };
 
 // Throws TransportError unless an endpoint with this security may be used: ipc:// with a path that
-// fits, tcp://HOST:PORT anywhere with CURVE, and on the machine's own loopback with PLAIN (the end
-// of an ssh tunnel). A port of `*`, for bind() alone, is chosen by the system.
+// fits, tcp://HOST:PORT anywhere with CURVE or on a trusted network, and on the machine's own
+// loopback with PLAIN (the end of an ssh tunnel). A port of `*`, for bind() alone, is chosen by the
+// system.
 void check_endpoint(const std::string& endpoint, Security security = Security::local);
 void check_endpoint(const std::string& endpoint, const Login& login);
 

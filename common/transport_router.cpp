@@ -37,7 +37,7 @@ void secure(zmq::socket_t& socket, const BindOptions& options) {
                     zmq_strerror(zmq_errno())));
   }
   socket.set(zmq::sockopt::zap_domain, "muster");
-  if (options.security == Security::plain) {
+  if (options.security == Security::plain || options.security == Security::trusted) {
     socket.set(zmq::sockopt::plain_server, true);
     return;
   }

@@ -12,8 +12,8 @@
 namespace muster {
 namespace detail {
 
-std::uint32_t ChannelState::open(FunctionName&& function, const JobOptions& options) {
-  JobSpec spec = spec_of(*client_, std::move(function), options);
+std::uint32_t ChannelState::open(const FunctionName& function, const JobOptions& options) {
+  JobSpec spec = spec_of(*client_, function, options);
   const auto receiver = std::make_shared<Receiver>(weak_from_this());
   // Not under the mutex: a client that has ended calls fail() at once.
   const std::uint32_t job = value(client_->open_job(std::move(spec), receiver));
@@ -32,8 +32,8 @@ ChannelState::Receiver& ChannelState::open_one(std::uint32_t job) {
   return *found->second;
 }
 
-std::uint64_t ChannelState::push(std::uint32_t job, Bytes payload) {
-  Payload packed = client_->pack(std::move(payload));
+std::uint64_t ChannelState::push(std::uint32_t job, Bytes payload, const std::vector<Blob>& blobs) {
+  Payload packed = client_->pack(std::move(payload), blobs);
   const std::lock_guard lock(mutex_);
   Receiver& receiver = open_one(job);
   if (receiver.failure) throw *receiver.failure;
@@ -107,11 +107,12 @@ std::vector<ChannelItem> ChannelState::next(std::chrono::nanoseconds timeout, st
     ChannelItem& item = items.emplace_back();
     item.job = arrived.job;
     item.sequence = arrived.sequence;
-    auto opened = open_outcome(arrived.outcome);
-    if (auto* bytes = std::get_if<Bytes>(&opened)) {
+    OpenedOutcome opened = open_outcome(arrived.outcome);
+    item.blobs = std::move(opened.blobs);
+    if (auto* bytes = std::get_if<Bytes>(&opened.result)) {
       item.result = std::move(*bytes);
     } else {
-      item.error = std::get<Error>(std::move(opened));
+      item.error = std::get<Error>(std::move(opened.result));
     }
   }
   return items;
@@ -175,16 +176,16 @@ Channel& Channel::operator=(Channel&& other) noexcept {
   return *this;
 }
 
-std::uint32_t Channel::open(FunctionName function, const JobOptions& options) {
-  return state_->open(std::move(function), options);
+std::uint32_t Channel::open(const FunctionName& function, const JobOptions& options) {
+  return state_->open(function, options);
 }
 
 Channel::~Channel() {
   if (state_) state_->abandon();
 }
 
-std::uint64_t Channel::push(std::uint32_t job, Bytes payload) {
-  return state_->push(job, std::move(payload));
+std::uint64_t Channel::push(std::uint32_t job, Bytes payload, const std::vector<Blob>& blobs) {
+  return state_->push(job, std::move(payload), blobs);
 }
 void Channel::cancel(std::uint32_t job, std::optional<std::uint64_t> sequence) {
   state_->cancel(job, sequence);

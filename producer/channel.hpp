@@ -23,8 +23,8 @@ struct ChannelState final : std::enable_shared_from_this<ChannelState> {
  public:
   explicit ChannelState(std::shared_ptr<Client> client) : client_(std::move(client)) {}
 
-  std::uint32_t open(FunctionName&& function, const JobOptions& options);
-  std::uint64_t push(std::uint32_t job, Bytes payload);
+  std::uint32_t open(const FunctionName& function, const JobOptions& options);
+  std::uint64_t push(std::uint32_t job, Bytes payload, const std::vector<Blob>& blobs);
   void cancel(std::uint32_t job, std::optional<std::uint64_t> sequence);
   void close(std::uint32_t job);
   void drop(std::uint32_t job);

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <random>
 
 #include "common/codec.hpp"
@@ -21,7 +22,9 @@ SessionId random_session() {
 
 Client::Client(ClientOptions options)
     : options_(std::move(options)),
-      session_({random_session(), options_.label, limits::kAcknowledgementWindow}) {
+      id_(random_session()),
+      keeper_(std::make_shared<BlobKeeper>(id_, [this] { wake_for_blobs(); })),
+      session_({id_, options_.label, limits::kAcknowledgementWindow}) {
   reconnect();
   thread_ = std::thread([this] { run(); });
 }
@@ -158,7 +161,22 @@ std::future<StoreReply> Client::ask_store(std::uint64_t claimant, StoreQuestion 
   return answer;
 }
 
-Payload Client::pack(Bytes bytes) const {
+// What the keeper has to say to the session is due at a time, maybe an earlier one than before.
+void Client::wake_for_blobs() {
+  std::unique_lock lock(mutex_);
+  turn_due_ = std::min(turn_due_, keeper_->orders_due());
+  wake(lock);
+}
+
+Payload Client::pack(Bytes bytes, const std::vector<Blob>& blobs) const {
+  if (bytes.size() > limits::kMaxBodyBytes && blobs.empty() && keeper_->shares()) {
+    return keeper_->use({keeper_->scatter(bytes.span())}, {});
+  }
+  Payload body = pack_body(std::move(bytes));
+  return blobs.empty() ? body : keeper_->use(blobs, body);
+}
+
+Payload Client::pack_body(Bytes bytes) const {
   if (bytes.size() > limits::kMaxPayloadBytes) {
     throw invalid_call(fmt::format("a task's arguments take {} bytes; the limit is {} (1 GiB)",
                                    bytes.size(), limits::kMaxPayloadBytes));

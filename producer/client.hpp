@@ -32,6 +32,7 @@
 
 #include "common/transport.hpp"
 #include "producer/bell.hpp"
+#include "producer/blob_keeper.hpp"
 #include "producer/output_queue.hpp"
 #include "producer/session.hpp"
 
@@ -101,8 +102,12 @@ class Client {
     return output_.take(timeout);
   }
 
-  // The payload as it should travel. Throws Error invalid when it is too large.
-  Payload pack(Bytes bytes) const;
+  // The payload as it should travel, with the blobs that it names; one of no bytes and one blob is
+  // that blob's content. A large one becomes such a blob, if this producer shares its broker's
+  // folders. May block (BlobKeeper); call it without the locks of a Sink. Throws Error invalid when
+  // it is too large.
+  Payload pack(Bytes bytes, const std::vector<Blob>& blobs = {}) const;
+  BlobKeeper& blobs() const { return *keeper_; }
   const ClientOptions& options() const { return options_; }
 
  private:
@@ -151,6 +156,7 @@ class Client {
   };
   using Done = std::function<bool()>;
 
+  Payload pack_body(Bytes bytes) const;
   void hand_in(Command&& command);
   void wake(std::unique_lock<std::mutex>& lock);
   static void wake(std::unique_lock<std::mutex>& lock, Worker& worker);
@@ -180,6 +186,9 @@ class Client {
   void finish_turn(Time due);
   Time next_turn(Time now);
   bool take_commands();
+  void take_blob_orders();
+  void wake_for_blobs();
+  void dispatch_blobs(const Session::Events& events);
   void apply(Open& command);
   void apply(Submit& command);
   void apply(Cancel& command);
@@ -200,10 +209,12 @@ class Client {
   Error silence_error(Time now) const;
 
   const ClientOptions options_;
+  const SessionId id_;
+  const std::shared_ptr<BlobKeeper> keeper_;
   TransportContext context_;
 
-  // Locked in this order: turn_mutex_, what a Sink locks, mutex_. A thread that submits holds its
-  // Sink's, so it only tries turn_mutex_.
+  // Locked in this order: turn_mutex_, what a Sink locks, the keeper's, mutex_. A thread that
+  // submits holds its Sink's, so it only tries turn_mutex_.
   std::mutex mutex_;
   std::condition_variable link_changed_;
   std::vector<Command> inbox_;

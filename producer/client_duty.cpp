@@ -32,6 +32,7 @@ bool Client::may_send(std::size_t tasks) const {
 // Under turn_mutex_. Calls no Sink: the caller may hold what it locks.
 void Client::send_now(Submit& command) {
   try {
+    take_blob_orders();
     apply(command);
     const Time now = clock_now();
     session_.tick(now);

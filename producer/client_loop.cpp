@@ -28,6 +28,7 @@ void Client::run() {
                   fmt::format("the connection's thread failed: {}", failure.what()));
   }
   output_.close();
+  keeper_->close();
   const std::lock_guard turn(turn_mutex_);
   {
     const std::lock_guard lock(mutex_);
@@ -93,7 +94,8 @@ Time Client::next_turn(Time now) {
     slots_wanted = slot_waiters_ > 0;
   }
   // A wait that broker_timeout ends: the session does not know about it.
-  const bool asked = !status_waiters_.empty() || !node_waiters_.empty() || !store_waiters_.empty();
+  const bool asked = !status_waiters_.empty() || !node_waiters_.empty() ||
+                     !store_waiters_.empty() || keeper_->awaited();
   if (!jobs_.empty() || asked || slots_wanted) {
     const Time heard = session_.silent_since().value_or(now);
     const Time limit = heard + options_.broker_timeout;
@@ -108,7 +110,7 @@ void Client::finish_turn(Time due) {
   tasks_in_hand_ = session_.tasks_in_hand();
   can_send_ = session_.link() == Session::Link::up && backlog_.empty();
   const bool concerns = std::exchange(stirred_, false) || due < turn_due_;
-  turn_due_ = due;
+  turn_due_ = std::min(due, keeper_->orders_due());
   if (concerns) wake(lock);
 }
 
@@ -120,11 +122,23 @@ bool Client::take_commands() {
     if (stopping_) return false;
     commands_.swap(inbox_);
   }
+  take_blob_orders();  // of these commands among others
   for (Command& command : commands_) {
     std::visit([this](auto& alternative) { apply(alternative); }, command);
   }
   commands_.clear();
   return true;
+}
+
+void Client::take_blob_orders() {
+  for (BlobKeeper::Order& order : keeper_->take_orders(clock_now())) {
+    if (auto* source = std::get_if<BlobSource>(&order)) {
+      session_.put_blob(std::move(*source));
+    } else {
+      const BlobId& id = std::get<BlobId>(order);
+      if (!session_.release_blob(id)) keeper_->discard(id);
+    }
+  }
 }
 
 void Client::apply(Open& command) {
@@ -251,6 +265,7 @@ void Client::report_pool(const message::Pool& pool) {
 
 void Client::dispatch() {
   Session::Events events = session_.take_events();
+  dispatch_blobs(events);
   if (!events.delivered.empty()) stirred_ = true;
   for (Session::Delivered& delivered : events.delivered) dispatch(std::move(delivered));
   for (const message::Notice& notice : events.notices) {
@@ -281,7 +296,15 @@ void Client::dispatch() {
   }
 }
 
+void Client::dispatch_blobs(const Session::Events& events) {
+  if (events.blob_terms) keeper_->take_terms(*events.blob_terms);
+  for (const BlobAnswer& answer : events.blob_answers) {
+    if (auto source = keeper_->answered(answer)) session_.put_blob(*std::move(source));
+  }
+}
+
 void Client::dispatch(Session::Delivered&& delivered) {
+  for (Outcome& outcome : delivered.outcomes) keeper_->hold(outcome.body);
   const auto found = jobs_.find(delivered.job);
   if (found == jobs_.end()) return;  // nobody waits any more
   OpenJob& job = found->second;
@@ -300,6 +323,7 @@ void Client::fail_all(const Error& error) {
     failure_.emplace(error);
     link_changed_.notify_all();
   }
+  keeper_->fail(error);
   for (auto& [id, job] : std::exchange(jobs_, {})) {
     session_.cancel(id);
     session_.end_job(id);

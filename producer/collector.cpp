@@ -12,13 +12,16 @@ Collector::Collector(Order order, std::size_t window_tasks, std::size_t window_b
       window_tasks_(std::max<std::size_t>(1, window_tasks)),
       window_bytes_(window_bytes) {}
 
-bool Collector::has_room() const {
-  return tasks_.empty() || (tasks_.size() < window_tasks_ && bytes_ < window_bytes_);
+bool Collector::has_room(std::uint64_t slots) const {
+  if (tasks_.empty()) return true;
+  if (tasks_.size() >= window_tasks_ || bytes_ >= window_bytes_) return false;
+  return tasks_.size() <= slots || bytes_ + blob_bytes() < window_bytes_;
 }
 
-TaskSequence Collector::pushed(std::size_t payload_bytes) {
+TaskSequence Collector::pushed(std::size_t payload_bytes, const Payload& names) {
   const TaskSequence sequence{tasks_.end()};
-  tasks_.push({{}, payload_bytes, State::missing});
+  tasks_.push({{}, payload_bytes, 0, State::missing});
+  payload_blobs_.pushed(value(sequence), names);
   bytes_ += payload_bytes;
   return sequence;
 }
@@ -26,10 +29,13 @@ TaskSequence Collector::pushed(std::size_t payload_bytes) {
 void Collector::deliver(TaskSequence first, std::vector<Outcome>&& outcomes) {
   std::uint64_t sequence = value(first);
   for (Outcome& outcome : outcomes) {
+    payload_blobs_.finished(sequence);
     Task& task = tasks_[sequence++];
     bytes_ -= task.bytes;
     task.bytes = outcome.body.bytes.size();
     bytes_ += task.bytes;
+    task.blob_bytes = blob_bytes_of(outcome.body);
+    result_blob_bytes_ += task.blob_bytes;
     task.outcome = std::move(outcome);
     task.state = State::arrived;
   }
@@ -55,6 +61,7 @@ Collected Collector::take(std::uint64_t sequence) {
   Collected collected{TaskSequence{sequence}, std::move(task.outcome)};
   bytes_ -= task.bytes;
   task.bytes = 0;
+  result_blob_bytes_ -= std::exchange(task.blob_bytes, 0);
   task.state = State::returned;
   ++returned_;
   while (!tasks_.empty() && tasks_.front().state == State::returned) tasks_.pop_front();
@@ -63,14 +70,18 @@ Collected Collector::take(std::uint64_t sequence) {
 
 void Collector::check_invariants() const {
   std::size_t bytes = 0;
+  std::uint64_t blob_bytes = 0;
   std::uint64_t returned = tasks_.begin();
   std::uint64_t delivered = tasks_.begin();
   for (std::uint64_t i = tasks_.begin(); i < tasks_.end(); ++i) {
     bytes += tasks_[i].bytes;
+    blob_bytes += tasks_[i].blob_bytes;
     if (tasks_[i].state == State::returned) ++returned;
     if (tasks_[i].state != State::missing) ++delivered;
   }
   CHECK(bytes == bytes_);
+  CHECK(blob_bytes == result_blob_bytes_);
+  CHECK(delivered_ < tasks_.end() || payload_blobs_.empty());
   CHECK(returned == returned_);
   CHECK(delivered == delivered_);
 }

@@ -11,6 +11,7 @@
 
 #include "common/ids.hpp"
 #include "common/message.hpp"
+#include "producer/blob_window.hpp"
 #include "producer/ring.hpp"
 
 namespace muster {
@@ -25,10 +26,14 @@ class Collector {
   Collector(Order order, std::size_t window_tasks, std::size_t window_bytes);
 
   // Whether fewer than the window's tasks and bytes lie between the oldest task that was not
-  // returned and the newest. Bytes: of payloads without outcome and of results not yet returned.
-  bool has_room() const;
+  // returned and the newest. Bytes: of payloads without outcome and of results not yet returned,
+  // and of their blobs (BlobWindow); but as far as these go, one task more than `slots` is let
+  // through.
+  bool has_room(std::uint64_t slots = 0) const;
   // One more task; its sequence is the number of tasks before it.
-  TaskSequence pushed(std::size_t payload_bytes);
+  TaskSequence pushed(std::size_t payload_bytes, const Payload& names = {});
+  // Of payloads without outcome, and of results not yet returned.
+  std::uint64_t blob_bytes() const { return payload_blobs_.bytes() + result_blob_bytes_; }
   // Each sequence at most once, after its pushed().
   void deliver(TaskSequence first, std::vector<Outcome>&& outcomes);
   // The next outcome in order; nothing: it has not arrived.
@@ -45,7 +50,8 @@ class Collector {
   enum class State : std::uint8_t { missing, arrived, returned };
   struct Task {
     Outcome outcome;
-    std::size_t bytes = 0;  // of the payload while missing, of the result when arrived
+    std::size_t bytes = 0;         // of the payload while missing, of the result when arrived
+    std::uint64_t blob_bytes = 0;  // of the result
     State state = State::missing;
   };
   Collected take(std::uint64_t sequence);
@@ -58,6 +64,8 @@ class Collector {
   std::uint64_t delivered_ = 0;
   std::uint64_t returned_ = 0;
   std::size_t bytes_ = 0;
+  std::uint64_t result_blob_bytes_ = 0;
+  BlobWindow payload_blobs_;
 };
 
 }  // namespace muster

@@ -2,21 +2,50 @@
 
 #include <utility>
 
+#include "producer/job_spec.hpp"
 #include "producer/outcome_error.hpp"
 
 namespace muster {
 namespace detail {
 
-JobState::JobState(std::shared_ptr<Client> its_client, JobSpec spec)
+JobState::JobState(std::shared_ptr<Client> its_client, const FunctionName& function,
+                   const JobOptions& options)
     : client(std::move(its_client)),
       table(std::make_shared<CallTable>(client)),
-      job(client->open_job(std::move(spec), table)) {}
+      spec_(spec_of(*client, function, options)),
+      shipped_(shipped_by(function, options)) {}
 
-JobState::~JobState() { client->end_job(job); }
+JobState::~JobState() {
+  if (job_) client->end_job(*job_);
+}
+
+JobId JobState::open() {
+  const std::lock_guard lock(mutex_);
+  if (!job_) job_ = client->open_job(std::move(spec_), table);
+  return *job_;
+}
+
+std::shared_ptr<Call> JobState::submit(Bytes payload, const std::vector<Blob>& blobs) {
+  const JobId job = open();
+  return table->submit(table, job, client->pack(std::move(payload), blobs));
+}
+
+void JobState::ship(const std::string& library) {
+  const std::lock_guard lock(mutex_);
+  if (job_) throw invalid_call("ship() after the job's first submit()");
+  std::vector<std::string> shipped = shipped_;
+  shipped.push_back(library);
+  spec_.function.body = pack_libraries(*client, spec_.function.kind, shipped);
+  shipped_ = std::move(shipped);
+}
+
+void JobState::cancel() {
+  const std::lock_guard lock(mutex_);
+  if (job_) client->cancel(*job_, std::nullopt);
+}
 
 std::shared_ptr<Call> CallTable::submit(const std::shared_ptr<CallTable>& self, JobId job,
-                                        Bytes payload) {
-  Payload packed = client_->pack(std::move(payload));
+                                        Payload&& payload) {
   auto call = std::make_shared<Call>();
   call->table = self;
   call->job = job;
@@ -24,7 +53,7 @@ std::shared_ptr<Call> CallTable::submit(const std::shared_ptr<CallTable>& self, 
   if (failure_) return call;
   call->sequence = calls_.end();
   calls_.push(call);
-  client_->submit_one(job, std::move(packed));  // under the lock: both number calls alike
+  client_->submit_one(job, std::move(payload));  // under the lock: both number calls alike
   return call;
 }
 
@@ -38,6 +67,16 @@ bool CallTable::wait(const Call& call, Deadline deadline) {
   const bool is_over = client_->wait(lock, changed_, deadline, over);
   --waiters_;
   return is_over;
+}
+
+// Once: a result that is a blob is not kept in the pool for as long as somebody has the future.
+OpenedOutcome CallTable::open(Call& call) {
+  const std::lock_guard lock(mutex_);
+  if (!call.opened) {
+    call.opened.emplace(open_outcome(call.outcome));
+    call.outcome = {};
+  }
+  return *call.opened;
 }
 
 std::optional<Error> CallTable::failure() {
@@ -69,14 +108,14 @@ void CallTable::fail(const Error& error) {
 
 namespace {
 
-Bytes outcome_of(const Call& call) {
+Bytes outcome_of(Call& call) {
   if (!call.done.load(std::memory_order_acquire)) throw *call.table->failure();
-  auto opened = open_outcome(call.outcome);
-  if (auto* bytes = std::get_if<Bytes>(&opened)) return std::move(*bytes);
-  throw std::get<Error>(std::move(opened));
+  OpenedOutcome opened = call.table->open(call);
+  if (auto* bytes = std::get_if<Bytes>(&opened.result)) return std::move(*bytes);
+  throw std::get<Error>(std::move(opened.result));
 }
 
-const Call& checked(const std::shared_ptr<Call>& call) {
+Call& checked(const std::shared_ptr<Call>& call) {
   if (!call) throw invalid_call("the Future holds no task");
   return *call;
 }
@@ -85,7 +124,7 @@ const Call& checked(const std::shared_ptr<Call>& call) {
 }  // namespace detail
 
 Bytes RawFuture::get() const {
-  const detail::Call& call = detail::checked(call_);
+  detail::Call& call = detail::checked(call_);
   call.table->wait(call, std::nullopt);
   return detail::outcome_of(call);
 }
@@ -115,7 +154,21 @@ void RawFuture::cancel() const {
 
 std::uint64_t RawFuture::sequence() const { return detail::checked(call_).sequence; }
 
-RawFuture Job::submit_raw(Bytes payload) { return RawFuture(state_->submit(std::move(payload))); }
-void Job::cancel() { state_->client->cancel(state_->job, std::nullopt); }
+std::vector<Blob> RawFuture::blobs() const {
+  detail::Call& call = detail::checked(call_);
+  if (!call.done.load(std::memory_order_acquire)) return {};
+  return call.table->open(call).blobs;
+}
+
+RawFuture Job::submit_raw(Bytes payload, const std::vector<Blob>& blobs) {
+  return RawFuture(state_->submit(std::move(payload), blobs));
+}
+
+Job& Job::ship(const std::string& library) {
+  state_->ship(library);
+  return *this;
+}
+
+void Job::cancel() { state_->cancel(); }
 
 }  // namespace muster

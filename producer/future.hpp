@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "producer/client.hpp"
+#include "producer/outcome_error.hpp"
 #include "producer/ring.hpp"
 
 namespace muster::detail {
@@ -22,6 +23,7 @@ class CallTable;
 struct Call {
   std::atomic<bool> done{false};
   Outcome outcome;
+  std::optional<OpenedOutcome> opened;  // from the first get() on, instead of the outcome
   JobId job{};
   std::uint64_t sequence = 0;
   std::shared_ptr<CallTable> table;
@@ -35,11 +37,14 @@ class CallTable final : public Sink {
 
   explicit CallTable(std::shared_ptr<Client> client) : client_(std::move(client)) {}
 
-  std::shared_ptr<Call> submit(const std::shared_ptr<CallTable>& self, JobId job, Bytes payload);
+  std::shared_ptr<Call> submit(const std::shared_ptr<CallTable>& self, JobId job,
+                               Payload&& payload);
   // True when the call is done or failed; false: `deadline` passed.
   bool wait(const Call& call, Deadline deadline);
   // What ended every call that has no outcome.
   std::optional<Error> failure();
+  // What came out. Precondition: the call is done or failed.
+  OpenedOutcome open(Call& call);
   void cancel(const Call& call) { client_->cancel(call.job, TaskSequence{call.sequence}); }
 
   void deliver(TaskSequence first, std::vector<Outcome>&& outcomes) override;
@@ -57,18 +62,26 @@ class CallTable final : public Sink {
 
 // An open job; the last handle's end says END_JOB, the calls live on.
 struct JobState {
-  JobState(std::shared_ptr<Client> its_client, JobSpec spec);
+  JobState(std::shared_ptr<Client> its_client, const FunctionName& function,
+           const JobOptions& options);
   ~JobState();
   JobState(const JobState&) = delete;
   JobState& operator=(const JobState&) = delete;
 
-  std::shared_ptr<Call> submit(Bytes payload) {
-    return table->submit(table, job, std::move(payload));
-  }
+  std::shared_ptr<Call> submit(Bytes payload, const std::vector<Blob>& blobs);
+  void ship(const std::string& library);
+  void cancel();
 
   const std::shared_ptr<Client> client;
   const std::shared_ptr<CallTable> table;
-  const JobId job;
+
+ private:
+  JobId open();
+
+  std::mutex mutex_;
+  JobSpec spec_;
+  std::vector<std::string> shipped_;
+  std::optional<JobId> job_;  // from the first submit on
 };
 
 }  // namespace muster::detail

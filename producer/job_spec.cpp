@@ -1,6 +1,10 @@
 #include "producer/job_spec.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <utility>
 
 #include "producer/outcome_error.hpp"
@@ -24,7 +28,7 @@ void check(const FunctionName& function, FunctionKind kind) {
   if (function.command && !function.python.empty()) {
     throw invalid_call("FunctionName::command and FunctionName::python exclude each other");
   }
-  if (function.body.empty() != (kind != FunctionKind::python)) {
+  if ((function.body.empty() && function.blobs.empty()) != (kind != FunctionKind::python)) {
     throw invalid_call("FunctionName::python and FunctionName::body go together");
   }
 }
@@ -36,6 +40,19 @@ Resources resources_of(const JobOptions& options) {
   }
   return {static_cast<std::uint32_t>(std::ceil(options.cpus * 1000 - 1e-6)), options.memory_bytes,
           options.gpus};
+}
+
+std::string read_library(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string content{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  if (!file || content.empty()) {
+    throw invalid_call("the library '" + path + "' that is to be shipped cannot be read");
+  }
+  return content;
+}
+
+std::span<const std::byte> as_bytes(const std::string& text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
 }
 
 void check_labels(const std::vector<std::string>& labels) {
@@ -51,7 +68,31 @@ void check_labels(const std::vector<std::string>& labels) {
 
 }  // namespace
 
-JobSpec spec_of(const Client& client, FunctionName&& function, const JobOptions& options) {
+std::vector<std::string> shipped_by(const FunctionName& function, const JobOptions& options) {
+  std::vector<std::string> libraries = function.ship;
+  libraries.insert(libraries.end(), options.ship.begin(), options.ship.end());
+  return libraries;
+}
+
+Payload pack_libraries(const Client& client, FunctionKind kind,
+                       const std::vector<std::string>& libraries) {
+  if (libraries.empty()) return {};
+  if (kind != FunctionKind::native) {
+    throw invalid_call("only jobs of native functions ship plug-in libraries");
+  }
+  std::vector<Blob> blobs;
+  std::vector<std::string> names;
+  for (const std::string& library : libraries) {
+    names.push_back(std::filesystem::path(library).filename().string());
+    if (std::find(names.begin(), names.end() - 1, names.back()) != names.end() - 1) {
+      throw invalid_call("two libraries to ship have the same name: " + names.back());
+    }
+    blobs.push_back(client.blobs().scatter(as_bytes(read_library(library))));
+  }
+  return client.pack(pack_value(names), blobs);
+}
+
+JobSpec spec_of(const Client& client, const FunctionName& function, const JobOptions& options) {
   const FunctionKind kind = kind_of(function);
   check(function, kind);
   if (options.crash_budget == 0) throw invalid_call("JobOptions::crash_budget must be at least 1");
@@ -60,8 +101,13 @@ JobSpec spec_of(const Client& client, FunctionName&& function, const JobOptions&
   }
   Resources wanted = resources_of(options);
   check_labels(options.labels);
-  return {{kind, std::move(function.name), std::move(function.python),
-           client.pack(std::move(function.body))},
+  const std::vector<std::string> shipped = shipped_by(function, options);
+  Payload body = kind == FunctionKind::python ? client.pack(function.body, function.blobs)
+                                              : pack_libraries(client, kind, shipped);
+  if (kind == FunctionKind::python && !shipped.empty()) {
+    throw invalid_call("only jobs of native functions ship plug-in libraries");
+  }
+  return {{kind, function.name, function.python, std::move(body)},
           options.timeout,
           options.retries,
           options.priority,

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/blob.hpp"
 #include "common/codec.hpp"
+#include "producer/blob_keeper.hpp"
 
 namespace muster {
 namespace {
@@ -26,17 +28,33 @@ ErrorCode code_of(OutcomeStatus status, const std::string& kind) {
 
 }  // namespace
 
-std::variant<Bytes, Error> open_outcome(const Outcome& outcome) {
-  std::optional<Bytes> body = unpack_payload(outcome.body);
-  if (!body) {
-    return Error(ErrorCode::task_failed, "unreadable",
-                 "the outcome arrived damaged: its packed bytes cannot be unpacked");
+OpenedOutcome open_outcome(const Outcome& outcome) {
+  Payload payload = outcome.body;
+  std::vector<Blob> blobs = detail::take_blobs(payload);
+  std::optional<Bytes> body;
+  if (is_one_blob(payload)) {
+    try {
+      body = blobs.front().bytes();
+    } catch (const BlobError& error) {
+      return {Error(ErrorCode::task_lost, "blob_lost",
+                    std::string("the result is lost: ") + error.what()),
+              {}};
+    }
+    blobs.clear();
+  } else {
+    body = unpack_payload(payload);
   }
-  if (outcome.status == OutcomeStatus::result) return *std::move(body);
+  if (!body) {
+    return {Error(ErrorCode::task_failed, "unreadable",
+                  "the outcome arrived damaged: its packed bytes cannot be unpacked"),
+            {}};
+  }
+  if (outcome.status == OutcomeStatus::result) return {*std::move(body), std::move(blobs)};
   Failure failure = decode_failure(*body);
   const ErrorCode code = code_of(outcome.status, failure.kind);
-  return Error(code, std::move(failure.kind), failure.message, std::move(failure.traceback),
-               std::move(failure.extra));
+  return {Error(code, std::move(failure.kind), failure.message, std::move(failure.traceback),
+                std::move(failure.extra)),
+          std::move(blobs)};
 }
 
 Error invalid_call(const std::string& message) {

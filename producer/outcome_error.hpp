@@ -2,17 +2,25 @@
 #pragma once
 
 #include <chrono>
+#include <muster/blob.hpp>
 #include <muster/bytes.hpp>
 #include <muster/outcome.hpp>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "common/message.hpp"
 
 namespace muster {
 
-// The result's own bytes, or what to throw.
-std::variant<Bytes, Error> open_outcome(const Outcome& outcome);
+struct OpenedOutcome {
+  std::variant<Bytes, Error> result;  // its own bytes, or what to throw
+  std::vector<Blob> blobs;            // that they name
+};
+
+// Of an outcome that came out of a Client. The content of one that is a blob is mapped, and the
+// pool need not keep it any longer.
+OpenedOutcome open_outcome(const Outcome& outcome);
 
 // A call that the program must not make.
 Error invalid_call(const std::string& message);

@@ -40,7 +40,7 @@ bool shapes_pool(const Options& options) {
   const Options usual;
   return options.workers != usual.workers || options.slots != usual.slots ||
          options.executor != usual.executor || !options.plugins.empty() ||
-         !options.python.empty() || !options.environment.empty();
+         !options.python.empty() || !options.environment.empty() || !options.spool.empty();
 }
 
 // Empty: an embedded pool.
@@ -193,34 +193,50 @@ Producer::~Producer() {
   if (state_->client) state_->client->stop();
 }
 
-RawFuture Producer::submit_raw(const FunctionName& function, Bytes payload) {
-  if (!function.python.empty()) return job(function).submit_raw(std::move(payload));
+RawFuture Producer::submit_raw(const FunctionName& function, Bytes payload,
+                               const std::vector<Blob>& blobs) {
+  if (!function.python.empty() || !function.ship.empty()) {
+    return job(function).submit_raw(std::move(payload), blobs);
+  }
   std::shared_ptr<detail::JobState> job;
   {
     const std::lock_guard lock(state_->mutex);
     auto& entry = state_->default_jobs[{function.command, function.name}];
     if (!entry || entry->table->failure()) {  // a silence ended it: the broker may be back
-      entry = std::make_shared<detail::JobState>(
-          state_->client, detail::spec_of(*state_->client, FunctionName(function), {}));
+      entry = std::make_shared<detail::JobState>(state_->client, function, JobOptions());
     }
     job = entry;
   }
-  return RawFuture(job->submit(std::move(payload)));
+  return RawFuture(job->submit(std::move(payload), blobs));
 }
 
-Job Producer::job(FunctionName function, const JobOptions& options) {
-  return Job(std::make_shared<detail::JobState>(
-      state_->client, detail::spec_of(*state_->client, std::move(function), options)));
+Job Producer::job(const FunctionName& function, const JobOptions& options) {
+  return Job(std::make_shared<detail::JobState>(state_->client, function, options));
 }
 
-Stream Producer::stream(FunctionName function, const JobOptions& options, Order order) {
+Stream Producer::stream(const FunctionName& function, const JobOptions& options, Order order) {
   auto state = std::make_shared<detail::StreamState>(state_->client, options, order);
-  state->open(detail::spec_of(*state_->client, std::move(function), options), state);
+  state->open(detail::spec_of(*state_->client, function, options), state);
   return Stream(std::move(state));
 }
 
 Channel Producer::channel() {
   return Channel(std::make_shared<detail::ChannelState>(state_->client));
+}
+
+Blob Producer::scatter(std::span<const std::byte> content) {
+  return state_->client->blobs().scatter(content);
+}
+
+Blob Producer::scatter_file(const std::string& path, std::uint64_t offset,
+                            std::uint64_t size_bytes) {
+  return state_->client->blobs().scatter_file(path, offset, size_bytes);
+}
+
+bool Producer::has_blobs() const { return state_->client->blobs().shares(); }
+
+bool Producer::await_blob_room(std::uint64_t size_bytes, std::chrono::nanoseconds timeout) {
+  return state_->client->blobs().await_room(size_bytes, detail::deadline_after(timeout));
 }
 
 PoolStatus Producer::status(std::chrono::milliseconds timeout) {

@@ -23,17 +23,23 @@ std::vector<fs::path> folders(const std::string& chosen) {
   if (!chosen.empty()) return {chosen};  // who says where means there
   std::vector<fs::path> result;
   std::error_code ignored;
+  fs::path own;  // of the library that this code is in
+  Dl_info info{};
+  if (dladdr(reinterpret_cast<void*>(&find_program), &info) != 0 && info.dli_fname != nullptr &&
+      info.dli_fname[0] == '/') {
+    own = fs::weakly_canonical(info.dli_fname, ignored).parent_path();
+    // A wheel's programs are beside its module; the interpreter's folder may have other versions.
+    result.push_back(own / "bin");
+  }
   if (const fs::path self = fs::read_symlink("/proc/self/exe", ignored); !self.empty()) {
     result.push_back(self.parent_path());
   }
-  Dl_info info{};
-  if (dladdr(reinterpret_cast<void*>(&find_program), &info) != 0 && info.dli_fname != nullptr) {
-    fs::path folder = fs::weakly_canonical(info.dli_fname, ignored).parent_path();
-    result.push_back(folder);
+  if (!own.empty()) {
+    result.push_back(own);
     // From lib, lib/<architecture> or lib/python3/dist-packages/muster up to where bin is.
     for (int level = 0; level < 4; ++level) {
-      folder = folder.parent_path();
-      result.push_back(folder / "bin");
+      own = own.parent_path();
+      result.push_back(own / "bin");
     }
   }
   const std::string path = variable("PATH");

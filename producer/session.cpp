@@ -170,6 +170,8 @@ void Session::take_settings(const message::Welcome& welcome) {
   credit_tasks_ = welcome.credit_tasks;
   credit_bytes_ = welcome.credit_bytes;
   pack_ = welcome.pack;
+  events_.blob_terms = BlobTerms{welcome.blob_folders, welcome.blob_token,
+                                 welcome.credit_blob_bytes, welcome.credit_memory_bytes};
 }
 
 void Session::resume(const message::Welcome& welcome) {
@@ -195,6 +197,7 @@ void Session::resume(const message::Welcome& welcome) {
   if (status_wanted_) messages_.emplace_back(message::StatusRequest{});
   resume_nodes(is_new);
   resume_stores();
+  resume_blobs(is_new);
 }
 
 // `next_sequence`: the broker has the job, and every task before this one.
@@ -238,6 +241,8 @@ void Session::on(message::Unknown&&) {
 void Session::on(message::Heartbeat&& heartbeat) {
   if (heartbeat.reply_wanted && link_ == Link::up) {
     messages_.emplace_back(message::Heartbeat{heartbeat.token, false});
+  } else if (!heartbeat.reply_wanted) {
+    confirm_releases(heartbeat.token);
   }
 }
 
@@ -299,6 +304,7 @@ void Session::accept(JobId id, Job& job, OutcomeRun&& run) {
       const auto to = run.outcomes.begin() + static_cast<std::ptrdiff_t>(fresh_end - first);
       delivered.outcomes.assign(std::make_move_iterator(from), std::make_move_iterator(to));
     }
+    keep_blobs_of(delivered.outcomes);
     events_.delivered.push_back(std::move(delivered));
     fresh_first = fresh_end;
   }

@@ -10,6 +10,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <unordered_map>
 #include <variant>
 #include <vector>
 
@@ -27,6 +28,14 @@ struct SessionOptions {
   // Acknowledgements of outcomes wait for tasks to send, so long at most: a lone task then costs
   // one message less.
   Duration acknowledgement_window = Duration(0);
+};
+
+// Where the broker keeps blobs (WELCOME); no folders: nowhere.
+struct BlobTerms {
+  std::vector<std::string> folders;  // in memory, on disk
+  std::string token;
+  std::uint64_t credit_bytes = 0;         // of blobs that are put and not released, at most ...
+  std::uint64_t credit_memory_bytes = 0;  // ... and of those in the folder in memory
 };
 
 // What the broker is to do about the nodes that it reaches by ssh.
@@ -60,6 +69,8 @@ class Session {
     std::optional<message::Pool> pool;  // the latest
     std::optional<message::Status> status;
     std::optional<std::string> refused;  // the broker's text
+    std::optional<BlobTerms> blob_terms;
+    std::vector<BlobAnswer> blob_answers;  // of blobs that are put
   };
 
   explicit Session(SessionOptions options);
@@ -83,6 +94,12 @@ class Session {
   std::uint64_t ask_store(std::uint64_t claimant, StoreQuestion question);
   // Nobody waits for these answers any more.
   void forget_store_questions() { questions_.clear(); }
+  // Says where a blob is, before anything that names it; `kept`: it is known to be at the broker.
+  // Again after each WELCOME, until it is released. A second time: the broker missed it.
+  void put_blob(BlobSource source);
+  // Nothing names it any more. Blobs of delivered outcomes are released as well, once each. False:
+  // no broker was ever told of it.
+  bool release_blob(const BlobId& id);
   void close();  // GOODBYE; nothing is said or heard after it
 
   // --- What happens on the link.
@@ -181,7 +198,7 @@ class Session {
   void on(message::NodesAnswer&& answer);
   void on(message::HelloBulk&&) {}
   void on(message::BlobPut&&) {}
-  void on(message::BlobAnswers&&) {}
+  void on(message::BlobAnswers&& answers);
   void on(message::BlobRelease&&) {}
   void on(message::BlobWant&&) {}
   void on(message::BlobChunk&&) {}
@@ -203,6 +220,10 @@ class Session {
   void send_tasks(std::vector<Message>& messages);
   void send_batch(JobId id, Job& job, std::vector<Message>& messages);
   void settle(Jobs::iterator job, std::vector<Message>& messages);
+  void keep_blobs_of(const std::vector<Outcome>& outcomes);
+  void resume_blobs(bool new_incarnation);
+  void confirm_releases(std::uint64_t token);
+  void talk_of_blobs(std::vector<Message>& messages);
 
   const SessionOptions options_;
   Link link_ = Link::waiting;
@@ -246,6 +267,22 @@ class Session {
 
   std::map<std::uint64_t, message::StoreRequest> questions_;  // without answer
   std::uint64_t last_question_ = 0;
+  // --- Blobs (session_blobs.cpp)
+  struct HeldBlob {
+    BlobSource source;
+    bool adopted = false;   // the broker has it: asked for as `kept` from now on
+    bool said = false;      // on any link
+    bool waiting = false;   // in puts_
+    bool in_doubt = false;  // asked for after a WELCOME; no answer yet
+  };
+  std::unordered_map<BlobId, HeldBlob> blobs_;  // put, or of an outcome, and not released
+  std::vector<BlobId> puts_;                    // to be said
+  std::vector<BlobId> releases_;                // to be said
+  std::vector<BlobId> released_;     // said; repeated when the link breaks before the broker ...
+  std::size_t released_asked_ = 0;   // ... answers a heartbeat that followed so many of them
+  std::uint64_t release_token_ = 0;  // of that heartbeat, if one is under way
+  std::uint64_t last_release_token_ = 0;
+  std::size_t blobs_in_doubt_ = 0;  // no tasks are sent while the broker may miss some
 
   std::vector<Message> messages_;  // said before anything else
   Events events_;

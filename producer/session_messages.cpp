@@ -43,7 +43,7 @@ void Session::want_to_acknowledge(JobId id, Job& job) {
 
 bool Session::acknowledgements_are_due() const {
   return !debtors_.empty() &&
-         (!senders_.empty() || owed_outcomes_ >= kMostOwedOutcomes ||
+         (!senders_.empty() || !releases_.empty() || owed_outcomes_ >= kMostOwedOutcomes ||
           owed_bytes_ >= kMostOwedBytes || now_ - owed_since_ >= options_.acknowledgement_window);
 }
 
@@ -61,7 +61,8 @@ bool Session::credit_allows(std::size_t size_bytes) const {
 bool Session::can_send() const {
   if (link_ != Link::up || closed_) return false;
   if (!talkers_.empty() || acknowledgements_are_due()) return true;
-  if (senders_.empty()) return false;
+  if (!puts_.empty() || !releases_.empty()) return true;
+  if (senders_.empty() || blobs_in_doubt_ > 0) return false;
   const auto found = jobs_.find(senders_.front());
   if (found == jobs_.end() || found->second.all_sent()) return true;  // a turn clears it away
   return credit_allows(found->second.tasks[found->second.next_to_send].payload.bytes.size());
@@ -71,7 +72,8 @@ std::vector<Message> Session::take_messages() {
   std::vector<Message> messages = std::exchange(messages_, {});
   if (link_ == Link::up && !closed_) {
     talk(messages);
-    send_tasks(messages);
+    talk_of_blobs(messages);
+    if (blobs_in_doubt_ == 0) send_tasks(messages);
   }
   if (closed_ && !std::exchange(goodbye_said_, true) && link_lives() && greeted_) {
     messages.emplace_back(message::Goodbye{});
@@ -178,6 +180,13 @@ void Session::check_invariants() const {
       at_broker_bytes += task.payload.bytes.size();
     }
   }
+  std::size_t in_doubt = 0;
+  for (const auto& [id, blob] : blobs_) {
+    CHECK(blob.source.name.id == id);
+    if (blob.in_doubt) ++in_doubt;
+  }
+  CHECK(in_doubt == blobs_in_doubt_);
+  CHECK(released_asked_ <= released_.size());
   CHECK(in_hand == tasks_in_hand_ && in_hand_bytes == bytes_in_hand_);
   CHECK(at_broker == tasks_at_broker_ && at_broker_bytes == bytes_at_broker_);
 }

@@ -22,15 +22,22 @@ void StreamState::open(JobSpec spec, const std::shared_ptr<StreamState>& self) {
   job_ = client_->open_job(std::move(spec), self);
 }
 
-std::uint64_t StreamState::push(Bytes payload) {
+std::uint64_t StreamState::push(Bytes payload, const std::vector<Blob>& blobs) {
   if (closed_) throw invalid_call("push() after close()");
-  const std::size_t size_bytes = payload.size();
-  unsent_.push_back(client_->pack(std::move(payload)));
-  unsent_bytes_ += size_bytes;
-  const std::uint64_t sequence = value(collector_.pushed(size_bytes));
-  if (unsent_.size() >= kHandOverTasks || unsent_bytes_ >= kHandOverBytes) flush();
+  if (payload.size() > limits::kMaxBodyBytes) flush();  // it may wait for these tasks to end
+  Payload packed = client_->pack(std::move(payload), blobs);
+  const std::uint64_t known_bytes = collector_.blob_bytes();
+  const std::size_t inline_bytes = packed.bytes.size();
+  const std::uint64_t sequence = value(collector_.pushed(inline_bytes, packed));
+  // Who puts more blobs may wait for this task to end.
+  const bool brings_blobs = collector_.blob_bytes() > known_bytes;
+  unsent_.push_back(std::move(packed));
+  unsent_bytes_ += inline_bytes;
+  if (brings_blobs || unsent_.size() >= kHandOverTasks || unsent_bytes_ >= kHandOverBytes) flush();
   return sequence;
 }
+
+bool StreamState::has_room() const { return collector_.has_room(client_->total_slots()); }
 
 void StreamState::flush() {
   if (unsent_.empty()) return;
@@ -66,11 +73,12 @@ std::optional<StreamItem> StreamState::next(
     collected = collector_.next();
   }
   StreamItem item{value(collected->sequence), {}, {}};
-  auto opened = open_outcome(collected->outcome);
-  if (auto* bytes = std::get_if<Bytes>(&opened)) {
+  OpenedOutcome opened = open_outcome(collected->outcome);
+  item.blobs = std::move(opened.blobs);
+  if (auto* bytes = std::get_if<Bytes>(&opened.result)) {
     item.result = std::move(*bytes);
   } else {
-    item.error = std::get<Error>(std::move(opened));
+    item.error = std::get<Error>(std::move(opened.result));
   }
   return item;
 }
@@ -143,7 +151,9 @@ Stream::~Stream() {
 }
 
 bool Stream::has_room() const { return state_->has_room(); }
-std::uint64_t Stream::push(Bytes payload) { return state_->push(std::move(payload)); }
+std::uint64_t Stream::push(Bytes payload, const std::vector<Blob>& blobs) {
+  return state_->push(std::move(payload), blobs);
+}
 void Stream::flush() { state_->flush(); }
 void Stream::close() { state_->close(); }
 std::optional<StreamItem> Stream::next() { return state_->next(std::nullopt); }

@@ -22,8 +22,8 @@ struct StreamState final : Sink {
   void open(JobSpec spec, const std::shared_ptr<StreamState>& self);
 
   // The stream's thread.
-  bool has_room() const { return collector_.has_room(); }
-  std::uint64_t push(Bytes payload);
+  bool has_room() const;
+  std::uint64_t push(Bytes payload, const std::vector<Blob>& blobs);
   void flush();
   void close();
   // Waits until `deadline` at most; nothing: no limit.

@@ -8,6 +8,9 @@
 // after a stop or a recall. It runs at most `slots` tasks at once, in the order of the starts. A
 // task that takes several slots or accelerators is started when these are free, so that it never
 // waits inside the executor, and nothing waits behind it there.
+//
+// A lease that names blobs starts when they are here; others start before it. On the broker's
+// machine tasks use the broker's own files, and nothing waits (`set_sharing`).
 #pragma once
 
 #include <array>
@@ -22,6 +25,7 @@
 
 #include "common/message.hpp"
 #include "common/time.hpp"
+#include "worker/blob_request.hpp"
 #include "worker/lease.hpp"
 #include "worker/lease_table.hpp"
 
@@ -70,6 +74,13 @@ class Agent {
   // Why no task may start for a while, empty: they may. What has not started goes back.
   void set_paused(const std::string& reason, Time now);
 
+  // Whether tasks use the broker's own files of blobs. Says so after the next WELCOME, or at once.
+  void set_sharing(bool shares, Time now);
+  // The cache's reports about blobs that Actions::blobs asked for.
+  void blob_here(const BlobId& id, Time now);
+  void blob_gone(const BlobId& id, const std::string& reason, Time now);
+  void report(std::vector<BlobReport>&& reports, Time now);
+
   // No new leases from now on: what has not started goes back, what runs may end.
   void drain(Time now);
   // Nothing is held and everything was acknowledged.
@@ -96,11 +107,12 @@ class Agent {
     std::vector<Message> messages;  // in this order
     std::vector<JobName> forgets;   // before the starts, which may be of a new job of that number
     std::vector<TaskStart> starts;
-    std::vector<Lease> stops;    // end these, started or not; each still gets `finished`
-    std::vector<Lease> recalls;  // hand these back unless they have started
+    std::vector<Lease> stops;        // end these, started or not; each still gets `finished`
+    std::vector<Lease> recalls;      // hand these back unless they have started
+    std::vector<BlobRequest> blobs;  // in this order, before the messages
     bool empty() const {
       return messages.empty() && forgets.empty() && starts.empty() && stops.empty() &&
-             recalls.empty();
+             recalls.empty() && blobs.empty();
     }
   };
   // What is to be done now. Call it after any of the calls above, and as long as it is not empty.
@@ -131,6 +143,12 @@ class Agent {
     HeldJob* job;
     TaskSequence sequence;
   };
+  struct BlobUse {
+    BlobName name;
+    std::size_t leases = 0;  // that need it
+    bool here = false;
+    std::vector<QueueItem> waiters;  // stale unless the lease waits and has the same order
+  };
   static constexpr std::size_t kKinds = 3;
 
   void handle(message::Welcome& m);
@@ -156,6 +174,24 @@ class Agent {
               Duration busy);
   void drop(HeldJob& job, TaskSequence sequence);
   void give_back(const JobName& name, TaskSequence sequence, Attempt attempt);
+  void leave_queue(const HeldLease& lease);
+  static bool is_stale(const QueueItem& item, LeaseState state);
+
+  // --- Blobs (agent_blobs.cpp)
+  void ask(BlobRequest::Kind kind, const BlobName& name);
+  void ask_for_each(BlobRequest::Kind kind, const Payload& payload);
+  void take_needs(const HeldJob& job, HeldLease& lease);
+  void release_needs(std::unique_ptr<LeaseNeeds> needs);
+  void start_waiting(HeldJob& job, TaskSequence sequence, HeldLease& lease);
+  void end_waiting(std::vector<QueueItem>&& items);
+  void blob_blocked(const BlobReport& report);
+  void blob_evicted(const BlobId& id);
+  void fail_blocked();
+  void discard_outcome(const HeldLease& lease);
+  void say_blobs_anew();
+  void flush_blobs();
+  void check_blobs() const;
+
   HeldLease* executed(const Lease& lease, HeldJob*& job);
   void set_spec(HeldJob& job, JobSpec&& spec);
   bool may_start(const HeldJob& job) const;
@@ -204,6 +240,7 @@ class Agent {
   std::uint64_t next_serial_ = 0;
   std::size_t held_ = 0;
   std::size_t queued_ = 0;
+  std::size_t waiting_ = 0;
   std::array<std::size_t, kKinds> in_executor_{};  // by function kind
   // Of the tasks in the executor: those that ask for more than a slot, and what they take of slots
   // beyond the first.
@@ -213,6 +250,18 @@ class Agent {
   std::unordered_map<Lease, std::vector<std::uint32_t>> devices_;  // of the tasks in the executor
   bool purge_due_ = false;
 
+  bool shares_ = false;
+  std::unordered_map<BlobId, BlobUse> uses_;     // of leases; none while `shares_`
+  std::unordered_map<BlobId, BlobName> cached_;  // what the broker knows, or will, to be here
+  std::vector<BlobName> added_;                  // what changed of it since WORKER_BLOBS
+  std::vector<BlobId> removed_;
+  std::size_t waiting_said_ = 0;  // in the last WORKER_BLOBS
+  bool blobs_changed_ = false;    // WORKER_BLOBS is due
+  std::size_t kept_results_ = 0;  // finished leases with blobs
+  std::uint64_t releases_ = 0;    // releases and drops asked for
+  BlobReport blocked_;            // its `blob` is zero: nothing is
+
+  std::vector<BlobRequest> requests_;
   std::vector<Message> outbox_;
   std::vector<OutcomeItem> unsent_;  // finished, and due on this connection
   Time unsent_since_{};              // when the oldest of them was noted

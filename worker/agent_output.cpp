@@ -18,10 +18,12 @@ constexpr int kMeanShift = 4;
 
 Agent::Actions Agent::take_actions() {
   if (purge_due_) purge_jobs(false);
+  fail_blocked();
   fill_executor();
   if (link_ == Link::up) {
     if (state_changed_) outbox_.emplace_back(message::WorkerState{stuck_, draining_, paused_});
     state_changed_ = false;
+    flush_blobs();
     if (!may_wait()) flush_outcomes();
     flush_returns();
   }
@@ -31,6 +33,7 @@ Agent::Actions Agent::take_actions() {
   actions.stops.swap(stops_);
   actions.recalls.swap(recalls_);
   actions.starts.swap(starts_);
+  actions.blobs.swap(requests_);
   if (!actions.messages.empty()) last_sent_ = now_;
   return actions;
 }
@@ -153,14 +156,14 @@ std::vector<std::uint32_t> Agent::take_devices(const HeldJob& job, const Lease& 
 void Agent::fill_executor() {
   while (queued_ > 0) {
     const QueueItem item = queue_.front();
-    HeldLease* lease = item.job->leases.find(item.sequence);
-    if (lease == nullptr || lease->state != LeaseState::queued || lease->order != item.order) {
+    if (is_stale(item, LeaseState::queued)) {
       queue_.pop_front();
       continue;
     }
     if (!may_start(*item.job)) break;
     queue_.pop_front();
     --queued_;
+    HeldLease* lease = item.job->leases.find(item.sequence);
     ++in_executor_[kind_of(*item.job->spec)];
     lease->state = LeaseState::started;
     lease->executor_attempt = lease->attempt;
@@ -264,15 +267,32 @@ void Agent::append_lease(std::vector<LeaseRange>& ranges, TaskSequence sequence,
 // --- Books --------------------------------------------------------------------------------------
 
 void Agent::enqueue(HeldJob& job, TaskSequence sequence, HeldLease& lease) {
-  lease.state = LeaseState::queued;
   lease.stopping = false;
   lease.order = next_order_++;
+  take_needs(job, lease);
+  if (lease.needs != nullptr && lease.needs->missing > 0) {
+    start_waiting(job, sequence, lease);
+    return;
+  }
+  lease.state = LeaseState::queued;
   queue_.push_back({&job, sequence, lease.order});
   ++queued_;
 }
 
+void Agent::leave_queue(const HeldLease& lease) {
+  --(lease.state == LeaseState::waiting ? waiting_ : queued_);
+}
+
+bool Agent::is_stale(const QueueItem& item, LeaseState state) {
+  const HeldLease* lease = item.job->leases.find(item.sequence);
+  return lease == nullptr || lease->state != state || lease->order != item.order;
+}
+
 void Agent::finish(HeldJob& job, TaskSequence sequence, HeldLease& lease, Outcome&& outcome,
                    Duration busy) {
+  release_needs(std::move(lease.needs));
+  if (outcome.body.blobs > 0) ++kept_results_;
+  ask_for_each(BlobRequest::Kind::keep, outcome.body);
   lease.state = LeaseState::finished;
   lease.status = outcome.status;
   lease.body = std::move(outcome.body);
@@ -284,11 +304,14 @@ void Agent::finish(HeldJob& job, TaskSequence sequence, HeldLease& lease, Outcom
 
 void Agent::hand_back(HeldJob& job, TaskSequence sequence, HeldLease& lease) {
   give_back(job.name, sequence, lease.attempt);
-  --queued_;
+  leave_queue(lease);
   drop(job, sequence);
 }
 
 void Agent::drop(HeldJob& job, TaskSequence sequence) {
+  HeldLease& lease = *job.leases.find(sequence);
+  release_needs(std::move(lease.needs));
+  if (lease.state == LeaseState::finished) discard_outcome(lease);
   job.leases.erase(sequence);
   --held_;
 }
@@ -318,10 +341,11 @@ Agent::HeldJob* Agent::known_job(const JobName& name) {
 // new connection the broker declares again what it still needs.
 void Agent::purge_jobs(bool idle_ones) {
   purge_due_ = false;
-  std::erase_if(queue_, [](const QueueItem& item) {
-    const HeldLease* lease = item.job->leases.find(item.sequence);
-    return lease == nullptr || lease->state != LeaseState::queued || lease->order != item.order;
-  });
+  std::erase_if(queue_, [](const QueueItem& item) { return is_stale(item, LeaseState::queued); });
+  for (auto& [id, use] : uses_) {
+    std::erase_if(use.waiters,
+                  [](const QueueItem& item) { return is_stale(item, LeaseState::waiting); });
+  }
   std::erase_if(unsent_, [](const OutcomeItem& item) {
     const HeldLease* lease = item.job->leases.find(item.sequence);
     return lease == nullptr || lease->state != LeaseState::finished;
@@ -363,6 +387,7 @@ void Agent::check_invariants() const {
   CHECK(devices ==
         static_cast<std::size_t>(std::count(device_taken_.begin(), device_taken_.end(), true)));
   CHECK(demanding_ == 0 || extra_slots_ < options_.slots);
+  check_blobs();
   CHECK(stuck_ <= options_.slots);
   CHECK(link_ != Link::up || greeted_);
 }

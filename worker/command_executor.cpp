@@ -31,6 +31,8 @@ constexpr Duration kWatchPipesAfter = std::chrono::milliseconds(2);
 constexpr Duration kShutdownGrace = std::chrono::milliseconds(500);
 constexpr std::size_t kReadBytes = std::size_t{64} << 10;
 constexpr int kEventsPerPoll = 64;
+// Of output files at a time, where they have to be copied: a few milliseconds.
+constexpr std::uint64_t kCopyBytes = std::uint64_t{8} << 20;
 
 // A descriptor to read `input` from: a file in memory, so that nobody has to feed a pipe.
 Descriptor input_file(const Bytes& input) {
@@ -68,7 +70,7 @@ void CommandExecutor::start(std::vector<TaskStart>&& tasks) {
 void CommandExecutor::fill_slots(Time now) {
   for (std::size_t slot = 0; slot < children_.size() && !queue_.empty(); ++slot) {
     Child& child = children_[slot];
-    while (!queue_.empty() && running_ < usable_slots_ && child.process.pid < 0) {
+    while (!queue_.empty() && running_ < usable_slots_ && child.is_free()) {
       TaskStart task = std::move(queue_.front());
       queue_.pop_front();
       launch(child, std::move(task), now);
@@ -78,28 +80,51 @@ void CommandExecutor::fill_slots(Time now) {
   }
 }
 
-void CommandExecutor::launch(Child& child, TaskStart&& task, Time now) {
-  const std::optional<Bytes> payload = unpack_payload(task.payload);
-  std::optional<CommandTask> command;
-  if (payload) command = decode_command_task(*payload);
-  if (!command || command->argv.empty()) {
+// Reads the payload and makes the folder of its files. False: it was reported what is wrong.
+bool CommandExecutor::prepare(Child& child, CommandTask& command, const TaskStart& task, Time now) {
+  auto opened = blobs_.unpack(task.payload, "payload", now);
+  if (const auto* failure = std::get_if<Failure>(&opened)) {
+    report(task.lease, OutcomeStatus::error, *failure);
+    return false;
+  }
+  const auto& payload = std::get<OpenPayload>(opened);
+  std::optional<CommandTask> decoded = decode_command_task(payload.body);
+  if (!decoded || decoded->argv.empty()) {
     report(task.lease, OutcomeStatus::error,
            {"bad_arguments", "the payload is not a command with at least one word", "", {}});
-    return;
+    return false;
   }
+  command = std::move(*decoded);
+  if (command.inputs.empty() && command.outputs.empty()) return true;
+  try {
+    child.files = std::make_unique<CommandFiles>(blobs_, command, payload.blobs);
+    command.directory = child.files->folder();
+    return true;
+  } catch (const CommandFileError& error) {
+    report(task.lease, OutcomeStatus::error, {error.kind, error.what(), "", {}});
+  } catch (const BlobError& error) {
+    report(task.lease, OutcomeStatus::error, blob_failure(error));
+  }
+  return false;
+}
+
+void CommandExecutor::launch(Child& child, TaskStart&& task, Time now) {
+  Child made;
+  CommandTask command;
+  if (!prepare(made, command, task, now)) return;
   Pipe output = make_pipe();
   Pipe error_output = make_pipe();
   Descriptor input;
-  if (!command->input.empty()) input = input_file(command->input);
-  if (!output.read || !error_output.read || (!command->input.empty() && !input)) {
+  if (!command.input.empty()) input = input_file(command.input);
+  if (!output.read || !error_output.read || (!command.input.empty() && !input)) {
     report(task.lease, OutcomeStatus::error,
            {"start_failed", "the worker has no descriptors or memory left for a command", "", {}});
     return;
   }
-  name_devices(task, *command);
-  SpawnRequest request{std::move(command->argv),
-                       std::move(command->environment),
-                       std::move(command->directory),
+  name_devices(task, command);
+  SpawnRequest request{std::move(command.argv),
+                       std::move(command.environment),
+                       std::move(command.directory),
                        input ? input.get() : null_input_.get(),
                        output.write.get(),
                        error_output.write.get(),
@@ -110,13 +135,13 @@ void CommandExecutor::launch(Child& child, TaskStart&& task, Time now) {
     return;
   }
   raise_oom_score(process.pid);
-  child = Child{};
+  child = std::move(made);
   child.process = std::move(process);
   const std::uint64_t memory_limit = options_.memory.limit_of(task.spec->resources);
   if (memory_limit > 0) child.memory.begin(child.process.pid, memory_limit, now);
   child.output.pipe = std::move(output.read);
   child.error_output.pipe = std::move(error_output.read);
-  const std::uint64_t asked = command->output_limit_bytes;
+  const std::uint64_t asked = command.output_limit_bytes;
   child.limit_bytes = std::min(asked == 0 ? options_.output_limit_bytes : asked, kMostOutputBytes);
   child.started_unix_us = wall_clock_us();
   child.started = now;
@@ -145,8 +170,12 @@ void CommandExecutor::stop(const std::vector<Lease>& leases) {
     results_.finished.push_back({task.lease, cancelled_unstarted(), Duration::zero()});
   });
   for (Child& child : children_) {
-    if (child.process.pid < 0 || named.count(child.task.lease) == 0) continue;
-    if (child.ending == OutcomeStatus::result) end(child, OutcomeStatus::cancelled, steady_now());
+    if (child.is_free() || named.count(child.task.lease) == 0) continue;
+    if (child.collecting) {
+      child.ending = OutcomeStatus::cancelled;
+      free(child, outcome_of(child, std::move(*child.collecting)));
+    } else if (child.ending == OutcomeStatus::result)
+      end(child, OutcomeStatus::cancelled, steady_now());
   }
 }
 
@@ -171,13 +200,17 @@ Executor::Results CommandExecutor::poll(Time now) {
   }
   for (std::size_t slot = 0; slot < children_.size() && running_ > 0; ++slot) {
     Child& child = children_[slot];
+    if (child.collecting) collect(child);
     if (child.process.pid < 0) continue;
     check_deadline(child, now);
     if (!child.watched && now - child.started >= kWatchPipesAfter) watch_pipes(child, slot);
   }
   fill_slots(now);
+  blobs_.tick(now);
+  results_.next_poll = std::min(results_.next_poll, blobs_.next_deadline());
   for (std::size_t slot = 0; slot < children_.size() && running_ > 0; ++slot) {
     const Child& child = children_[slot];
+    if (child.collecting) results_.next_poll = now;
     if (child.process.pid < 0) continue;
     const Time look = child.watched ? kNever : child.started + kWatchPipesAfter;
     const Time weigh = child.ending == OutcomeStatus::result ? child.memory.next_look() : kNever;
@@ -260,22 +293,43 @@ void CommandExecutor::finish(Child& child, Time now) {
       read_pipe(child, *capture);
     } while (capture->pipe && capture->text.size() != before);
   }
-  const Duration busy = now - child.started;
-  results_.finished.push_back({child.task.lease, outcome_of(child, status, busy), busy});
+  child.busy = now - child.started;
+  CommandResult result = result_of(child, status);
+  if (child.files != nullptr && child.ending == OutcomeStatus::result && status.status == 0) {
+    child.process = Spawned{};
+    child.deadline = kNever;
+    child.memory.end();
+    child.collecting = std::move(result);
+    collect(child);
+  } else {
+    free(child, outcome_of(child, std::move(result)));
+  }
+}
+
+void CommandExecutor::free(Child& child, Outcome&& outcome) {
+  results_.finished.push_back({child.task.lease, std::move(outcome), child.busy});
   child = Child{};
   --running_;
 }
 
-Outcome CommandExecutor::outcome_of(Child& child, ExitStatus status, Duration busy) const {
-  const std::string tail = last_lines(child.error_output.text);
-  if (child.ending == OutcomeStatus::cancelled) {
-    return failed(OutcomeStatus::cancelled, {"cancelled", "cancelled while it ran", tail, {}});
+void CommandExecutor::collect(Child& child) {
+  CommandResult& result = *child.collecting;
+  try {
+    if (!child.files->collect(kCopyBytes)) return;
+    result.outputs = child.files->output_names();
+    free(child, success_of(result, child.files->outputs()));
+  } catch (const CommandFileError& error) {
+    free(child, failed(OutcomeStatus::error,
+                       {error.kind, error.what(), last_lines(result.error_output.text()),
+                        encode_command_result(result)}));
+  } catch (const BlobError& error) {
+    Failure failure = blob_failure(error);
+    failure.extra = encode_command_result(result);
+    free(child, failed(OutcomeStatus::error, failure));
   }
-  if (child.ending == OutcomeStatus::error) {
-    Failure failure = child.memory.failure("the command");
-    failure.traceback = tail;
-    return failed(OutcomeStatus::error, failure);
-  }
+}
+
+CommandResult CommandExecutor::result_of(Child& child, ExitStatus status) const {
   CommandResult result;
   result.exit_status = status.status;
   result.signal = status.signal;
@@ -284,20 +338,46 @@ Outcome CommandExecutor::outcome_of(Child& child, ExitStatus status, Duration bu
   result.truncated = child.output.truncated || child.error_output.truncated;
   result.started_unix_us = child.started_unix_us;
   result.runtime_us = static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(busy).count());
+      std::chrono::duration_cast<std::chrono::microseconds>(child.busy).count());
   result.node = options_.node;
-  Bytes body = encode_command_result(result);
-  if (child.ending == OutcomeStatus::timed_out) {
-    return failed(OutcomeStatus::timed_out,
-                  {"timed_out",
-                   fmt::format("the command ran longer than its timeout of {} ms and was ended",
-                               child.task.spec->timeout.count()),
-                   tail, std::move(body)});
+  return result;
+}
+
+// Of a command that has no output files, or does not deliver them.
+Outcome CommandExecutor::outcome_of(Child& child, CommandResult&& result) const {
+  const std::string tail = last_lines(result.error_output.text());
+  switch (child.ending) {
+    case OutcomeStatus::cancelled:
+      return failed(OutcomeStatus::cancelled, {"cancelled", "cancelled while it ran", tail, {}});
+    case OutcomeStatus::timed_out:
+      return failed(OutcomeStatus::timed_out,
+                    {"timed_out",
+                     fmt::format("the command ran longer than its timeout of {} ms and was ended",
+                                 child.task.spec->timeout.count()),
+                     tail, encode_command_result(result)});
+    case OutcomeStatus::error:
+    case OutcomeStatus::lost: {
+      Failure failure = child.memory.failure("the command");
+      failure.traceback = tail;
+      return failed(OutcomeStatus::error, failure);
+    }
+    case OutcomeStatus::result:
+      break;
   }
-  if (status.status == 0) return {OutcomeStatus::result, {std::move(body), 0}};
+  if (result.exit_status == 0) return success_of(result, {});
+  const ExitStatus status{result.exit_status, result.signal};
   const std::string text =
       status.signal == 0 ? fmt::format("exit status {}", status.status) : describe(status);
-  return failed(OutcomeStatus::error, {"exit", text, tail, std::move(body)});
+  return failed(OutcomeStatus::error, {"exit", text, tail, encode_command_result(result)});
+}
+
+Outcome CommandExecutor::success_of(const CommandResult& result,
+                                    const std::vector<Blob>& outputs) const {
+  try {
+    return {OutcomeStatus::result, blobs_.payload_of(encode_command_result(result), outputs)};
+  } catch (const BlobError& error) {
+    return failed(OutcomeStatus::error, blob_failure(error));
+  }
 }
 
 CommandExecutor::~CommandExecutor() {

@@ -6,13 +6,17 @@
 
 #include <cstdint>
 #include <deque>
+#include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "common/codec.hpp"
+#include "worker/command_files.hpp"
 #include "worker/executor.hpp"
 #include "worker/memory_watch.hpp"
 #include "worker/spawn.hpp"
+#include "worker/task_blobs.hpp"
 
 namespace muster {
 
@@ -62,13 +66,20 @@ class CommandExecutor final : public Executor {
     // timed_out or cancelled: SIGTERM was sent; error: killed, it took too much memory.
     OutcomeStatus ending = OutcomeStatus::result;
     MemoryWatch memory;
-    bool watched = false;  // its pipes are in the epoll set
+    bool watched = false;                 // its pipes are in the epoll set
+    std::unique_ptr<CommandFiles> files;  // null: it has none
+    // It ended well, and its output files are being taken: the slot is not free yet.
+    std::optional<CommandResult> collecting;
+    Duration busy{};
+
+    bool is_free() const { return process.pid < 0 && !collecting; }
   };
 
   enum class Source : std::uint8_t { exit = 0, output = 1, error_output = 2 };
 
   void fill_slots(Time now);
   void launch(Child& child, TaskStart&& task, Time now);
+  bool prepare(Child& child, CommandTask& command, const TaskStart& task, Time now);
   void name_devices(const TaskStart& task, CommandTask& command) const;
   void take_event(std::uint64_t tag, Time now);
   void watch(int descriptor, std::size_t slot, Source source);
@@ -77,10 +88,15 @@ class CommandExecutor final : public Executor {
   void end(Child& child, OutcomeStatus status, Time now);
   void check_deadline(Child& child, Time now);
   void finish(Child& child, Time now);
-  Outcome outcome_of(Child& child, ExitStatus status, Duration busy) const;
+  void collect(Child& child);
+  void free(Child& child, Outcome&& outcome);
+  CommandResult result_of(Child& child, ExitStatus status) const;
+  Outcome outcome_of(Child& child, CommandResult&& result) const;
+  Outcome success_of(const CommandResult& result, const std::vector<Blob>& outputs) const;
   void report(const Lease& lease, OutcomeStatus status, const Failure& failure);
 
   CommandExecutorOptions options_;
+  TaskBlobs blobs_{BlobHome::from_environment()};
   std::uint32_t usable_slots_;
   Descriptor epoll_;
   Descriptor null_input_;

@@ -20,14 +20,22 @@ namespace muster {
 
 enum class LeaseState : std::uint8_t {
   queued,      // in the agent's queue; `body` holds the arguments
+  waiting,     // for blobs that are not here yet; `body` holds the arguments
   started,     // given to the executor
   finished,    // `body` and `status` hold the outcome until it is acknowledged
   abandoned,   // in the executor, and nobody wants its outcome any more
   superseded,  // in the executor and stopped; `body` holds the arguments of the lease after it
 };
 
+// The blobs that a lease uses on a node which has copies of its own.
+struct LeaseNeeds {
+  std::vector<BlobId> blobs;  // each once
+  std::size_t missing = 0;    // those that are not here yet
+};
+
 struct HeldLease {
   Payload body;
+  std::unique_ptr<LeaseNeeds> needs;  // null: none, or none that need a copy
   std::uint64_t order = 0;  // counts the leases of the worker in the order in which it got them
   Duration busy{};
   Attempt attempt{};           // the broker's present lease
@@ -36,6 +44,7 @@ struct HeldLease {
   OutcomeStatus status = OutcomeStatus::result;
   bool stopping = false;  // the executor was told to stop it
 
+  bool is_unstarted() const { return state == LeaseState::queued || state == LeaseState::waiting; }
   bool in_executor() const {
     return state == LeaseState::started || state == LeaseState::abandoned ||
            state == LeaseState::superseded;

@@ -81,7 +81,15 @@ void WorkerLoop::connect() {
   dial_at_ = kNever;
   dealer_.reset();
   dealer_ = std::make_unique<Dealer>(*context_, options_.endpoint, options_.login);
+  tell_blobs();
   watch();
+}
+
+// The bulk connection follows this one.
+void WorkerLoop::tell_blobs() {
+  if (options_.blobs == nullptr) return;
+  options_.blobs->connect(dealer_ ? BulkBroker{options_.endpoint, options_.login, proof_}
+                                  : BulkBroker{});
 }
 
 void WorkerLoop::connect_to(const std::string& endpoint, const Login& login,
@@ -91,6 +99,7 @@ void WorkerLoop::connect_to(const std::string& endpoint, const Login& login,
   options_.login = login;
   refusal_told_ = false;
   warn_at_ = steady_now() + kWarnAfter;
+  proof_ = proof;
   agent_.set_proof(proof);
   agent_.disconnected(steady_now());
   connect();
@@ -109,6 +118,7 @@ void WorkerLoop::hang_up(Time dial_at) {
   send_failed_ = false;
   replaced_ = false;
   agent_.disconnected(steady_now());
+  tell_blobs();
   watch();
 }
 
@@ -118,6 +128,8 @@ void WorkerLoop::watch() {
   if (options_.lifeline >= 0) poller_.watch(options_.lifeline);
   poller_.watch(executor_.wake_descriptor());
   if (options_.control != nullptr) poller_.watch(options_.control->descriptor());
+  const int blobs = options_.blobs == nullptr ? -1 : options_.blobs->descriptor();
+  if (blobs >= 0) poller_.watch(blobs);
   if (!dealer_) return;
   poller_.watch_socket(dealer_->native_socket());
   poller_.watch_socket(dealer_->native_monitor());
@@ -178,17 +190,29 @@ void WorkerLoop::receive(Time now) {
     // It may be the first word of a new connection, with somebody else at its other end.
     if (options_.login.index() != 0) notice_connected(now);
     auto decoded = decode(*frames);
-    auto* message = std::get_if<Message>(&decoded);
-    auto* answer = message == nullptr ? nullptr : std::get_if<message::StoreAnswer>(message);
-    if (answer != nullptr && options_.stores != nullptr && agent_.link() == Agent::Link::up) {
-      options_.stores->answer(std::move(*answer));
-    } else if (message != nullptr) {
-      agent_.receive(std::move(*message), now);
+    if (auto* message = std::get_if<Message>(&decoded)) {
+      obey(std::move(*message), now);
     } else {
       spdlog::warn("dropped a malformed message: {}", std::get<DecodeError>(decoded).reason);
     }
   }
   next_poll_ = now;  // more messages wait; do not block
+}
+
+void WorkerLoop::obey(Message&& message, Time now) {
+  auto* answer = std::get_if<message::StoreAnswer>(&message);
+  if (answer != nullptr && options_.stores != nullptr && agent_.link() == Agent::Link::up) {
+    options_.stores->answer(std::move(*answer));
+    return;
+  }
+  const auto* welcome = std::get_if<message::Welcome>(&message);
+  const bool may_settle = welcome != nullptr && options_.blobs != nullptr;
+  const message::Welcome said = may_settle ? *welcome : message::Welcome{};
+  agent_.receive(std::move(message), now);
+  // Before any task of this broker starts, and not for a stranger.
+  if (!may_settle || agent_.link() != Agent::Link::up) return;
+  agent_.set_sharing(options_.blobs->settle(said), now);
+  watch();
 }
 
 // Until nobody has anything to say: a started task may end before the loop looks away.
@@ -202,8 +226,10 @@ void WorkerLoop::carry_out() {
     agent_.said(std::move(results.outputs), now);
     agent_.finished(std::move(results.finished), now);
     agent_.handed_back(results.handed_back, now);
+    if (options_.blobs != nullptr) agent_.report(options_.blobs->poll(), now);
     Agent::Actions actions = agent_.take_actions();
     if (actions.empty()) return;
+    carry_blobs(actions.blobs, now);
     if (!actions.forgets.empty()) executor_.forget(actions.forgets);
     if (!actions.starts.empty()) executor_.start(std::move(actions.starts));
     if (!actions.stops.empty()) executor_.stop(actions.stops);
@@ -212,11 +238,15 @@ void WorkerLoop::carry_out() {
   }
 }
 
-void WorkerLoop::carry_store_questions(Time now) {
-  if (options_.stores == nullptr) return;
-  const bool is_up = dealer_ != nullptr && agent_.link() == Agent::Link::up;
-  for (Message& message : options_.stores->take_messages(is_up, now)) send(message);
-  next_poll_ = std::min(next_poll_, options_.stores->next_deadline());
+void WorkerLoop::carry_blobs(const std::vector<BlobRequest>& requests, Time now) {
+  if (options_.blobs != nullptr) {
+    options_.blobs->obey(requests);
+    return;
+  }
+  for (const BlobRequest& request : requests) {
+    if (request.kind != BlobRequest::Kind::fetch) continue;
+    agent_.blob_gone(request.name.id, "this worker has no folder for blobs: see its log", now);
+  }
 }
 
 void WorkerLoop::send(Message& message) {

@@ -13,6 +13,7 @@
 #include "worker/control.hpp"
 #include "worker/executor.hpp"
 #include "worker/load.hpp"
+#include "worker/node_blobs.hpp"
 #include "worker/store_relay.hpp"
 
 namespace muster {
@@ -21,6 +22,7 @@ struct LoopOptions {
   std::string endpoint;        // of the broker; empty: `control` says it
   Login login = {};            // there
   Control* control = nullptr;  // of a worker that a broker started over ssh; outlives the loop
+  NodeBlobs* blobs = nullptr;  // null: tasks with blobs cannot run here; outlives the loop
   int signals = -1;            // a signalfd: the first signal drains, the second ends at once
   int lifeline = -1;           // end when this pipe's other side is gone; -1: none
   Duration drain_timeout{};    // how long running tasks may go on after the first signal
@@ -47,12 +49,15 @@ class WorkerLoop {
   void obey_control(Time now);
   void drain(Duration patience, Time now);
   void hang_up(Time dial_at);
+  void tell_blobs();
   void watch();
   void check_connection(Time now);
   void notice_connected(Time now);
   void receive(Time now);
+  void obey(Message&& message, Time now);
   void carry_out();
   void carry_store_questions(Time now);
+  void carry_blobs(const std::vector<BlobRequest>& requests, Time now);
   void send(Message& message);
   void check_signals(Time now);
   void check_load(Time now);
@@ -63,6 +68,7 @@ class WorkerLoop {
   void wait();
 
   LoopOptions options_;
+  std::string proof_;  // of the broker that `control` named
   Agent& agent_;
   Executor& executor_;
   ServiceNotifier notifier_;

@@ -10,8 +10,9 @@
 #include <memory>
 #include <numeric>
 #include <typeinfo>
+#include <utility>
 
-#include "common/codec.hpp"
+#include "worker/task_blobs.hpp"
 
 namespace muster {
 namespace {
@@ -40,10 +41,38 @@ std::string type_name_of(const std::exception& error) {
   return status == 0 ? name.get() : typeid(error).name();
 }
 
-Outcome error_outcome(std::string kind, std::string message, std::string traceback = "") {
-  return failed(OutcomeStatus::error,
-                {std::move(kind), std::move(message), std::move(traceback), {}});
-}
+// What a call finds behind its TaskContext.
+class CallHost final : public TaskContext::Host {
+ public:
+  CallHost(std::span<const Blob> blobs, const BlobMaker& make) : blobs_(blobs), make_(make) {}
+
+  std::span<const Blob> blobs() const override { return blobs_; }
+  Blob make_blob(std::span<const std::byte> content) override {
+    made_.push_back(make_(content));
+    return made_.back();
+  }
+  // What was not made by this call is somebody else's to keep: it goes as a copy.
+  Blob attach(const Blob& blob) override {
+    for (const auto& [original, attached] : attached_) {
+      if (original.is_same_as(blob)) return attached;
+    }
+    const bool own = std::any_of(made_.begin(), made_.end(),
+                                 [&](const Blob& made) { return made.file() == blob.file(); });
+    attached_.emplace_back(blob, own ? blob : make_(blob.bytes().span()));
+    return attached_.back().second;
+  }
+  std::vector<Blob> take_attached() const {
+    std::vector<Blob> blobs;
+    for (const auto& [original, attached] : attached_) blobs.push_back(attached);
+    return blobs;
+  }
+
+ private:
+  const std::span<const Blob> blobs_;
+  const BlobMaker& make_;
+  std::vector<Blob> made_;
+  std::vector<std::pair<Blob, Blob>> attached_;  // as it was given, and what goes
+};
 
 }  // namespace
 
@@ -57,14 +86,17 @@ void FunctionRegistry::load(const std::string& file) {
                     "<muster/task.hpp> for this machine",
                     file, ::dlerror()));
   }
+  if (take_functions(library, file)) return;
+  ::dlclose(library);
+  throw PluginError(
+      fmt::format("'{}' is not a Muster plug-in of this version (it does not define {}): build it "
+                  "with MUSTER_PLUGIN from this version's <muster/task.hpp>",
+                  file, MUSTER_PLUGIN_SYMBOL));
+}
+
+bool FunctionRegistry::take_functions(void* library, const std::string& file) {
   void* symbol = ::dlsym(library, MUSTER_PLUGIN_SYMBOL);
-  if (symbol == nullptr) {
-    ::dlclose(library);
-    throw PluginError(fmt::format(
-        "'{}' is not a Muster plug-in of this version (it does not define {}): build it "
-        "with MUSTER_PLUGIN from this version's <muster/task.hpp>",
-        file, MUSTER_PLUGIN_SYMBOL));
-  }
+  if (symbol == nullptr) return false;
   loading_ = file;
   try {
     reinterpret_cast<void (*)(Registry&)>(symbol)(*this);
@@ -75,6 +107,7 @@ void FunctionRegistry::load(const std::string& file) {
                                   error.what()));
   }
   loading_.clear();
+  return true;
 }
 
 void FunctionRegistry::add_raw(std::string name, RawFunction function) {
@@ -110,7 +143,7 @@ std::vector<std::string> FunctionRegistry::names() const {
   return names;
 }
 
-Outcome FunctionRegistry::unknown_function(const std::string& name) const {
+Failure FunctionRegistry::unknown_function(const std::string& name) const {
   std::vector<std::string> known = names();
   std::string text = fmt::format("this worker has no function '{}'", name);
   const std::string* closest = nullptr;
@@ -125,43 +158,43 @@ Outcome FunctionRegistry::unknown_function(const std::string& name) const {
   if (closest != nullptr) text += fmt::format("; did you mean '{}'?", *closest);
   if (known.empty()) {
     text += "; it has none at all: start it with --plugin FILE";
-    return error_outcome("unknown_function", std::move(text));
+    return {"unknown_function", std::move(text), "", {}};
   }
   const std::size_t total = known.size();
   known.resize(std::min(total, kNamesShown));
   text += fmt::format(" (it has {}{})", fmt::join(known, ", "),
                       total > kNamesShown ? fmt::format(" and {} more", total - kNamesShown) : "");
-  return error_outcome("unknown_function", std::move(text));
+  return {"unknown_function", std::move(text), "", {}};
 }
 
-Outcome call_function(const std::string& name, const RawFunction& function, const Payload& payload,
-                      const TaskContext& context, std::uint64_t max_result_bytes) {
+CallResult call_function(const Call& call, const BlobMaker& make_blob,
+                         std::uint64_t max_result_bytes) {
+  const auto failed_with = [](std::string kind, std::string message, std::string traceback = "") {
+    return CallResult{
+        {}, {}, Failure{std::move(kind), std::move(message), std::move(traceback), {}}};
+  };
   try {
-    Bytes result;
-    if (payload.unpacked_bytes == 0) {
-      result = function(payload.bytes, context);
-    } else {
-      const std::optional<Bytes> plain = unpack_payload(payload);
-      if (!plain) return error_outcome("bad_arguments", name + ": the packed payload is damaged");
-      result = function(*plain, context);
-    }
-    if (result.size() > max_result_bytes) {
-      return error_outcome(
-          "result_too_large",
-          fmt::format("{} returned {} bytes; the limit is {}: write large results to "
-                      "a file and return its name",
-                      name, result.size(), max_result_bytes));
-    }
-    return {OutcomeStatus::result, {std::move(result), 0}};
+    CallHost host(call.blobs, make_blob);
+    CallResult result;
+    result.body = call.function(call.payload, TaskContext(call.attempt, call.stop, host));
+    result.blobs = host.take_attached();
+    const std::uint64_t size_bytes = size_of_result(result.body, result.blobs);
+    if (size_bytes <= max_result_bytes) return result;
+    return failed_with("result_too_large",
+                       fmt::format("{} returned {} bytes; the limit is {}: write large results to "
+                                   "a file and return its name",
+                                   call.name, size_bytes, max_result_bytes));
   } catch (const PackError& error) {
-    return error_outcome("bad_arguments", fmt::format("{}: {}", name, error.what()));
+    return failed_with("bad_arguments", fmt::format("{}: {}", call.name, error.what()));
+  } catch (const BlobError& error) {
+    return {{}, {}, blob_failure(error)};
   } catch (const abi::__forced_unwind&) {
     throw;
   } catch (const std::exception& error) {
-    return error_outcome("exception", error.what(), type_name_of(error));
+    return failed_with("exception", error.what(), type_name_of(error));
   } catch (...) {
-    return error_outcome("exception",
-                         fmt::format("{} threw something that is not a std::exception", name));
+    return failed_with("exception",
+                       fmt::format("{} threw something that is not a std::exception", call.name));
   }
 }
 

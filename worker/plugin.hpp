@@ -3,7 +3,12 @@
 // Filled in `main` before any task runs and read-only afterwards; then any thread may call.
 #pragma once
 
+#include <atomic>
+#include <functional>
+#include <muster/blob.hpp>
 #include <muster/task.hpp>
+#include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -28,6 +33,8 @@ class FunctionRegistry final : public Registry {
 
   // Loads a shared library and its functions, for the life of the process. Throws PluginError.
   void load(const std::string& file);
+  // The functions of a library that is loaded, which errors call `file`. False: it has none.
+  bool take_functions(void* library, const std::string& file);
 
   // Throws PluginError when the name is taken, empty or too long.
   void add_raw(std::string name, RawFunction function) override;
@@ -36,8 +43,8 @@ class FunctionRegistry final : public Registry {
   const RawFunction* find(const std::string& name) const;
   std::vector<std::string> names() const;  // sorted
   std::uint64_t max_result_bytes() const { return max_result_bytes_; }
-  // The outcome of a task that asks for a function that is not here.
-  Outcome unknown_function(const std::string& name) const;
+  // The failure of a task that asks for a function that is not here.
+  Failure unknown_function(const std::string& name) const;
 
  private:
   std::uint64_t max_result_bytes_;
@@ -45,9 +52,27 @@ class FunctionRegistry final : public Registry {
   std::string loading_;  // the file whose functions are being added
 };
 
-// Calls `function`; whatever it throws becomes the outcome.
-Outcome call_function(const std::string& name, const RawFunction& function, const Payload& payload,
-                      const TaskContext& context,
-                      std::uint64_t max_result_bytes = limits::kMaxPayloadBytes);
+// What a call gives.
+struct CallResult {
+  Bytes body;
+  std::vector<Blob> blobs;
+  std::optional<Failure> failure;  // instead of a result
+};
+
+// Makes a blob of a result; throws BlobError.
+using BlobMaker = std::function<Blob(std::span<const std::byte> content)>;
+
+// One call of a function, as the thread that makes it sees it.
+struct Call {
+  const std::string& name;
+  const RawFunction& function;
+  const Bytes& payload;  // unpacked
+  std::span<const Blob> blobs;
+  std::uint32_t attempt = 0;
+  const std::atomic<bool>& stop;
+};
+// Whatever the function throws becomes the failure.
+CallResult call_function(const Call& call, const BlobMaker& make_blob,
+                         std::uint64_t max_result_bytes = limits::kMaxPayloadBytes);
 
 }  // namespace muster

@@ -53,56 +53,70 @@ RunnerTask RunnerLink::State::next() {
     queue_.pop_front();
     task.started = steady_now();
     const std::shared_ptr<const DeclaredJob> job = task.job;
-    std::optional<Bytes> payload = task.payload.unpacked_bytes == 0
-                                       ? std::optional(std::move(task.payload.bytes))
-                                       : unpack_payload(task.payload);
-    task.payload = {};
+    const Payload payload = std::exchange(task.payload, {});
     RunnerTask taken{task.id, job->job, value(task.lease.sequence), value(task.lease.attempt), {}};
+    const Time now = task.started;
     started_.push_back(std::move(task));
     lock.unlock();
-    if (payload && !job->damaged) {
-      taken.payload = std::move(*payload);
-      return taken;
+    if (job->failure) {
+      fail(taken.id, *job->failure);
+      continue;
     }
-    fail(taken.id, {"bad_arguments",
-                    fmt::format("the packed {} is damaged", payload ? "function" : "payload"),
-                    "",
-                    {}});
+    auto opened = blobs_.unpack(payload, "payload", now);
+    if (const auto* failure = std::get_if<Failure>(&opened)) {
+      fail(taken.id, *failure);
+      continue;
+    }
+    taken.payload = std::move(std::get<OpenPayload>(opened).body);
+    taken.blobs = std::move(std::get<OpenPayload>(opened).blobs);
+    return taken;
   }
 }
 
-void RunnerLink::State::finish(std::uint64_t task_id, Bytes result) {
-  const std::size_t size_bytes = result.size();
+void RunnerLink::State::finish(std::uint64_t task_id, Bytes result,
+                               const std::vector<Blob>& blobs) {
+  if (abandoned_) return;
+  const std::optional<HeldTask> task = take_started(task_id);
+  if (!task) return;  // it ended before
+  leave_stores(task_id);
+  Outcome outcome = outcome_of(std::move(result), blobs);
+  report(task->lease, steady_now() - task->started, std::move(outcome));
+}
+
+Outcome RunnerLink::State::outcome_of(Bytes result, const std::vector<Blob>& blobs) const {
+  const std::uint64_t size_bytes = size_of_result(result, blobs);
   if (size_bytes > options_.max_result_bytes) {
-    fail(task_id, {"result_too_large",
+    return failed(OutcomeStatus::error,
+                  {"result_too_large",
                    fmt::format("the result has {} bytes; the limit is {}: write large results to a "
                                "file and return its name",
                                size_bytes, options_.max_result_bytes),
                    "",
                    {}});
-    return;
   }
-  end_task(task_id, {OutcomeStatus::result, {std::move(result), 0}});
+  try {
+    return {OutcomeStatus::result, blobs_.payload_of(std::move(result), blobs)};
+  } catch (const BlobError& error) {
+    return failed(OutcomeStatus::error, blob_failure(error));
+  }
 }
 
 void RunnerLink::State::fail(std::uint64_t task_id, const Failure& failure) {
-  end_task(task_id, failed(OutcomeStatus::error, failure));
+  if (abandoned_) return;
+  const std::optional<HeldTask> task = take_started(task_id);
+  if (!task) return;  // it ended before
+  leave_stores(task_id);
+  report(task->lease, steady_now() - task->started, failed(OutcomeStatus::error, failure));
 }
 
-void RunnerLink::State::end_task(std::uint64_t task_id, Outcome&& outcome) {
-  if (abandoned_) return;
-  const Time now = steady_now();
-  HeldTask task;
-  {
-    const std::lock_guard lock(mutex_);
-    const auto found = std::find_if(started_.begin(), started_.end(),
-                                    [&](const HeldTask& held) { return held.id == task_id; });
-    if (found == started_.end()) return;  // it ended before
-    task = std::move(*found);
-    started_.erase(found);
-  }
-  leave_stores(task_id);
-  report(task.lease, now - task.started, std::move(outcome));
+std::optional<HeldTask> RunnerLink::State::take_started(std::uint64_t task_id) {
+  const std::lock_guard lock(mutex_);
+  const auto found = std::find_if(started_.begin(), started_.end(),
+                                  [&](const HeldTask& held) { return held.id == task_id; });
+  if (found == started_.end()) return std::nullopt;
+  HeldTask task = std::move(*found);
+  started_.erase(found);
+  return task;
 }
 
 void RunnerLink::State::report(const Lease& lease, Duration busy, Outcome&& outcome) {
@@ -151,10 +165,14 @@ void RunnerLink::State::abandon() {
 
 // --- Writing ------------------------------------------------------------------------------------
 
-int RunnerLink::State::lines_due_in_ms() {
-  const std::lock_guard lock(mutex_);
-  if (gate_.empty()) return -1;
-  const Duration left = gate_.since() + kGatherLines - steady_now();
+int RunnerLink::State::due_in_ms() {
+  Time due = blobs_.next_deadline();
+  {
+    const std::lock_guard lock(mutex_);
+    if (!gate_.empty()) due = std::min(due, gate_.since() + kGatherLines);
+  }
+  if (due == kNever) return -1;
+  const Duration left = due - steady_now();
   return static_cast<int>(
       std::max<std::int64_t>(0, std::chrono::ceil<std::chrono::milliseconds>(left).count()));
 }
@@ -222,9 +240,17 @@ void RunnerLink::ready() { state_->write(message::Heartbeat{}); }
 
 RunnerTask RunnerLink::next() { return state_->next(); }
 
-void RunnerLink::finish(std::uint64_t task_id, Bytes result) {
-  state_->finish(task_id, std::move(result));
+void RunnerLink::finish(std::uint64_t task_id, Bytes result, std::vector<Blob> blobs) {
+  state_->finish(task_id, std::move(result), blobs);
 }
+
+Blob RunnerLink::make_blob(std::span<const std::span<const std::byte>> parts) {
+  return state_->blobs().make(parts);
+}
+
+bool RunnerLink::keeps_blobs() const { return state_->blobs().available(); }
+
+bool RunnerLink::shares_files() const { return state_->blobs().shares_files(); }
 
 void RunnerLink::fail(std::uint64_t task_id, const std::string& kind, const std::string& message,
                       const std::string& traceback, Bytes extra) {

@@ -97,8 +97,11 @@ void RunnerLink::State::read_as_leader(std::unique_lock<std::mutex>& lock) {
 
 void RunnerLink::State::read_some() {
   std::array<pollfd, 2> events{pollfd{link_, POLLIN, 0}, pollfd{waker_.descriptor(), POLLIN, 0}};
-  const int wait_ms = lines_due_in_ms();
-  if (wait_ms == 0) write_lines();
+  const int wait_ms = due_in_ms();
+  if (wait_ms == 0) {
+    write_lines();
+    blobs_.tick(steady_now());
+  }
   if (::poll(events.data(), events.size(), wait_ms) < 0) return;
   if (events[1].revents != 0) waker_.take();
   if (events[0].revents == 0) return;
@@ -140,10 +143,16 @@ void RunnerLink::State::declare(message::WorkerJob&& m) {
   auto made = std::make_shared<RunnerJob>();
   made->key = next_key_++;
   made->name = std::move(m.spec.function.name);
-  const std::optional<Bytes> body = unpack_payload(m.spec.function.body);
-  if (body) made->body = *body;
+  auto opened = blobs_.unpack(m.spec.function.body, "function", steady_now());
+  std::optional<Failure> failure;
+  if (auto* function = std::get_if<OpenPayload>(&opened)) {
+    made->body = std::move(function->body);
+    made->blobs = std::move(function->blobs);
+  } else {
+    failure = std::move(std::get<Failure>(opened));
+  }
   jobs_[name] = std::make_shared<const DeclaredJob>(
-      DeclaredJob{std::move(made), m.spec.forward_output, !body.has_value()});
+      DeclaredJob{std::move(made), m.spec.forward_output, std::move(failure)});
 }
 
 void RunnerLink::State::queue_tasks(message::Tasks&& m) {

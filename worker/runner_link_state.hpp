@@ -9,6 +9,7 @@
 #include <memory>
 #include <muster/runner.hpp>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -16,6 +17,7 @@
 #include "worker/frame_link.hpp"
 #include "worker/lease.hpp"
 #include "worker/output_gate.hpp"
+#include "worker/task_blobs.hpp"
 #include "worker/waiting.hpp"
 #include "worker/wake_event.hpp"
 
@@ -25,7 +27,7 @@ namespace muster {
 struct DeclaredJob {
   std::shared_ptr<const RunnerJob> job;
   bool forward_output = false;
-  bool damaged = false;  // its packed body cannot be unpacked
+  std::optional<Failure> failure = {};  // of all its tasks: its body cannot be had
 };
 
 struct HeldTask {
@@ -44,7 +46,7 @@ class RunnerLink::State {
   void end();
 
   RunnerTask next();
-  void finish(std::uint64_t task_id, Bytes result);
+  void finish(std::uint64_t task_id, Bytes result, const std::vector<Blob>& blobs);
   void fail(std::uint64_t task_id, const Failure& failure);
   void say(std::uint64_t task_id, message::OutputLine&& line);
   std::vector<std::uint64_t> forgotten();
@@ -52,6 +54,7 @@ class RunnerLink::State {
   void abandon();
   std::future<StoreReply> ask(std::uint64_t task_id, std::uint64_t claimant,
                               StoreQuestion&& question);
+  TaskBlobs& blobs() { return blobs_; }
 
  private:
   void keep_reading();
@@ -69,16 +72,18 @@ class RunnerLink::State {
   void leave_stores(std::uint64_t task_id);
   template <typename Wanted>
   void cancel_queued(Wanted&& wanted);
-  void end_task(std::uint64_t task_id, Outcome&& outcome);
+  std::optional<HeldTask> take_started(std::uint64_t task_id);
+  Outcome outcome_of(Bytes result, const std::vector<Blob>& blobs) const;
   void report(const Lease& lease, Duration busy, Outcome&& outcome);
   void write_lines();
   void append_lines();
   void write_buffer();
-  int lines_due_in_ms();
+  int due_in_ms();
   [[noreturn]] void leave(int status);
 
   int link_;
   const Options options_;
+  TaskBlobs blobs_{BlobHome::from_environment()};
   std::atomic<bool> abandoned_{false};
   std::atomic<bool> closing_{false};
   MessageReader reader_;                                                  // the leader's

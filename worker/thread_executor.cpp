@@ -8,10 +8,14 @@
 #include <deque>
 #include <mutex>
 #include <thread>
+#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 
+#include "common/codec.hpp"
 #include "worker/clock.hpp"
+#include "worker/shipped.hpp"
+#include "worker/task_blobs.hpp"
 #include "worker/waiting.hpp"
 #include "worker/wake_event.hpp"
 
@@ -61,10 +65,13 @@ struct ThreadExecutor::Slot {
 
 struct ThreadExecutor::State {
   State(const FunctionRegistry& registry, std::uint32_t slot_count)
-      : functions(registry), slots(slot_count) {}
+      : functions(registry), libraries(registry), slots(slot_count) {}
 
   void run(Slot& slot);
   void run_chunk(Slot& slot);
+  ShippedLibraries::Found function_of(const TaskStart& task);
+  Outcome run_task(const TaskStart& task, const ShippedLibraries::Found& found,
+                   const std::atomic<bool>& stop);
   bool take_chunk(Slot& slot);
   void publish(Slot& slot);
   void collect(Slot& slot, std::vector<TaskFinish>& out);
@@ -74,7 +81,20 @@ struct ThreadExecutor::State {
   template <typename Take>
   void filter_queue(const std::vector<Lease>& leases, Take&& take);
 
+  struct LoadedJob {
+    std::shared_ptr<const JobSpec> spec;
+    ShippedLibraries::Found found;
+  };
+
   const FunctionRegistry& functions;
+  ShippedLibraries libraries;
+  TaskBlobs blobs{BlobHome::from_environment()};
+  const BlobMaker make_blob = [this](std::span<const std::byte> content) {
+    return blobs.make({&content, 1});
+  };
+  std::mutex jobs_mutex;
+  std::unordered_map<JobName, LoadedJob> jobs;  // that brought libraries
+
   WakeEvent waker;
   std::mutex mutex;  // guards what follows, each slot's chunk while it is idle, and `collected`
   std::condition_variable work;
@@ -130,24 +150,62 @@ bool ThreadExecutor::State::take_chunk(Slot& slot) {
   return true;
 }
 
+// A job may have brought libraries with its functions.
+ShippedLibraries::Found ThreadExecutor::State::function_of(const TaskStart& task) {
+  const Function& function = task.spec->function;
+  if (function.body.bytes.empty()) return libraries.find(function.name);
+  const std::lock_guard lock(jobs_mutex);
+  LoadedJob& job = jobs[task.lease.job_name()];
+  if (job.spec == task.spec) return job.found;
+  job.spec = task.spec;
+  job.found = {};
+  auto opened = blobs.unpack(function.body, "function", steady_now());
+  if (const auto* payload = std::get_if<OpenPayload>(&opened)) {
+    job.found = libraries.find(function.name, *payload);
+  } else {
+    job.found.failure = std::get<Failure>(opened);
+  }
+  return job.found;
+}
+
+Outcome ThreadExecutor::State::run_task(const TaskStart& task, const ShippedLibraries::Found& found,
+                                        const std::atomic<bool>& stop) {
+  if (found.function == nullptr) return failed(OutcomeStatus::error, *found.failure);
+  OpenPayload arguments;
+  if (task.payload.blobs == 0 && task.payload.unpacked_bytes == 0) {
+    arguments.body = task.payload.bytes;
+  } else {
+    auto opened = blobs.unpack(task.payload, "payload", steady_now());
+    if (const auto* failure = std::get_if<Failure>(&opened)) {
+      return failed(OutcomeStatus::error, *failure);
+    }
+    arguments = std::move(std::get<OpenPayload>(opened));
+  }
+  CallResult result = call_function({task.spec->function.name, *found.function, arguments.body,
+                                     arguments.blobs, value(task.lease.attempt), stop},
+                                    make_blob, functions.max_result_bytes());
+  if (result.failure) return failed(OutcomeStatus::error, *result.failure);
+  try {
+    return {OutcomeStatus::result, blobs.payload_of(std::move(result.body), result.blobs)};
+  } catch (const BlobError& error) {
+    return failed(OutcomeStatus::error, blob_failure(error));
+  }
+}
+
 void ThreadExecutor::State::run_chunk(Slot& slot) {
   const JobSpec* spec = nullptr;  // kept alive by the chunk's tasks
-  const RawFunction* function = nullptr;
+  ShippedLibraries::Found found;
   Window window = Window::unpack(slot.window.load(std::memory_order_relaxed));
   Time started{slot.started.load(std::memory_order_relaxed)};
   while (window.current < window.end) {
     const TaskStart& task = slot.tasks[window.current];
     if (task.spec.get() != spec) {
       spec = task.spec.get();
-      function = functions.find(spec->function.name);
+      found = function_of(task);
     }
     TaskFinish& result = slot.results[window.current];
     result.lease = task.lease;
-    result.outcome = function == nullptr
-                         ? functions.unknown_function(spec->function.name)
-                         : call_function(spec->function.name, *function, task.payload,
-                                         TaskContext(value(task.lease.attempt), slot.stop),
-                                         functions.max_result_bytes());
+    result.outcome = run_task(task, found, slot.stop);
     const Time now = steady_now();
     result.busy = now - started;
     started = now;
@@ -304,9 +362,15 @@ void ThreadExecutor::recall(const std::vector<Lease>& leases) {
   });
 }
 
+void ThreadExecutor::forget(const std::vector<JobName>& names) {
+  const std::lock_guard lock(state_->jobs_mutex);
+  for (const JobName& name : names) state_->jobs.erase(name);
+}
+
 Executor::Results ThreadExecutor::poll(Time now) {
   State& state = *state_;
   state.waker.take();
+  state.blobs.tick(now);
   const std::lock_guard lock(state.mutex);
   Results results;
   for (Slot& slot : state.slots) {
@@ -332,6 +396,7 @@ Executor::Results ThreadExecutor::poll(Time now) {
   results.finished.swap(state.published);
   results.handed_back.swap(state.handed_back);
   results.stuck_slots = state.stuck;
+  results.next_poll = std::min(results.next_poll, state.blobs.next_deadline());
   return results;
 }
 

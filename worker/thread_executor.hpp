@@ -1,5 +1,6 @@
 // Runs native functions on threads of this process: the fastest executor, and no isolation. A task
-// that crashes ends the daemon; one that does not return keeps its slot.
+// that crashes ends the daemon; one that does not return keeps its slot. Libraries that a job
+// brought are loaded into this process, too.
 //
 // Threads: calls come from the loop's thread; the slots' threads are private.
 #pragma once
@@ -24,7 +25,7 @@ class ThreadExecutor final : public Executor {
   void start(std::vector<TaskStart>&& tasks) override;
   void stop(const std::vector<Lease>& leases) override;
   void recall(const std::vector<Lease>& leases) override;
-  void forget(const std::vector<JobName>&) override {}
+  void forget(const std::vector<JobName>& jobs) override;
   Results poll(Time now) override;
   int wake_descriptor() const override;
 

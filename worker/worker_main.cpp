@@ -22,10 +22,12 @@
 #include "common/transport.hpp"
 #include "worker/agent.hpp"
 #include "worker/attach.hpp"
+#include "worker/attach_config.hpp"
 #include "worker/clock.hpp"
 #include "worker/control.hpp"
 #include "worker/loop.hpp"
 #include "worker/machine.hpp"
+#include "worker/node_blobs.hpp"
 #include "worker/plugin.hpp"
 #include "worker/python.hpp"
 #include "worker/task_router.hpp"
@@ -40,6 +42,7 @@ struct Options {
   int control = -1;  // a listening socket: `muster-worker attach` started this worker
   std::string key_file;
   std::string broker_key;
+  std::string secret_file;
   std::uint32_t slots = 0;
   std::string executor = "process";
   std::vector<std::string> plugins;
@@ -59,6 +62,8 @@ struct Options {
   std::vector<std::string> labels;
   int nice = 0;
   double pause_load = 0;
+  std::optional<std::uint64_t> blob_memory_bytes;
+  std::optional<std::uint64_t> blob_disk_bytes;
   ServiceManager service;
 };
 
@@ -102,6 +107,10 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("--broker-key", options.broker_key,
                  "The broker's public key: its .pub file, or the key itself")
       ->type_name("FILE|KEY");
+  app.add_option("--secret", options.secret_file,
+                 "Instead of keys, on a network that you trust: the broker's --trust-network file. "
+                 "Nothing is encrypted then")
+      ->type_name("FILE");
   app.add_option("--slots", options.slots, "Tasks to run at once (default: the number of cores)")
       ->check(CLI::Range(1U, limits::kMaxSlots))
       ->take_last()
@@ -120,6 +129,7 @@ void declare(CLI::App& app, Options& options) {
   app.add_option("--python", options.python,
                  "The interpreter for Python functions, or 'none' (default: python3 of PATH, if it "
                  "has the package muster)")
+      ->envname("MUSTER_PYTHON")
       ->take_last()
       ->type_name("PATH");
   app.add_option("--python-version", options.python_version,
@@ -169,6 +179,20 @@ void declare_limits(CLI::App& app, Options& options) {
   app.add_flag("--enforce-memory", options.enforce_memory,
                "End a task that uses more than its slots' share of the memory, unless its job asks "
                "for more");
+  app.add_option("--blob-memory", options.blob_memory_bytes,
+                 "Memory for copies of large data that tasks share, e.g. 8GiB, when the broker is "
+                 "on another machine (default: a quarter of the node's, at most half of what "
+                 "is free in /dev/shm)")
+      ->envname("MUSTER_BLOB_MEMORY")
+      ->transform(CLI::AsSizeValue(false))
+      ->take_last()
+      ->type_name("BYTES");
+  app.add_option("--blob-disk", options.blob_disk_bytes,
+                 "Disk for what does not fit there (default: half of what is free in ~/.cache)")
+      ->envname("MUSTER_BLOB_DISK")
+      ->transform(CLI::AsSizeValue(false))
+      ->take_last()
+      ->type_name("BYTES");
   app.add_option("--gpus", options.gpus,
                  "GPUs for tasks that ask for them: how many, which (0,2 as in "
                  "CUDA_VISIBLE_DEVICES), or 'none' (default: those of CUDA_VISIBLE_DEVICES, or "
@@ -218,7 +242,16 @@ WorkerId random_id() {
   return {word() | 1, word()};
 }
 
-Login login_of(const Options& options) {
+// `proof`: what the broker must answer; empty: its key proves who it is.
+Login login_of(const Options& options, std::string& proof) {
+  if (!options.secret_file.empty()) {
+    if (!options.key_file.empty() || !options.broker_key.empty()) {
+      throw TransportError("--secret and keys (--key, --broker-key) exclude each other");
+    }
+    SharedSecret secret = read_secret_file(options.secret_file);
+    proof = std::move(secret.proof);
+    return PlainLogin{std::move(secret.name), std::move(secret.password), true};
+  }
   if (options.key_file.empty() && options.broker_key.empty()) return {};
   if (options.key_file.empty() || options.broker_key.empty()) {
     throw TransportError(
@@ -255,8 +288,23 @@ void settle_limits(Options& options) {
   }
 }
 
+// Where tasks find blobs. A worker that has no place for it still runs tasks without any.
+void make_folder(const Options& options, const WorkerId& worker, std::optional<NodeBlobs>& blobs) {
+  try {
+    NodeBlobsOptions made;
+    made.folder = {worker, memory_root_of_user(), cache_folder() + "/blobs"};
+    made.memory_bytes = options.blob_memory_bytes;
+    made.disk_bytes = options.blob_disk_bytes;
+    made.node_memory_bytes = options.memory_bytes;
+    blobs.emplace(std::move(made));
+  } catch (const std::exception& error) {
+    spdlog::warn("tasks with large data cannot run here: {}", error.what());
+  }
+}
+
 int run(const Options& options, int signals) {
-  const Login login = login_of(options);
+  std::string proof;
+  const Login login = login_of(options, proof);
   std::optional<Control> control;
   if (options.control >= 0) {
     control.emplace(Descriptor(options.control));
@@ -276,8 +324,12 @@ int run(const Options& options, int signals) {
   const std::vector<std::string> gpus = find_gpus(options.gpus);
   const Python python = find_python(options.python, options.python_version);
   const std::uint32_t cores = usable_cores();
+  const WorkerId worker = random_id();
+  std::optional<NodeBlobs> blobs;
+  make_folder(options, worker, blobs);
   AgentOptions agent_options;
-  agent_options.worker = random_id();
+  agent_options.worker = worker;
+  agent_options.proof = std::move(proof);
   agent_options.node = options.node;
   agent_options.executor = options.executor;
   agent_options.process_id = static_cast<std::uint32_t>(::getpid());
@@ -304,6 +356,7 @@ int run(const Options& options, int signals) {
     loop_options.endpoint = options.endpoint;
     loop_options.login = login;
   }
+  if (blobs) loop_options.blobs = &*blobs;
   loop_options.signals = signals;
   loop_options.lifeline = options.lifeline;
   loop_options.drain_timeout = std::chrono::seconds(options.drain_timeout_seconds);
@@ -313,6 +366,7 @@ int run(const Options& options, int signals) {
   WorkerLoop loop(std::move(loop_options), agent, *executor);
   const int exit_code = loop.run();
   executor.reset();  // ends what runs
+  blobs.reset();
   // Not through static destructors: a thread task that never returned may still run.
   std::fflush(nullptr);
   ::_exit(exit_code);

@@ -102,6 +102,7 @@ std::string advice(const Error& error, const std::string& endpoint) {
       return fmt::format("{} did not answer in time: is it overloaded? ({})", broker, what);
     case ErrorCode::disconnected:
     case ErrorCode::invalid:
+    case ErrorCode::out_of_space:
     case ErrorCode::task_failed:
     case ErrorCode::task_timed_out:
     case ErrorCode::task_cancelled:

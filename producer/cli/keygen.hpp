@@ -1,4 +1,4 @@
-// `muster keygen`: makes the key file of a broker or a worker.
+// `muster keygen`: makes the key file of a broker or a worker, or a secret that they share.
 #pragma once
 
 #include <CLI/App.hpp>
@@ -9,6 +9,7 @@ namespace muster {
 struct KeygenOptions {
   std::string name;    // empty: this machine's name
   std::string output;  // empty: NAME.key in the current folder
+  std::string secret;  // not empty: write a shared secret to this file instead
   bool force = false;
 };
 

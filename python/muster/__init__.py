@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from muster._map import MapResults as MapResults
     from muster._options import Resources as Resources
     from muster._output import OutputLine as OutputLine
+    from muster._scattered import Scattered as Scattered
     from muster._session import Node as Node
     from muster.errors import BrokerLost as BrokerLost
     from muster.errors import MusterError as MusterError
@@ -73,6 +74,7 @@ _MODULES = {
     "Resources": "_options",
     "MapResults": "_map",
     "Node": "_session",
+    "Scattered": "_scattered",
     "OutputLine": "_output",
     "compute": "_compute",
     "JoblibPool": "joblib",

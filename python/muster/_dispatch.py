@@ -16,9 +16,10 @@ from typing import Union
 from muster import _failures, _native
 from muster._failures import Failure
 from muster._output import Printer
+from muster._tasks import Result as TaskResult
 from muster.errors import MusterError, PoolNotActive
 
-Result = Union[bytes, _native.Buffer, None]
+Result = Union[TaskResult, None]
 Handler = Callable[[int, Result, Union[Failure, None]], None]
 
 _logger = logging.getLogger("muster")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from muster import _pickling, _tasks
+from muster._blobs import Blobs, Sharing
 from muster._compute import ComputeFunction, plain_function
 from muster._map import MapResults
 from muster._options import TaskOptions
@@ -21,6 +22,7 @@ from muster.provider import check_count
 
 if TYPE_CHECKING:
     from muster._dispatch import Handler
+    from muster._scattered import Scattered
     from muster._session import Job, Node, Session
     from muster.pool import ComputePool
 
@@ -56,6 +58,8 @@ class TaskExecutor(concurrent.futures.Executor):
             timeout, retries, priority   seconds; runs again after a failure; higher runs first
             cpu, memory, gpus            what one task takes of its node: 2, "4GB", 1
             labels                       words that its node must have, as a hosts file gives them
+            mmap_mode                    "r": large arrays are read-only in tasks; "c": each task
+                                         may write to them, which changes its own copy
 
         A task starts where so much is free, and what it was not given it cannot use: it dies alone
         when it takes more memory, and sees its own GPUs only. What is left out stays as it is here;
@@ -74,8 +78,25 @@ class TaskExecutor(concurrent.futures.Executor):
                 return self.with_options(**fn.options).submit(fn.local, *args, **kwargs)
             fn = fn.local
         jobs = self._active_jobs()
-        payload = _pickling.dumps((args, kwargs), "the arguments")
+        blobs = self._blobs(self.task_options, repeated=False)
+        payload = _pickling.pack((args, kwargs), "the arguments", blobs)
         return jobs.submit(fn, payload)
+
+    def scatter(self, obj: object, broadcast: bool = True) -> Scattered:
+        """Sends `obj` to the pool, once, whatever it is; the handle stands for it anywhere in the
+        arguments of this pool's tasks, which get the object itself.
+
+        A process that runs tasks makes the object once and all its tasks share it, so they must not
+        change it; its arrays are read-only. It stays in the pool until the last handle is gone.
+        `broadcast` is a hint, that most nodes will need it; nodes get it when they do. Blocks while
+        it is copied. Raises PoolNotActive, SerializationError.
+        """
+        self._active_jobs()
+        sharing = Sharing(read_only_bytes=0)
+        return _pickling.scatter(obj, Blobs(self.session.space, sharing, repeated=False))
+
+    def _blobs(self, options: TaskOptions, *, repeated: bool) -> Blobs:
+        return Blobs(self.session.space, options.sharing, repeated=repeated)
 
     def map(
         self,
@@ -142,7 +163,8 @@ class TaskExecutor(concurrent.futures.Executor):
             callable_object: _tasks.TaskFunction = _tasks.Call(function)
         else:
             callable_object = _tasks.MapChunk(function, len(iterables) > 1)
-        body = _tasks.make_body(callable_object, self._context(options))
+        blobs = self._blobs(options, repeated=True)
+        body = _tasks.make_body(callable_object, self._context(options), blobs=blobs)
         label = str(getattr(function, "__qualname__", type(function).__qualname__))
         session = self.session
 
@@ -152,6 +174,7 @@ class TaskExecutor(concurrent.futures.Executor):
         return MapResults(
             session,
             open_job,
+            blobs,
             iterables,
             ordered=ordered,
             timeout=timeout,

@@ -15,7 +15,8 @@ from typing import Any
 import cloudpickle
 
 from muster import errors
-from muster._pickling import PROTOCOL, DumpError, LoadError, how_to_get
+from muster._pickling import DumpError, LoadError, how_to_get
+from muster._portable import PROTOCOL
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _MAX_MESSAGE = 8 * 1024

@@ -21,6 +21,7 @@ from muster import _failures, _pickling, _progress, _tasks
 from muster.errors import BrokerLost, MusterError, PoolNotActive, SerializationError
 
 if TYPE_CHECKING:
+    from muster._blobs import Blobs
     from muster._dispatch import Handler, Result
     from muster._failures import Failure
     from muster._progress import Progress
@@ -82,6 +83,7 @@ class MapResults(Iterator[Any]):
         self,
         session: Session,
         open_job: Callable[[Handler], Job],
+        blobs: Blobs,
         iterables: tuple[Iterable[Any], ...],
         *,
         ordered: bool = True,
@@ -117,6 +119,7 @@ class MapResults(Iterator[Any]):
         self._exhausted = False
         self._raise_at_end: BaseException | None = None
         self._ready: Iterator[Any] = iter(())
+        self._blobs = blobs
         self._job = open_job(self._mailbox.deliver)
         self._over = False
         self._progress: Progress | None = None
@@ -153,6 +156,7 @@ class MapResults(Iterator[Any]):
         self._raise_at_end = None
         self._ready = iter(())
         self._job.drop()
+        self._blobs.close()
         self._pending.clear()
         self._completed.clear()
         self._pending_items = 0
@@ -235,7 +239,8 @@ class MapResults(Iterator[Any]):
             chunk = arrived.popleft()
             if chunk.result is not None:
                 seconds, value = _tasks.split_result(chunk.result)
-                self._learn(chunk, seconds, len(value))
+                size = len(value.body) + sum(blob.size for blob in value.blobs)
+                self._learn(chunk, seconds, size)
                 if self._progress is not None:
                     self._progress.advance(chunk.count)
             if not self._ordered:
@@ -250,9 +255,10 @@ class MapResults(Iterator[Any]):
             raise _failures.rebuild(chunk.failure)
         assert chunk.result is not None
         value = _tasks.split_result(chunk.result)[1]
+        chunk.result = None  # the pool may forget its blobs once they are mapped
         if self._single:
-            return iter((_pickling.loads(value, "a result"),))
-        results, failure = _pickling.loads(value, "the results")
+            return iter((_pickling.unpack(value, "a result"),))
+        results, failure = _pickling.unpack(value, "the results")
         if failure is not None:
             self.close()
             kind, message, text, extra = failure
@@ -323,12 +329,14 @@ class MapResults(Iterator[Any]):
             self._raise_at_end = error
 
     def _push(self, items: list[Any], again: bool = False) -> None:
+        sent = self._blobs.sent_bytes
         if self._single:
             arguments = items[0] if self._starred else (items[0],)
-            payload = _pickling.dumps((arguments, {}), "the arguments")
+            payload = _pickling.pack((arguments, {}), "the arguments", self._blobs)
         else:
-            payload = _pickling.dumps(items, "an item of map")
-        chunk = _Chunk(len(items), len(payload), items if self._keep else None)
+            payload = _pickling.pack(items, "an item of map", self._blobs)
+        size = len(payload.body) + self._blobs.sent_bytes - sent
+        chunk = _Chunk(len(items), size, items if self._keep else None)
         with self._mailbox.changed:
             self._mailbox.missing[self._job.push(payload)] = chunk
         self._pending_items += chunk.count

@@ -3,10 +3,11 @@
 Every call that can block releases the GIL. Threads: any, for everything.
 """
 
-from typing import final
+from collections.abc import Iterable
+from typing import Any, final
 
 VERSION: str
-"""Of the software, "0.1.0"."""
+"""Of the software."""
 
 def default_endpoint() -> str:
     """What MUSTER_BROKER names, else the user's running broker, else ""."""
@@ -16,20 +17,41 @@ class Error(Exception):
 
     `args` is `(code, kind, message, traceback, extra)`; `code` is the name of an `ErrorCode`
     ("invalid", "task_failed", "task_timed_out", "task_cancelled", "task_lost", "no_worker",
-    "disconnected", "refused", "wait_timed_out", "unusable"), `extra` is bytes.
+    "disconnected", "refused", "wait_timed_out", "unusable", "out_of_space"), `extra` is bytes.
     """
 
 @final
 class Buffer:
-    """Read-only bytes of the core, without a copy; supports the buffer protocol and `len`."""
+    """Bytes of the core without a copy: the buffer protocol and `len`. Read-only, unless it is a
+    copied map of a blob."""
 
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@final
+class Blob:
+    """`muster::Blob`. The pool keeps it at least as long as this handle lives."""
+
+    @property
+    def id(self) -> bytes:
+        """Equal for equal content, except of results and files: these are as they are."""
+    @property
+    def size(self) -> int: ...
+    def map(self, offset: int, size: int, copied: bool) -> Buffer:
+        """A part of the content, which all processes of the node share; `copied`: a private copy on
+        write. The map outlives the handle. Raises RuntimeError."""
+
+def address_of(data: Any) -> int:
+    """Where contiguous bytes are in memory."""
+
+def fingerprint(data: Any) -> int:
+    """A hash of contiguous bytes: of all, up to 264 KiB, else of 66 blocks of 4 KiB."""
+
 Failure = tuple[str, str, str, str, bytes]
 """As `Error.args`."""
-Item = tuple[int, int, bytes | Buffer | None, Failure | None]
-"""(job, sequence, result or None, failure or None); large results are Buffers."""
+Item = tuple[int, int, bytes | Buffer | tuple[bytes | Buffer, list[Blob]] | None, Failure | None]
+"""(job, sequence, result or None, failure or None); large results are Buffers, and those that name
+blobs come with them."""
 Line = tuple[int, int, str, int, int, str, str, int]
 """(job, sequence, node, kind, level, name, text, dropped): `muster::OutputLine`."""
 
@@ -70,6 +92,7 @@ class Producer:
         python: str = "",
         python_version: str = "",
         environment: dict[str, str] = ...,
+        spool: str = "",
         programs: str = "",
         connect_timeout: float = 10.0,
         broker_timeout: float = 30.0,
@@ -93,7 +116,8 @@ class Producer:
         *,
         label: str,
         python: str,
-        body: bytes,
+        body: Any,
+        blobs: Iterable[Blob] = (),
         timeout: float = 0.0,
         retries: int = 0,
         priority: int = 0,
@@ -105,8 +129,16 @@ class Producer:
         labels: list[str] = ...,
         forward_output: bool = False,
     ) -> int: ...
-    def push(self, job: int, payload: bytes | bytearray | memoryview) -> int:
-        """Returns the task's sequence; does not block (the payload is copied)."""
+    def push(self, job: int, payload: Any, blobs: Iterable[Blob] = ()) -> int:
+        """Returns the task's sequence. The payload is copied, and names these blobs. Blocks only
+        where `scatter` does: a payload beyond 1 MiB becomes a blob."""
+    def scatter(self, data: Any) -> Blob:
+        """Puts contiguous bytes into the pool, unless they are there. Blocks while they are copied
+        and while there is no room for them. Raises Error."""
+    def scatter_file(self, path: str, offset: int, size: int) -> Blob:
+        """A part of a file, which stays where it is."""
+    def has_blobs(self) -> bool:
+        """False: everything has to travel inside messages."""
     def cancel(self, job: int, sequence: int | None = None) -> None: ...
     def close_job(self, job: int) -> None: ...
     def drop_job(self, job: int) -> None: ...
@@ -121,9 +153,13 @@ class RunnerTask:
     job_key: int
     label: str
     body: bytes | Buffer
+    job_blobs: list[Blob]
+    """Of the body."""
     sequence: int
     attempt: int
     payload: bytes | Buffer
+    blobs: list[Blob]
+    """Of the payload."""
 
 @final
 class RunnerLink:
@@ -148,8 +184,15 @@ class RunnerLink:
         self, task_id: int, claimant: int, operation: int, store: str, key: str, **fields: object
     ) -> Asked:
         """As `Producer.ask`; what is claimed ends with the task at the latest."""
-    def finish(self, task_id: int, result: bytes | bytearray | memoryview) -> None:
+    def finish(self, task_id: int, result: Any, blobs: Iterable[Blob] = ()) -> None:
         """After it, and after `fail`, no stop of this task arrives any more."""
+    def make_blob(self, parts: Iterable[Any]) -> Blob:
+        """One blob for a result of these contiguous bytes in a row. Blocks on output. Raises
+        RuntimeError when there is no room."""
+    def keeps_blobs(self) -> bool:
+        """False: there is no place for the blobs of results."""
+    def shares_files(self) -> bool:
+        """Whether this process sees the files of the client's machine."""
     def fail(self, task_id: int, kind: str, message: str, traceback: str, extra: bytes) -> None: ...
     def say(self, task_id: int, kind: int, level: int, name: str, text: str) -> None: ...
     def forgotten(self) -> list[int]: ...

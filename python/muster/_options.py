@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from muster._blobs import Sharing
 from muster.provider import check_count, check_seconds, memory_bytes
 
 _MAX_LABELS = 64  # the protocol's
@@ -47,6 +48,7 @@ class TaskOptions:
     memory_bytes: int = 0
     gpus: int = 0
     labels: tuple[str, ...] = ()
+    mmap_mode: str = "r"
 
     def with_resources(self, resources: Resources | None) -> TaskOptions:
         if resources is None:
@@ -60,7 +62,8 @@ class TaskOptions:
 
     def changed(self, **changes: Any) -> TaskOptions:
         """With what the user says: `timeout`, `retries`, `priority`, `cpu`, `memory`, `gpus`,
-        `labels`. None means the default. Raises TypeError and ValueError, which name it."""
+        `labels`, `mmap_mode`. None means the default. Raises TypeError and ValueError, which name
+        it."""
         fields: dict[str, Any] = {}
         for name, value in changes.items():
             if name == "timeout":
@@ -75,12 +78,14 @@ class TaskOptions:
                 fields["cpus"] = _check_cpu(value)
             elif name == "memory":
                 fields["memory_bytes"] = _check_memory(value)
+            elif name == "mmap_mode":
+                fields["mmap_mode"] = _check_mmap_mode(value)
             elif name == "labels":
                 fields["labels"] = _check_labels(() if value is None else value)
             else:
                 raise TypeError(
                     f"{name!r} is no option of tasks; there are timeout, retries, priority, cpu, "
-                    "memory, gpus and labels"
+                    "memory, gpus, labels and mmap_mode"
                 )
         return dataclasses.replace(self, **fields)
 
@@ -91,7 +96,14 @@ class TaskOptions:
 
     def for_job(self, items: int = 1) -> dict[str, Any]:
         """The arguments of `Session.open_job`; a task of several items gets the time of all."""
-        return {**vars(self), "timeout": self.timeout * items}
+        options = {**vars(self), "timeout": self.timeout * items}
+        del options["mmap_mode"]
+        return options
+
+    @property
+    def sharing(self) -> Sharing:
+        """What tasks get of large arguments."""
+        return Sharing(copied=self.mmap_mode == "c")
 
 
 def _check_cpu(value: object) -> float:
@@ -112,6 +124,14 @@ def _check_memory(value: object) -> int:
     if not isinstance(value, str):
         raise TypeError(f'memory must be like "4GB" or a number of bytes, not {value!r}')
     return memory_bytes(value)
+
+
+def _check_mmap_mode(value: object) -> str:
+    if value is None:
+        return "r"
+    if value not in ("r", "c"):
+        raise ValueError(f'mmap_mode must be "r" (read-only) or "c" (copy on write), not {value!r}')
+    return str(value)
 
 
 def _check_labels(value: object) -> tuple[str, ...]:

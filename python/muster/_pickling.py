@@ -1,35 +1,32 @@
 """How functions, arguments and results become bytes and come back.
 
-Threads: any. Plain data takes the standard library's pickler, everything else cloudpickle, which
-sends by value what another interpreter cannot import: what `__main__` defines, lambdas, closures.
+Plain data takes the standard library's pickler, everything else cloudpickle, which sends by value
+what another interpreter cannot import: what `__main__` defines, lambdas, closures. Large parts
+become blobs, where there are any (see `_blobs`).
+Threads: any.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import io
+import itertools
 import os
 import pickle
-import threading
-import types
-from collections import OrderedDict
-from collections.abc import Callable
-from hashlib import blake2b
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from muster import _arrays, _portable
+from muster._blobs import Blobs
 from muster._offender import describe_offender
-from muster.errors import SerializationError
+from muster._portable import PROTOCOL, Packed, PicklerFactory, Portable, Readable, Store
+from muster._scattered import Scattered
+from muster._stores import RESULT_BYTES, ArgumentStore, ResultStore, digest_of
+from muster.errors import BrokerLost, PoolNotActive, SerializationError
 
 if TYPE_CHECKING:
-    from muster._native import Buffer
-
-PROTOCOL = 5
-_DIGEST_BYTES = 16
-_KEPT_FUNCTIONS = 512
-"""Unpickled functions that a runner keeps: more than one job has, few enough for their closures."""
+    from muster._native import Blob
 
 _PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
 _CONTAINERS = frozenset({tuple, list, dict})
@@ -66,35 +63,114 @@ def _are_plain(items: Any, depth: int) -> bool:
     return all(_is_plain(item, depth - 1) for item in items if type(item) in _CONTAINERS)
 
 
-def dumps(obj: object, what: str, prefix: bytes = b"") -> bytes:
-    """`prefix` and the pickle of `obj`, which is `what` ("the arguments") in error messages.
+class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
+    """Hands large parts to its store."""
 
-    Raises SerializationError that names the part of `obj` that cannot be pickled.
-    """
+    def __init__(self, file: Any, store: Store) -> None:
+        super().__init__(file, PROTOCOL, store.take)
+        self.store = store
+        self._numpy = _arrays.numpy_module()
+        self._arrays: Any = () if self._numpy is None else self._numpy.ndarray
+        if store.named:
+            self.persistent_id = store.handle_of
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Asked by the pickler for every object that is not of a built-in type."""
+        kind = type(obj)
+        if kind in _arrays.kinds_by_name and obj in _arrays.by_name:
+            return NotImplemented
+        if isinstance(obj, self._arrays):
+            return _arrays.reduce_array(obj, self.store, self._numpy)
+        if kind is Scattered:
+            return self.store.nest_scattered(obj)
+        return super().reducer_override(obj)
+
+
+def make(make_pickler: PicklerFactory, obj: object, what: str, store: Store) -> Portable:
+    """As `_portable.make`. Raises SerializationError that names the part of `obj` that cannot be
+    pickled; `obj` is `what` ("the arguments") there."""
+    try:
+        return _portable.make(obj, make_pickler, store)
+    except (BrokerLost, PoolNotActive):
+        raise
+    except Exception as exc:
+        if type(exc) is SerializationError:
+            raise  # it says itself what is wrong
+        raise DumpError(describe_offender(obj, what, exc, cloudpickle.dumps)) from exc
+
+
+def pack_with(make_pickler: PicklerFactory, obj: object, what: str, blobs: Blobs) -> Packed:
+    """For a payload of the call that `blobs` belongs to. Raises SerializationError."""
     if _is_plain(obj, 2):
         data = pickle.dumps(obj, PROTOCOL)
-        return prefix + data if prefix else data
-    return _dump(cloudpickle.CloudPickler, obj, what, prefix)
+        if len(data) < _portable.STREAMED_BYTES:
+            return Packed(data)
+    store = ArgumentStore(blobs)
+    return store.packed(make(make_pickler, obj, what, store))
 
 
-def _dump(
-    make_pickler: Callable[[io.BytesIO, int], Any], obj: object, what: str, prefix: bytes = b""
-) -> bytes:
-    file = io.BytesIO()
-    file.write(prefix)
+def pack(obj: object, what: str, blobs: Blobs) -> Packed:
+    """As `pack_with`, with nothing special about it."""
+    return pack_with(Pickler, obj, what, blobs)
+
+
+make_blob: Callable[[Iterable[Any]], Blob] | None = None
+"""In a process that runs tasks, for the large parts of results: a blob of such parts."""
+
+
+def pack_result(value: object, prefix: bytes) -> Packed:
+    """What a task returns, after `prefix`. Raises SerializationError, and MusterError when there is
+    no room for it."""
+    if _is_plain(value, 2):
+        data = pickle.dumps(value, PROTOCOL)
+        if len(data) < RESULT_BYTES:
+            return Packed(prefix + data)
+    store = ResultStore(available=make_blob is not None)
+    portable = make(Pickler, value, "the result", store)
+    blobs = [make_blob(parts) for parts in store.parts] if make_blob else []
+    return Packed(_portable.encode(portable, prefix), blobs)
+
+
+def scatter(obj: object, blobs: Blobs) -> Scattered:
+    """See `pool.scatter`; `blobs` is for this alone."""
+    store = ArgumentStore(blobs)
+    portable = make(Pickler, obj, "the object", store)
+    if len(portable.stream) >= _portable.STREAMED_BYTES:
+        place = store.put(portable.stream, portable.stream)
+        if place is not None:
+            portable.stream = b""
+            portable.buffers = [*portable.buffers, place]
+    key = digest_of(portable, store.blobs)
+    return Scattered(portable, store.blobs, key, blobs.space, type(obj).__name__)
+
+
+def dumps(obj: object, what: str) -> bytes:
+    """A pickle with everything in it. Raises SerializationError."""
+    if _is_plain(obj, 2):
+        return pickle.dumps(obj, PROTOCOL)
+    return _portable.encode(make(Pickler, obj, what, Store()))
+
+
+def unpack(packed: Packed, what: str = "the data of a task") -> Any:
+    """What was packed. Raises SerializationError that names what is missing."""
     try:
-        make_pickler(file, PROTOCOL).dump(obj)
+        portable = _portable.decode(packed)
     except Exception as exc:
-        raise DumpError(describe_offender(obj, what, exc, cloudpickle.dumps)) from exc
-    return file.getvalue()
+        raise LoadError(f"cannot load {what} on {_node()}: {exc}") from exc
+    return load(portable, what)
 
 
-def loads(buffer: bytes | bytearray | memoryview | Buffer, what: str = "the data of a task") -> Any:
-    """What `buffer` is the pickle of. Raises SerializationError that names what is missing."""
+def loads(buffer: Readable, what: str = "the data of a task") -> Any:
+    """As `unpack`, of what `dumps` returned."""
+    return load(Portable(buffer), what)
+
+
+def load(portable: Portable, what: str) -> Any:
+    """What it is the pickle of. Raises SerializationError that names what is missing."""
     try:
-        return pickle.loads(buffer)  # type: ignore[arg-type]
+        return portable.load()
     except Exception as exc:
-        raise LoadError(_describe_load_failure(buffer, what, exc)) from exc
+        raise LoadError(_describe_load_failure(portable, what, exc)) from exc
 
 
 class _Anything:
@@ -131,13 +207,20 @@ class _Recorder(pickle.Unpickler):
             raise
         return _Anything
 
+    def persistent_load(self, _: Any) -> Any:
+        return _Anything()
 
-def _describe_load_failure(buffer: Any, what: str, exc: Exception) -> str:
-    node = f"node {os.environ['MUSTER_NODE']}" if "MUSTER_NODE" in os.environ else "this machine"
+
+def _node() -> str:
+    return f"node {os.environ['MUSTER_NODE']}" if "MUSTER_NODE" in os.environ else "this machine"
+
+
+def _describe_load_failure(portable: Portable, what: str, exc: Exception) -> str:
+    node = _node()
     detail = str(exc) or type(exc).__name__
     if not isinstance(exc, (ImportError, AttributeError)):
         return f"cannot load {what} on {node}: {type(exc).__name__}: {detail}"
-    recorder = _Recorder(io.BytesIO(buffer))
+    recorder = _Recorder(portable.file(), buffers=itertools.repeat(b""))
     with contextlib.suppress(Exception):  # it fails as the real one did: the name is of interest
         recorder.load()
     text = f"cannot load {what} on {node}: {detail}"
@@ -159,121 +242,3 @@ def how_to_get(module: str | None) -> str:
         f"own module along with Image(includes=[{name!r}]) or "
         f"cloudpickle.register_pickle_by_value({name})"
     )
-
-
-class SharedFunctions:
-    """The functions and classes that the payloads of one job share.
-
-    What goes by value is pickled once, when it is first met, with all that it refers to, and is
-    named by its digest from then on; changes to its globals or closure after that stay unseen, and
-    in a runner all tasks of the job see one object. Before the first `take_body` the
-    payloads only have the digests: put the body in the job that they are for.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._by_id: dict[int, _Shared | None] = {}
-        self._bodies: dict[bytes, bytes] = {}
-        self._taken: frozenset[bytes] | None = None
-        self._alive: list[object] = []  # an id is only good while its object lives
-
-    def dumps(self, obj: object, what: str) -> bytes:
-        """As `muster._pickling.dumps`, with references instead of shared functions."""
-        if _is_plain(obj, 2):
-            return pickle.dumps(obj, PROTOCOL)
-        return _dump(functools.partial(_SharingPickler, functions=self), obj, what)
-
-    def take_body(self) -> dict[bytes, bytes]:
-        """All that was met so far, for the body of the job that the payloads belong to."""
-        with self._lock:
-            self._taken = frozenset(self._bodies)
-            return dict(self._bodies)
-
-    def _shared(self, obj: Any, reduce: Callable[[Any], Any]) -> _Shared | None:
-        """None: `obj` does not go by value."""
-        key = id(obj)
-        try:
-            return self._by_id[key]
-        except KeyError:
-            pass
-        shared = None
-        if reduce(obj) is not NotImplemented:
-            data = cloudpickle.dumps(obj, PROTOCOL)
-            digest = blake2b(data, digest_size=_DIGEST_BYTES).digest()
-            shared = _Shared(digest, data)
-        with self._lock:
-            if key not in self._by_id:
-                self._alive.append(obj)
-                self._by_id[key] = shared
-                if shared:
-                    self._bodies[shared.digest] = shared.data
-            return self._by_id[key]
-
-    def _inline(self, shared: _Shared) -> bytes | None:
-        taken = self._taken
-        return None if taken is None or shared.digest in taken else shared.data
-
-
-class _Shared:
-    __slots__ = ("data", "digest")
-
-    def __init__(self, digest: bytes, data: bytes) -> None:
-        self.digest = digest
-        self.data = data
-
-
-class _SharingPickler(cloudpickle.CloudPickler):  # type: ignore[misc]
-    def __init__(self, file: io.BytesIO, protocol: int, functions: SharedFunctions) -> None:
-        super().__init__(file, protocol)
-        self._functions = functions
-
-    def reducer_override(self, obj: Any) -> Any:
-        """Asked by the pickler for every object that is not of a built-in type."""
-        if not isinstance(obj, (types.FunctionType, type)) or obj.__module__ == "builtins":
-            return super().reducer_override(obj)
-        shared = self._functions._shared(obj, super().reducer_override)
-        if shared is None:
-            return NotImplemented
-        return _resolve, (shared.digest, self._functions._inline(shared))
-
-
-_table_lock = threading.Lock()
-_table: dict[bytes, tuple[int, bytes]] = {}
-"""Pickles out of job bodies: digest to (jobs that have it, pickle)."""
-_resolved: OrderedDict[bytes, object] = OrderedDict()
-
-
-def add_functions(functions: dict[bytes, bytes]) -> None:
-    """Makes the functions of a job's body known to this process, until `remove_functions`."""
-    with _table_lock:
-        for digest, data in functions.items():
-            jobs, _ = _table.get(digest, (0, b""))
-            _table[digest] = jobs + 1, data
-
-
-def remove_functions(functions: dict[bytes, bytes]) -> None:
-    """The opposite of `add_functions`, when the job ended."""
-    with _table_lock:
-        for digest in functions:
-            jobs, data = _table.pop(digest, (0, b""))
-            if jobs > 1:
-                _table[digest] = jobs - 1, data
-            else:
-                _resolved.pop(digest, None)
-
-
-def _resolve(digest: bytes, inline: bytes | None) -> object:
-    """The function of that digest, unpickled once in this process."""
-    with _table_lock:
-        if digest in _resolved:
-            _resolved.move_to_end(digest)
-            return _resolved[digest]
-        data = inline if inline is not None else _table.get(digest, (0, None))[1]
-    if data is None:
-        raise pickle.UnpicklingError(f"the job has no function with digest {digest.hex()}")
-    function = pickle.loads(data)
-    with _table_lock:
-        function = _resolved.setdefault(digest, function)
-        while len(_resolved) > _KEPT_FUNCTIONS:
-            _resolved.popitem(last=False)
-    return function

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from muster import _failures, _native
+from muster._blobs import Space
 from muster._dispatch import Core, Handler, Route, live_cores, rebuilt
 from muster._output import Printer, Sink
+from muster._portable import Packed
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Job:
         self._number = number
         self._route = route
 
-    def push(self, payload: bytes | bytearray | memoryview) -> int:
+    def push(self, payload: Packed) -> int:
         """Adds a task and returns its sequence; the handler may have been called before this
         returns. Does not block. Raises what ended the session, if it ended."""
         core = self._core
@@ -70,7 +72,7 @@ class Job:
         route = self._route
         with route.lock:
             try:
-                sequence = core.producer.push(self._number, payload)
+                sequence = core.producer.push(self._number, *payload)
             except _native.Error as error:
                 raise rebuilt(error) from None
             route.missing.add(sequence)
@@ -133,10 +135,13 @@ class Session:
         python: str = "",
         python_version: str = "",
         environment: Mapping[str, str] | None = None,
+        spool: str = "",
         programs: str = "",
         connect_timeout: float = 10.0,
         broker_timeout: float = 30.0,
+        one_machine: bool = False,
     ) -> None:
+        """`one_machine`: no worker is on another one."""
         self.python_version = python_version
         self.forwards_output = output is not False
         try:
@@ -150,6 +155,7 @@ class Session:
                 python=python,
                 python_version=python_version if python else "",
                 environment=dict(environment or {}),
+                spool=spool,
                 programs=programs,
                 connect_timeout=connect_timeout,
                 broker_timeout=broker_timeout,
@@ -158,6 +164,7 @@ class Session:
             raise rebuilt(error) from None
         core = Core(producer, Printer(output) if self.forwards_output else None)
         self._core = core
+        self.space = Space(producer, one_machine)
         self._finalizer = weakref.finalize(self, Core.close, core)  # also when the program ends
         live_cores.add(core)
         core.start()
@@ -182,7 +189,7 @@ class Session:
 
     def open_job(
         self,
-        body: bytes,
+        body: Packed,
         label: str,
         handler: Handler,
         *,
@@ -211,7 +218,8 @@ class Session:
                 number = core.producer.open_job(
                     label=label,
                     python=self.python_version,
-                    body=body,
+                    body=body.body,
+                    blobs=body.blobs,
                     timeout=timeout,
                     retries=retries,
                     priority=priority,

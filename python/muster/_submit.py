@@ -30,6 +30,7 @@ from muster.errors import MusterError, TaskCancelled
 if TYPE_CHECKING:
     from muster._dispatch import Handler, Result
     from muster._failures import Failure
+    from muster._portable import Packed
     from muster._session import Job
 
 _logger = logging.getLogger("muster")
@@ -113,7 +114,7 @@ class TaskFuture(concurrent.futures.Future):  # type: ignore[type-arg]
                 return
             assert result is not None
             try:
-                value = _pickling.loads(_tasks.split_result(result)[1], "the result")
+                value = _pickling.unpack(_tasks.split_result(result)[1], "the result")
             except BaseException as error:
                 self.set_exception(error)
                 return
@@ -143,7 +144,7 @@ class SubmitJob:
         self._futures = _Futures()
         self._job = open_job(self._futures.deliver)
 
-    def submit(self, payload: bytes) -> TaskFuture:
+    def submit(self, payload: Packed) -> TaskFuture:
         future = TaskFuture()
         future._job = self._job
         futures = self._futures
@@ -181,8 +182,8 @@ class JobCache:
 
     def __init__(
         self,
-        make_body: Callable[[Callable[..., Any]], bytes],
-        open_job: Callable[[bytes, str, Handler], Job],
+        make_body: Callable[[Callable[..., Any]], Packed],
+        open_job: Callable[[Packed, str, Handler], Job],
     ) -> None:
         self._make_body = make_body
         self._open_job = open_job
@@ -191,7 +192,7 @@ class JobCache:
         self._by_digest: OrderedDict[bytes, SubmitJob] = OrderedDict()
         self._retired: list[SubmitJob] = []
 
-    def submit(self, function: Callable[..., Any], payload: bytes) -> TaskFuture:
+    def submit(self, function: Callable[..., Any], payload: Packed) -> TaskFuture:
         """Raises SerializationError, and what opening a job raises."""
         with self._lock:  # a job that is found here is not closed before the push
             return self._find(function).submit(payload)
@@ -208,15 +209,18 @@ class JobCache:
             self._by_id.move_to_end(id(function))
             return known.job
         body = self._make_body(function)
-        digest = blake2b(body, digest_size=16).digest()
-        job = self._by_digest.get(digest)
+        digest = blake2b(body.body, digest_size=16)
+        for blob in body.blobs:
+            digest.update(blob.id)
+        key = digest.digest()
+        job = self._by_digest.get(key)
         if job is None:
             label = str(getattr(function, "__qualname__", type(function).__qualname__))
             job = SubmitJob(lambda handler: self._open_job(body, label, handler))
-            self._by_digest[digest] = job
+            self._by_digest[key] = job
             if len(self._by_digest) > MAX_JOBS:
                 self._retire(*self._by_digest.popitem(last=False))
-        self._by_digest.move_to_end(digest)
+        self._by_digest.move_to_end(key)
         if fingerprint is not None:
             self._by_id[id(function)] = _Known(function, job, fingerprint, references)
             if len(self._by_id) > MAX_JOBS:

@@ -2,7 +2,8 @@
 
 A job's body is the pickle of a callable and of its `JobContext`. The runner loads it once and calls
 the callable with each task's payload; it returns the result as execution seconds (struct "<d") and
-the pickle of the value.
+the pickle of the value. Payloads, bodies and results are bytes and the blobs that belong to them
+(`_portable.Packed`).
 Threads: any; one loaded job may run in many threads at once.
 """
 
@@ -10,53 +11,51 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Union
 
 from muster import _failures
-from muster._pickling import (
-    PROTOCOL,
-    DumpError,
-    add_functions,
-    dumps,
-    loads,
-    remove_functions,
-)
+from muster._blobs import Blobs, Sharing
+from muster._functions import Shared, add_functions, remove_functions
+from muster._pickling import DumpError, Pickler, load, make, pack_result, unpack
+from muster._portable import Packed
+from muster._stores import ArgumentStore, ResultStore
 from muster.errors import TaskStopped
 
 if TYPE_CHECKING:
-    from muster._native import Buffer
+    from muster._native import Blob, Buffer
 
-Payload = Union[bytes, memoryview, "Buffer"]
-TaskFunction = Callable[[Payload], bytes]
+TaskFunction = Callable[[Packed], Packed]
+Result = Union[bytes, "Buffer", "tuple[bytes | Buffer, Sequence[Blob]]"]
+"""As an outcome brings it: its bytes, with the blobs that belong to them if there are any."""
 
 _SECONDS = struct.Struct("<d")
 
 
-def split_result(buffer: bytes | memoryview | Buffer) -> tuple[float, memoryview]:
+def split_result(result: Result) -> tuple[float, Packed]:
     """Execution seconds, and the pickle of the value without a copy."""
-    view = memoryview(buffer)  # type: ignore[arg-type]
-    return _SECONDS.unpack_from(view)[0], view[_SECONDS.size :]
+    body, blobs = result if isinstance(result, tuple) else (result, ())
+    view = memoryview(body)  # type: ignore[arg-type]
+    return _SECONDS.unpack_from(view)[0], Packed(view[_SECONDS.size :], blobs)
 
 
-def join_result(seconds: float, value: object) -> bytes:
+def join_result(seconds: float, value: object) -> Packed:
     """The opposite of `split_result`. Raises SerializationError."""
-    return dumps(value, "the result", _SECONDS.pack(seconds))
+    return pack_result(value, _SECONDS.pack(seconds))
 
 
 class Call:
-    """One task is one call; the payload is `dumps((args, kwargs), "the arguments")`."""
+    """One task is one call; the payload is `pack((args, kwargs), "the arguments", blobs)`."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
 
-    def __call__(self, payload: Payload) -> bytes:
-        args, kwargs = loads(payload, "the arguments of this task")
+    def __call__(self, payload: Packed) -> Packed:
+        args, kwargs = unpack(payload, "the arguments of this task")
         start = perf_counter()
         value = self._function(*args, **kwargs)
         return join_result(perf_counter() - start, value)
@@ -74,8 +73,8 @@ class MapChunk:
         self._function = function
         self._starred = starred
 
-    def __call__(self, payload: Payload) -> bytes:
-        items = loads(payload, "the arguments of this task")
+    def __call__(self, payload: Packed) -> Packed:
+        items = unpack(payload, "the arguments of this task")
         function = self._function
         results: list[Any] = []
         append = results.append
@@ -102,7 +101,7 @@ class MapChunk:
 def _first_failure(results: list[Any]) -> tuple[int, _failures.Described | None]:
     for count, result in enumerate(results):
         try:
-            dumps(result, "the result")
+            make(Pickler, result, "the result", ResultStore(available=False))
         except DumpError as exc:
             return count, _failures.describe(exc)
     return len(results), None
@@ -136,12 +135,15 @@ class JobContext:
 def make_body(
     callable_object: TaskFunction,
     context: JobContext,
-    functions: dict[bytes, bytes] | None = None,
-) -> bytes:
-    """The body of a job; `functions` is what `SharedFunctions.take_body` returned.
+    functions: Mapping[bytes, Shared] | None = None,
+    blobs: Blobs | None = None,
+) -> Packed:
+    """The body of a job; `functions` is what `SharedFunctions.take_body` returned, `blobs` are
+    those of its call.
 
     Raises SerializationError.
     """
+    blobs = blobs or Blobs(None, Sharing())
     fields = (
         context.sys_path,
         context.main_path,
@@ -149,21 +151,27 @@ def make_body(
         context.capture,
         context.thread_limit,
     )
+    store = ArgumentStore(blobs)
     # The callable is a pickle of its own: it is loaded after the path has been extended.
-    return pickle.dumps((fields, functions or {}, dumps(callable_object, "the function")), PROTOCOL)
+    body = (
+        fields,
+        {digest: shared.nest(store) for digest, shared in (functions or {}).items()},
+        Shared(callable_object, blobs).nest(store),
+    )
+    return store.packed(make(Pickler, body, "the function", store))
 
 
 class LoadedJob:
     """A job's body in the process that runs its tasks."""
 
-    def __init__(self, body: Payload) -> None:
+    def __init__(self, body: Packed) -> None:
         """Raises SerializationError when the callable cannot be loaded here."""
-        fields, self._functions, function = loads(body, "the body of this job")
+        fields, self._functions, function = unpack(body, "the body of this job")
         self.context = JobContext(*fields)
         self.context.extend_path()
         add_functions(self._functions)
         try:
-            self.function: TaskFunction = loads(function, "the function of this task")
+            self.function: TaskFunction = load(function, "the function of this task")
         except BaseException:
             remove_functions(self._functions)
             raise

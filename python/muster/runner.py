@@ -138,6 +138,7 @@ class _Slot:
         self._lock = threading.Lock()
 
     def load(self, task: RunnerTask) -> LoadedJob:
+        from muster._portable import Packed
         from muster._tasks import LoadedJob
         from muster.errors import SerializationError
 
@@ -146,7 +147,7 @@ class _Slot:
                 raise self._failure.with_traceback(None)
             if self.job is None:
                 try:
-                    self.job = LoadedJob(task.body)
+                    self.job = LoadedJob(Packed(task.body, task.job_blobs))
                 except SerializationError as exc:
                     self._failure = exc
                     raise
@@ -191,17 +192,18 @@ class Runner:
 
     def _run(self, task: RunnerTask) -> None:
         from muster import _failures
+        from muster._portable import Packed
         from muster.errors import TaskStopped
 
         context: JobContext | None = None
-        result = b""
+        result: Packed | None = None
         failure: _failures.Described | None = None
         try:
             job = self._jobs.load(task)
             context = job.context
             self._capture.begin(task.id, context)
             self._thread_limit.apply(context.thread_limit)
-            result = job.function(task.payload)
+            result = job.function(Packed(task.payload, task.blobs))
         except TaskStopped:
             raise
         except BaseException as exc:
@@ -216,9 +218,9 @@ class Runner:
                 self._capture.end(context)
         if self._threads <= 1:
             self._tidy()
-        if failure is None:
-            self._link.finish(task.id, result)
-        else:
+        if result is not None:
+            self._link.finish(task.id, *result)
+        elif failure is not None:
             self._link.fail(task.id, *failure)
 
     def _tidy(self) -> None:
@@ -317,8 +319,12 @@ def main(arguments: list[str] | None = None) -> None:
     _prepare_process()
     # A task that looks at __main__ finds nothing of the runner's, nor do its child processes.
     sys.modules["__main__"] = types.ModuleType("__main__")
+    from muster import _arrays, _pickling
     from muster._capture import Capture  # with it cloudpickle: warm before the first task
 
+    _arrays.shares_files = link.shares_files
+    if link.keeps_blobs():
+        _pickling.make_blob = link.make_blob
     _preload()
     capture = Capture(link)
     capture.install()

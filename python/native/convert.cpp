@@ -34,33 +34,10 @@ const char* name_of(ErrorCode code) {
       return "wait_timed_out";
     case ErrorCode::unusable:
       return "unusable";
+    case ErrorCode::out_of_space:
+      return "out_of_space";
   }
   std::terminate();
-}
-
-// A contiguous view of a bytes-like object for as long as it lives.
-class View {
- public:
-  explicit View(const py::handle& object) {
-    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) {
-      throw py::error_already_set();
-    }
-  }
-  ~View() { PyBuffer_Release(&view_); }
-  View(const View&) = delete;
-  View& operator=(const View&) = delete;
-
-  const void* data() const { return view_.buf; }
-  std::size_t size() const { return static_cast<std::size_t>(view_.len); }
-
- private:
-  Py_buffer view_{};
-};
-
-py::buffer_info describe(const Buffer& buffer) {
-  const Bytes& bytes = buffer.bytes();
-  const auto size = static_cast<py::ssize_t>(bytes.size());
-  return {const_cast<std::byte*>(bytes.data()), 1, "B", 1, {size}, {py::ssize_t{1}}, true};
 }
 
 }  // namespace
@@ -110,9 +87,7 @@ void bind_common(py::module_& module) {
   py::module_::import("os").attr("register_at_fork")(py::arg("after_in_child") =
                                                          py::cpp_function([] { ++generation; }));
 
-  py::class_<Buffer>(module, "Buffer", py::buffer_protocol(), py::is_final())
-      .def("__len__", [](const Buffer& buffer) { return buffer.bytes().size(); })
-      .def_buffer([](const Buffer& buffer) { return describe(buffer); });
+  bind_blobs(module);
 
   // Lives as long as the process, as the module does.
   static const py::handle kErrorType =

@@ -9,19 +9,10 @@
 #include <muster/bytes.hpp>
 #include <muster/outcome.hpp>
 #include <string>
-#include <utility>
+
+#include "python/native/blob.hpp"
 
 namespace muster::python {
-
-// Bytes of the core as a read-only Python buffer; `muster._native.Buffer`.
-class Buffer {
- public:
-  explicit Buffer(Bytes bytes) : bytes_(std::move(bytes)) {}
-  const Bytes& bytes() const { return bytes_; }
-
- private:
-  Bytes bytes_;
-};
 
 // Below this a copy into a `bytes` is cheaper than an object with an owner and a buffer protocol.
 inline constexpr std::size_t kBufferBytes = 64 * 1024;

@@ -30,6 +30,9 @@ constexpr std::chrono::milliseconds kSlice{100};
 // Each slice asks the broker anew, so it must leave a busy one time to answer.
 constexpr std::chrono::milliseconds kStatusSlice{500};
 
+// A payload of this size becomes a blob (Stream::push), and may have to wait for room.
+constexpr std::size_t kBlobRoomBytes = std::size_t{1} << 20;
+
 // Deleting a producer joins its threads: without the GIL, for whoever needs it meanwhile.
 struct Unlocked {
   void operator()(Session* session) const {
@@ -105,8 +108,8 @@ std::unique_ptr<Native> connect(Options options) {
 
 Owned make(const py::str& endpoint, const py::str& label, bool embedded, unsigned workers,
            unsigned slots, const std::string& executor, const py::str& python,
-           const py::str& python_version, const py::dict& environment, const py::str& programs,
-           double connect_timeout, double broker_timeout) {
+           const py::str& python_version, const py::dict& environment, const py::str& spool,
+           const py::str& programs, double connect_timeout, double broker_timeout) {
   Options options;
   options.endpoint = to_text(endpoint);
   options.label = to_text(label);
@@ -123,6 +126,7 @@ Owned make(const py::str& endpoint, const py::str& label, bool embedded, unsigne
   for (const auto& [name, value] : environment) {
     options.environment.emplace_back(to_text(py::str(name)), to_text(py::str(value)));
   }
+  options.spool = to_text(spool);
   options.programs = to_text(programs);
   options.connect_timeout = milliseconds(connect_timeout);
   options.broker_timeout = milliseconds(broker_timeout);
@@ -136,7 +140,9 @@ py::tuple to_tuple(const ChannelItem& item) {
   if (item.error) {
     return py::make_tuple(item.job, item.sequence, py::none(), failure(*item.error));
   }
-  return py::make_tuple(item.job, item.sequence, to_python(item.result), py::none());
+  py::object result = to_python(item.result);
+  if (!item.blobs.empty()) result = py::make_tuple(result, to_python(item.blobs));
+  return py::make_tuple(item.job, item.sequence, result, py::none());
 }
 
 py::tuple to_tuple(const OutputLine& line) {
@@ -209,11 +215,12 @@ void up(Session& session, const py::str& hosts, const py::str& origin) {
 }
 
 std::uint32_t open_job(Session& session, const py::str& label, const py::str& python,
-                       const py::object& body, double timeout, std::uint32_t retries,
-                       std::int32_t priority, std::uint32_t crash_budget, std::uint32_t max_running,
-                       double cpus, std::uint64_t memory_bytes, std::uint32_t gpus,
-                       const std::vector<std::string>& labels, bool forward_output) {
-  FunctionName function{to_text(label), false, to_text(python), to_bytes(body)};
+                       const py::object& body, const py::iterable& blobs, double timeout,
+                       std::uint32_t retries, std::int32_t priority, std::uint32_t crash_budget,
+                       std::uint32_t max_running, double cpus, std::uint64_t memory_bytes,
+                       std::uint32_t gpus, const std::vector<std::string>& labels,
+                       bool forward_output) {
+  FunctionName function{to_text(label), false, to_text(python), to_bytes(body), to_blobs(blobs)};
   JobOptions options;
   options.timeout = milliseconds(timeout);
   options.retries = retries;
@@ -240,9 +247,52 @@ auto on_channel(Session& session, const Function& function) {
   });
 }
 
-std::uint64_t push(Session& session, std::uint32_t job, const py::object& payload) {
+bool has_blobs(Session& session) {
+  return session.use([](Native& native) { return native.producer.has_blobs(); });
+}
+
+// Room for blobs comes as tasks end; Ctrl-C ends the wait.
+void await_room(Session& session, std::uint64_t size_bytes) {
+  if (!has_blobs(session)) return;
+  wait(session, std::nullopt, kSlice,
+       [size_bytes](Native& native, std::chrono::nanoseconds slice) -> std::optional<bool> {
+         if (native.producer.await_blob_room(size_bytes, slice)) return true;
+         return std::nullopt;
+       });
+}
+
+std::uint64_t push(Session& session, std::uint32_t job, const py::object& payload,
+                   const py::iterable& blobs) {
   Bytes bytes = to_bytes(payload);
-  return session.use([&](Native& native) { return native.channel.push(job, std::move(bytes)); });
+  std::vector<Blob> named = to_blobs(blobs);
+  if (bytes.size() < kBlobRoomBytes) {
+    return session.use([&](Native& native) {
+      return native.channel.push(job, std::move(bytes), std::move(named));
+    });
+  }
+  await_room(session, bytes.size());
+  return session.use([&](Native& native) {
+    const py::gil_scoped_release unlocked;
+    return native.channel.push(job, std::move(bytes), std::move(named));
+  });
+}
+
+py::object scatter(Session& session, const py::object& data) {
+  const View view(data);
+  await_room(session, view.size());
+  return to_python(session.use([&](Native& native) {
+    const py::gil_scoped_release unlocked;
+    return native.producer.scatter(view.span());
+  }));
+}
+
+py::object scatter_file(Session& session, const py::str& path, std::uint64_t offset,
+                        std::uint64_t size) {
+  const std::string name = py::module_::import("os").attr("fsencode")(path).cast<py::bytes>();
+  return to_python(session.use([&](Native& native) {
+    const py::gil_scoped_release unlocked;
+    return native.producer.scatter_file(name, offset, size);
+  }));
 }
 
 py::object ask(Session& session, std::uint64_t claimant, int operation, const py::str& store,
@@ -260,11 +310,15 @@ void close(Session& session) {
 void bind_channel(py::class_<Session, Owned>& producer) {
   producer
       .def("open_job", &open_job, py::kw_only(), py::arg("label"), py::arg("python"),
-           py::arg("body"), py::arg("timeout") = 0.0, py::arg("retries") = 0,
-           py::arg("priority") = 0, py::arg("crash_budget") = 3, py::arg("max_running") = 0,
-           py::arg("cpus") = 0.0, py::arg("memory_bytes") = 0, py::arg("gpus") = 0,
-           py::arg("labels") = std::vector<std::string>(), py::arg("forward_output") = false)
-      .def("push", &push, py::arg("job"), py::arg("payload"))
+           py::arg("body"), py::arg("blobs") = py::tuple(), py::arg("timeout") = 0.0,
+           py::arg("retries") = 0, py::arg("priority") = 0, py::arg("crash_budget") = 3,
+           py::arg("max_running") = 0, py::arg("cpus") = 0.0, py::arg("memory_bytes") = 0,
+           py::arg("gpus") = 0, py::arg("labels") = std::vector<std::string>(),
+           py::arg("forward_output") = false)
+      .def("push", &push, py::arg("job"), py::arg("payload"), py::arg("blobs") = py::tuple())
+      .def("scatter", &scatter, py::arg("data"))
+      .def("scatter_file", &scatter_file, py::arg("path"), py::arg("offset"), py::arg("size"))
+      .def("has_blobs", &has_blobs)
       .def(
           "cancel",
           [](Session& session, std::uint32_t job, std::optional<std::uint64_t> sequence) {
@@ -306,7 +360,7 @@ void bind_producer(py::module_& module) {
       .def(py::init(&make), py::kw_only(), py::arg("endpoint") = "", py::arg("label") = "",
            py::arg("embedded") = false, py::arg("workers") = 1, py::arg("slots") = 0,
            py::arg("executor") = "process", py::arg("python") = "", py::arg("python_version") = "",
-           py::arg("environment") = py::dict(), py::arg("programs") = "",
+           py::arg("environment") = py::dict(), py::arg("spool") = "", py::arg("programs") = "",
            py::arg("connect_timeout") = 10.0, py::arg("broker_timeout") = 30.0)
       .def_property_readonly("endpoint",
                              [](const Session& session) { return to_python(session.endpoint()); })

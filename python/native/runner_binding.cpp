@@ -1,9 +1,13 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <muster/runner.hpp>
+#include <span>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "python/native/convert.hpp"
 #include "python/native/store_binding.hpp"
@@ -70,12 +74,27 @@ class Link {
     }
     return store_asked(std::move(reply));
   }
-  void finish(std::uint64_t task_id, const py::object& result) {
+  void finish(std::uint64_t task_id, const py::object& result, const py::iterable& blobs) {
     Bytes bytes = to_bytes(result);
+    std::vector<Blob> named = to_blobs(blobs);
     ended(task_id);
     const py::gil_scoped_release unlocked;
-    link_->finish(task_id, std::move(bytes));
+    link_->finish(task_id, std::move(bytes), std::move(named));
   }
+  py::object make_blob(const py::iterable& parts) {
+    std::deque<View> views;
+    for (const py::handle& part : parts) views.emplace_back(part);
+    std::vector<std::span<const std::byte>> spans;
+    for (const View& view : views) spans.push_back(view.span());
+    Blob blob;
+    {
+      const py::gil_scoped_release unlocked;
+      blob = link_->make_blob(spans);
+    }
+    return to_python(blob);
+  }
+  bool keeps_blobs() const { return link_->keeps_blobs(); }
+  bool shares_files() const { return link_->shares_files(); }
   void fail(std::uint64_t task_id, const py::str& kind, const py::str& message,
             const py::str& traceback, const py::object& extra) {
     const std::string kind_text = to_text(kind);
@@ -137,10 +156,13 @@ void bind_runner(py::module_& module) {
                              [](const RunnerTask& task) { return to_python(task.job->name); })
       .def_property_readonly("body",
                              [](const RunnerTask& task) { return to_python(task.job->body); })
+      .def_property_readonly("job_blobs",
+                             [](const RunnerTask& task) { return to_python(task.job->blobs); })
       .def_readonly("sequence", &RunnerTask::sequence)
       .def_readonly("attempt", &RunnerTask::attempt)
       .def_property_readonly("payload",
-                             [](const RunnerTask& task) { return to_python(task.payload); });
+                             [](const RunnerTask& task) { return to_python(task.payload); })
+      .def_property_readonly("blobs", [](const RunnerTask& task) { return to_python(task.blobs); });
 
   py::class_<Link>(module, "RunnerLink", py::is_final())
       .def(py::init<int, py::object, std::uint64_t>(), py::arg("descriptor") = 3, py::kw_only(),
@@ -150,7 +172,11 @@ void bind_runner(py::module_& module) {
       .def("current", &Link::current)
       .def("task", &Link::task)
       .def("ask", &Link::ask)
-      .def("finish", &Link::finish, py::arg("task_id"), py::arg("result"))
+      .def("finish", &Link::finish, py::arg("task_id"), py::arg("result"),
+           py::arg("blobs") = py::tuple())
+      .def("make_blob", &Link::make_blob, py::arg("parts"))
+      .def("keeps_blobs", &Link::keeps_blobs)
+      .def("shares_files", &Link::shares_files)
       .def("fail", &Link::fail, py::arg("task_id"), py::arg("kind"), py::arg("message"),
            py::arg("traceback"), py::arg("extra"))
       .def("say", &Link::say, py::arg("task_id"), py::arg("kind"), py::arg("level"),

@@ -56,7 +56,7 @@ TEST_F(SchedulerTest, RefusesPythonJobsWithoutInterpreterAndOthersWithOne) {
             message::RefuseCode::malformed);
   const PeerId second = add_producer(2);
   JobSpec spec;
-  spec.function = {FunctionKind::native, "f", "", {Bytes::copy("body"), 0}};
+  spec.function = {FunctionKind::native, "f", "3.11"};
   declare(second, 1, spec);
   EXPECT_NE(find_other<message::Refuse>(producers_[second].other), nullptr);
 }

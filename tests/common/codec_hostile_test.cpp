@@ -203,6 +203,68 @@ TEST(CodecLimits, UnpackedSizeOfAPayload) {
   expect_refused(submit(UINT32_MAX, raw("")), RefuseCode::over_limit, "limit");
 }
 
+TEST(CodecLimits, Blobs) {
+  const BlobName name{testing::kBlob, 5};
+  expect_limit(limits::kMaxPayloadBlobs, RefuseCode::over_limit, [&](std::uint64_t n) {
+    const Payload payload = with_blobs(std::vector<BlobName>(n, name), payload_of(1));
+    return message::Submit{JobId{1}, TaskSequence{0}, {payload}};
+  });
+  expect_limit(limits::kMaxBlobEntries, RefuseCode::over_limit, [&](std::uint64_t n) {
+    return message::BlobPut{std::vector<BlobSource>(n, {name, BlobPlace::kept})};
+  });
+  expect_limit(limits::kMaxBlobEntries, RefuseCode::over_limit, [&](std::uint64_t n) {
+    return message::BlobRelease{std::vector<BlobId>(n, name.id)};
+  });
+  expect_limit(limits::kMaxBlobEntries, RefuseCode::over_limit, [&](std::uint64_t n) {
+    return message::WorkerBlobs{false, std::vector<BlobName>(n, name), {}, 0};
+  });
+  expect_limit(limits::kMaxPathBytes, RefuseCode::over_limit, [&](std::uint64_t n) {
+    return message::BlobPut{{{name, BlobPlace::file, std::string(n, '/'), 0}}};
+  });
+  expect_limit(limits::kBlobChunkBytes, RefuseCode::malformed, [&](std::uint64_t n) {
+    return message::BlobWant{name.id, UINT64_MAX, static_cast<std::uint32_t>(n)};
+  });
+  expect_limit(limits::kBlobChunkBytes, RefuseCode::over_limit, [&](std::uint64_t n) {
+    return message::BlobChunk{name.id, 0, payload_of(n)};
+  });
+}
+
+TEST(CodecHostile, NamesOfBlobsThatAreNone) {
+  const auto malformed = RefuseCode::malformed;
+  const auto submit = [](const Payload& payload) {
+    return encode(message::Submit{JobId{1}, TaskSequence{0}, {payload}}, Packing::never);
+  };
+  const Payload one = with_blobs(std::vector<BlobName>{{testing::kBlob, 5}}, payload_of(3));
+  expect_accepted(submit(one));
+  expect_refused(submit({one.bytes, 0, 2}), malformed, "names of its blobs");
+  expect_refused(submit({{}, 0, 1}), malformed, "names of its blobs");
+  expect_refused(submit({one.bytes, 0, UINT32_MAX}), RefuseCode::over_limit, "too many blobs");
+  expect_refused(submit(with_blobs(std::vector<BlobName>{{{0, 0}, 5}}, {})), malformed, "zeros");
+  const auto submit_map = [](std::uint32_t pairs, std::uint32_t count) {
+    return Frames{frame([&](Packer& p) {
+      p.pack_array(4).pack(9).pack(1).pack(0).pack_array(1).pack_map(pairs);
+      for (std::uint32_t i = 0; i < pairs; ++i) {
+        p.pack(count).pack_bin(24).pack_bin_body(std::string(24, 'x').data(), 24);
+      }
+    })};
+  };
+  expect_accepted(submit_map(1, 1));
+  expect_refused(submit_map(1, 0), malformed, "no blobs");
+  expect_refused(submit_map(0, 1), malformed, "");
+  expect_refused(submit_map(2, 1), malformed, "");
+  const auto want = [](std::uint32_t bytes) {
+    return encode(message::BlobWant{testing::kBlob, 0, bytes}, Packing::never);
+  };
+  expect_refused(want(0), malformed, "");
+  const Payload named = with_blobs(std::vector<BlobName>{{testing::kBlob, 5}}, {});
+  expect_refused(encode(message::BlobChunk{testing::kBlob, 0, named}, Packing::never),
+                 RefuseCode::over_limit, "");
+  // Unpacks to more than a chunk.
+  const Payload bomb{payload_of(limits::kBlobChunkBytes / 100).bytes, limits::kBlobChunkBytes + 1};
+  expect_refused(encode(message::BlobChunk{testing::kBlob, 0, bomb}, Packing::never),
+                 RefuseCode::over_limit, "");
+}
+
 TEST(CodecHostile, FrameZeroThatIsNoMessage) {
   const auto malformed = RefuseCode::malformed;
   expect_refused({raw("")}, malformed, "empty");
@@ -211,10 +273,10 @@ TEST(CodecHostile, FrameZeroThatIsNoMessage) {
   expect_refused({raw("GET / HTTP/1.1\r\n\r\n")}, malformed, "flag byte");
   expect_refused({frame([](Packer& p) { p.pack(7); })}, malformed, "an array");
   expect_refused({frame([](Packer& p) { p.pack_array(0); })}, malformed, "too few");
-  expect_refused({frame([](Packer& p) { p.pack_map(1).pack(7).pack(7); })}, malformed, "msgpack");
+  expect_refused({frame([](Packer& p) { p.pack_map(1).pack(7).pack(7); })}, malformed, "an array");
   expect_refused({frame([](Packer& p) { p.pack_ext(1, 1).pack_ext_body("x", 1); })}, malformed,
                  "msgpack");
-  for (const int type : {0, 33, 255}) {
+  for (const int type : {0, 200, 255}) {
     expect_refused({frame([&](Packer& p) { p.pack_array(1).pack(type); })}, malformed, "type");
   }
   expect_refused({frame([](Packer& p) { p.pack_array(1).pack(256); })}, malformed, "in range");

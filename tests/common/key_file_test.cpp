@@ -63,6 +63,29 @@ TEST_F(KeyFile, WhatIsWrittenReadsBack) {
   EXPECT_EQ(read_public_key(pair_.public_key), pair_.public_key);
 }
 
+TEST_F(KeyFile, ASharedSecretReadsBackAndIsNoKeyFile) {
+  const SharedSecret secret = make_shared_secret("cluster");
+  const std::string path = folder_.path("secret");
+  write_secret_file(path, secret, false);
+  EXPECT_EQ(mode_of(path), 0600U);
+  const SharedSecret read = read_secret_file(path);
+  EXPECT_EQ(read.name, "cluster");
+  EXPECT_EQ(read.password, secret.password);
+  EXPECT_EQ(read.proof, secret.proof);
+  EXPECT_NE(secret.password, secret.proof);
+  EXPECT_NE(failure([&] { write_secret_file(path, secret, false); }).find("exists"),
+            std::string::npos);
+  EXPECT_NE(failure_to_read(path).find("not a key file"), std::string::npos);
+  write_key_files(path_, pair_, false);
+  EXPECT_NE(failure([&] { read_secret_file(path_); }).find("--secret"), std::string::npos);
+  const std::string mangled = write("mangled", "name cluster\npassword hunter2\nproof x\n", 0600);
+  const std::string error = failure([&] { read_secret_file(mangled); });
+  EXPECT_NE(error.find("mangled"), std::string::npos);
+  EXPECT_EQ(error.find("hunter2"), std::string::npos);
+  chmod(path.c_str(), 0644);
+  EXPECT_NE(failure([&] { read_secret_file(path); }).find("chmod 600"), std::string::npos);
+}
+
 TEST_F(KeyFile, IsNeverOverwrittenUnlessTold) {
   write_key_files(path_, pair_, false);
   const KeyPair other = make_key_pair("other");

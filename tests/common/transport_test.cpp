@@ -208,6 +208,7 @@ TEST_F(Transport, TcpNeedsASecurityThatFitsWhereItLeads) {
   for (const char* far : {"tcp://10.0.0.1:5555", "tcp://*:5555", "tcp://127.0.0.1.evil.org:5",
                           "tcp://node.example.org:5555", "tcp://[2001:db8::1]:5555"}) {
     EXPECT_NE(advice_for(far, Security::plain).find("unencrypted"), std::string::npos) << far;
+    EXPECT_EQ(advice_for(far, Security::trusted), "");
     EXPECT_EQ(advice_for(far, Security::curve), "");
   }
   for (const char* wrong :

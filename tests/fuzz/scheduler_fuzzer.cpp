@@ -1,6 +1,7 @@
 // Bytes as a life of the broker: peers that say anything in any order, and time that passes. The
 // scheduler must neither abort nor contradict itself, and what it sends must be readable.
 #include "broker/scheduler.hpp"
+#include "common/blob.hpp"
 #include "common/check.hpp"
 #include "common/codec.hpp"
 #include "tests/fuzz/input.hpp"
@@ -20,7 +21,7 @@ class Speaker {
   explicit Speaker(Input& input) : input_(input) {}
 
   Message message() {
-    switch (input_.below(21)) {
+    switch (input_.below(22)) {
       case 0:
         return hello_producer();
       case 1:
@@ -55,6 +56,9 @@ class Speaker {
         return message::StatusRequest{};
       case 19:
         return message::WorkerOutput{session(), job(), lines(), input_.number()};
+      case 20:
+        return message::WorkerBlobs{input_.byte() > 200, list<BlobName>([&] { return blob(); }),
+                                    list<BlobId>([&] { return blob().id; }), small()};
       default:
         return foreign();
     }
@@ -135,10 +139,16 @@ class Speaker {
   std::vector<LeaseRange> leases() {
     return list<LeaseRange>([&] { return LeaseRange{sequence(), count(), attempt()}; });
   }
+  BlobName blob() { return {{3, 1 + input_.below(4)}, input_.number()}; }
   Payload payload() {
     static const std::string kBig(kBigBytes, 'x');
     const std::uint8_t choice = input_.byte();
     if (choice > 240) return {Bytes::borrow(kBig), choice > 250 ? 100'000U : 0U};
+    if (choice > 200) {
+      std::vector<BlobName> names(1 + input_.below(3));
+      for (BlobName& name : names) name = blob();
+      return with_blobs(names, {Bytes::borrow("body"), 0});
+    }
     return {Bytes::borrow(std::string_view(kBig).substr(0, choice % 4U)), 0};
   }
   std::vector<Payload> payloads() {
@@ -166,7 +176,7 @@ class Speaker {
     spec.function = {static_cast<FunctionKind>(input_.below(3)), name()};
     const bool is_python = spec.function.kind == FunctionKind::python;
     if (is_python != (input_.byte() == 255)) spec.function.python = name();
-    if (is_python) spec.function.body = payload();
+    if (is_python || input_.byte() > 220) spec.function.body = payload();
     spec.retries = input_.byte() == 255 ? UINT32_MAX : input_.below(3);
     spec.priority = input_.byte() == 255 ? INT32_MIN : static_cast<std::int32_t>(input_.below(2));
     spec.crash_budget = input_.byte() == 255 ? UINT32_MAX : 1 + input_.below(3);

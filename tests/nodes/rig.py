@@ -57,6 +57,7 @@ set -e
 mount -t proc proc /proc
 mount --bind {folder}/home /home
 mount -t tmpfs -o mode=1777 tmpfs /tmp
+mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 for name in passwd group shadow; do mount --bind {folder}/$name /etc/$name; done
 hostname {name}
 touch {folder}/ready
@@ -257,6 +258,12 @@ class Node:
 
     def unlimit_disk(self) -> None:
         self.run(f"umount -l /home/{USER}/.cache")
+
+    def limit_memory(self, size: str) -> None:
+        """/dev/shm has this size ("64m"); what is in it stays."""
+        done = self.run(f"mount -o remount,size={size} /dev/shm")
+        if done.returncode != 0:
+            raise RigError(done.stderr)
 
     def crash(self) -> None:
         """Every process of the node is gone at once."""

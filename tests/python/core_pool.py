@@ -68,7 +68,9 @@ class CorePool:
             task_function, made.get("context", context()), made.get("functions")
         )
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        return self.producer.open_job(label="test", python=version, body=body, **options)
+        return self.producer.open_job(
+            label="test", python=version, body=body.body, blobs=body.blobs, **options
+        )
 
     def push(self, job: int, *args: Any, **kwargs: Any) -> int:
         """A task of a job of `_tasks.Call`."""
@@ -94,7 +96,7 @@ class CorePool:
         result, failure = self.outcome(job, sequence)
         if failure is not None:
             raise _failures.rebuild(failure)
-        return _pickling.loads(_tasks.split_result(result)[1])
+        return _pickling.unpack(_tasks.split_result(result)[1])
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Runs one task of a job of its own."""

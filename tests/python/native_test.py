@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import core_pool
 import pytest
 
-from muster import _native, _tasks
+from muster import _native, _pickling, _tasks
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,9 @@ def test_payloads_and_results_of_any_size(pool: core_pool.CorePool) -> None:
         value = os.urandom(size)
         result, failure = pool.outcome(job, pool.push(job, value))
         assert failure is None
-        assert type(result) is (bytes if len(result) < 65_536 else _native.Buffer)
-        assert _tasks.loads(_tasks.split_result(result)[1]) == value
+        if not isinstance(result, tuple):  # else its blobs are with it
+            assert type(result) is (bytes if len(result) < 65_536 else _native.Buffer)
+        assert _pickling.unpack(_tasks.split_result(result)[1]) == value
 
 
 def test_a_buffer_is_read_only_and_outlives_its_views(pool: core_pool.CorePool) -> None:
@@ -48,7 +49,7 @@ def test_a_buffer_is_read_only_and_outlives_its_views(pool: core_pool.CorePool) 
 
 def test_payloads_are_any_contiguous_buffer(pool: core_pool.CorePool) -> None:
     job = pool.open(_tasks.Call(echo))
-    data = _tasks.dumps((("x",), {}), "the arguments")
+    data = _pickling.dumps((("x",), {}), "the arguments")
     for payload in (data, bytearray(data), memoryview(data)):
         assert pool.value(job, pool.producer.push(job, payload)) == "x"
     with pytest.raises(TypeError):

@@ -18,7 +18,7 @@ from typing import Any
 import core_pool
 import pytest
 
-from muster import _pickling, _tasks, errors
+from muster import _functions, _pickling, _tasks, errors
 
 
 @pytest.fixture(scope="module", params=["process", "thread"])
@@ -47,7 +47,7 @@ def test_results_and_execution_times(pool: core_pool.CorePool) -> None:
     assert failure is None
     seconds, value = _tasks.split_result(result)
     assert 0 <= seconds < 10
-    assert _pickling.loads(value) == 2.0
+    assert _pickling.unpack(value) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -132,15 +132,15 @@ def test_a_chunk_with_a_result_that_cannot_be_pickled(pool: core_pool.CorePool) 
 
 
 def test_shared_functions_are_loaded_once(process_pool: core_pool.CorePool) -> None:
-    functions = _pickling.SharedFunctions()
+    functions = _functions.SharedFunctions()
     function = lambda: None  # noqa: E731
-    first = functions.dumps(((function,), {}), "the arguments")
+    first = functions.pack(((function,), {}), "the arguments")
     job = process_pool.open(_tasks.Call(id), functions=functions.take_body())
     late = lambda: None  # noqa: E731
     payloads = [first] + [
-        functions.dumps(((f,), {}), "the arguments") for f in (function, late, late)
+        functions.pack(((f,), {}), "the arguments") for f in (function, late, late)
     ]
-    ids = [process_pool.value(job, process_pool.producer.push(job, p)) for p in payloads]
+    ids = [process_pool.value(job, process_pool.producer.push(job, *p)) for p in payloads]
     assert ids[0] == ids[1] != ids[2] == ids[3]
 
 

@@ -41,6 +41,9 @@ struct World::Worker {
     std::vector<std::uint32_t> devices;
   };
   std::map<std::tuple<SessionId, std::uint32_t, std::uint64_t>, Taken> taken;  // by the running
+  bool shares = false;      // the broker's folders
+  std::set<BlobId> cache;   // blobs that are here
+  std::set<BlobId> needed;  // … that the agent asked for and has not released
 };
 
 enum class Kind : std::uint8_t { normal, fails_once, fails_always, poison };

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/blob.hpp"
 #include "tests/simulator/parts.hpp"
 #include "tests/simulator/world.hpp"
 
@@ -18,7 +19,8 @@ Payload payload_of(std::uint32_t job, std::uint64_t sequence, Kind kind) {
 }
 
 Kind kind_in(const Payload& payload) {
-  const std::string_view text = payload.bytes.text();
+  const Payload body = body_of(payload);
+  const std::string_view text = body.bytes.text();
   const std::size_t second = text.find(':', text.find(':') + 1);
   return static_cast<Kind>(text[second + 1] - '0');
 }
@@ -42,6 +44,8 @@ void World::start_worker(std::uint32_t number) {
   if (workers_.size() <= number) workers_.resize(number + 1);
   workers_[number] = std::make_unique<Worker>(number, options);
   Worker& worker = *workers_[number];
+  worker.shares = plan_.faults.blobs && chance(0.3);
+  worker.agent.set_sharing(worker.shares, now_);
   worker.link.on_connected = [this, &worker] {
     worker.agent.connected(now_);
     pump_worker(worker);
@@ -75,6 +79,7 @@ void World::pump_worker(Worker& worker) {
   while (!worker.link.dead) {
     Agent::Actions actions = worker.agent.take_actions();
     if (actions.empty()) break;
+    carry_blobs(worker, actions.blobs);
     for (const Message& message : actions.messages) to_broker(worker.link, message);
     for (TaskStart& start : actions.starts) worker.waiting.push_back(std::move(start));
     std::vector<Lease> back;
@@ -118,6 +123,8 @@ void World::start_task(Worker& worker, TaskStart&& start) {
   if (start.devices.size() != wanted.gpus) fail("a task has other accelerators than it asked for");
   worker.taken[name] = {width_of(wanted, worker.shape), start.devices};
   check_room(worker);
+  check_blobs(worker, start.payload);
+  check_blobs(worker, start.spec->function.body);
   if (plan_.faults.output && chance(0.3)) {
     to_broker(worker.link, message::WorkerOutput{lease.session,
                                                  lease.job,
@@ -195,7 +202,7 @@ Outcome World::outcome_of(const Lease& lease, const Payload& payload) {
   if (kind == Kind::fails_always || (kind == Kind::fails_once && value(lease.attempt) == 0)) {
     return failed(OutcomeStatus::error, {"exception", "as told", "", {}});
   }
-  return {OutcomeStatus::result, payload};  // an echo: whoever gets it can check it
+  return {OutcomeStatus::result, body_of(payload)};  // an echo: whoever gets it can check it
 }
 
 // --- Producers
@@ -210,6 +217,9 @@ void World::start_producer(std::uint32_t number) {
   for (std::uint32_t i = 0; i < plan_.jobs_per_producer; ++i) {
     JobSpec spec;
     spec.function.name = "work";
+    if (plan_.faults.blobs && chance(0.3)) {  // it comes with its libraries
+      spec.function.body = with_blobs(std::vector{blob_of(i)}, {Bytes::copy("names"), 0});
+    }
     if (plan_.faults.resources && chance(0.7)) {
       spec.resources = {static_cast<std::uint32_t>(1000 * random(plan_.max_slots + 1)),
                         1000 * random(plan_.max_slots + 1), static_cast<std::uint32_t>(random(3))};
@@ -251,6 +261,7 @@ void World::feed(Producer& producer) {
       if (plan_.faults.errors && chance(0.05)) kind = Kind::fails_always;
       if (plan_.faults.poison && job == producer.jobs.front() && chance(0.01)) kind = Kind::poison;
       Payload payload = payload_of(value(job->id), job->truth.size(), kind);
+      payload = with_names(value(job->id), job->truth.size(), std::move(payload));
       const TaskSequence expected = job->collector.pushed(payload.bytes.size());
       if (producer.session.submit(job->id, std::move(payload)) != expected) {
         fail("session and collector count differently");
@@ -317,6 +328,10 @@ void World::check_outcome(Producer& producer, std::uint32_t index, const Collect
       }
       return;
     case OutcomeStatus::error:
+      if (plan_.faults.blobs && plan_.faults.errors &&
+          decode_failure(collected.outcome.body.bytes).kind == "blob_lost") {
+        return count("blob_lost");
+      }
       if (task.kind != Kind::fails_always && !(task.kind == Kind::fails_once && task.cancelled)) {
         fail(name + ": an error from a task whose retry succeeds: " +
              decode_failure(collected.outcome.body.bytes).message);

@@ -26,7 +26,7 @@ Plan Plan::draw(std::uint64_t seed) {
   Plan plan;
   plan.seed = seed;
   plan.faults = {coin(), random(3) == 0, coin(), coin(), random(3) == 0, coin(),
-                 coin(), coin(),         coin(), coin(), random(3) == 0};
+                 coin(), coin(),         coin(), coin(), random(3) == 0, coin()};
   plan.workers = 1 + static_cast<std::uint32_t>(random(4));
   plan.producers = 1 + static_cast<std::uint32_t>(random(3));
   plan.jobs_per_producer = 1 + static_cast<std::uint32_t>(random(3));
@@ -37,6 +37,8 @@ Plan Plan::draw(std::uint64_t seed) {
   plan.max_task = kTasks[random(4)];
   constexpr Duration kDelays[] = {100us, 5ms, 100ms};
   plan.max_delay = kDelays[random(3)];
+  constexpr Duration kTransfers[] = {1ms, 100ms, 5s};
+  plan.max_transfer = kTransfers[random(3)];
   plan.chaos = 5s + random(40) * 1s;
   return plan;
 }
@@ -57,6 +59,7 @@ std::string Plan::describe() const {
   if (faults.output) text += " output";
   if (faults.resources) text += " resources";
   if (faults.pauses) text += " pauses";
+  if (faults.blobs) text += " blobs";
   return text;
 }
 
@@ -84,9 +87,10 @@ std::string World::run() {
   schedule_ticks();
   schedule_chaos();
   std::uint64_t steps = 0;
-  // All the work on one slot, twice: retries and second runs.
+  // All the work on one slot, twice: retries and second runs. And every blob anew for each.
+  const Duration transfer = plan_.faults.blobs ? plan_.max_transfer : Duration(0);
   const Duration work =
-      2 * plan_.max_task *
+      2 * (plan_.max_task + transfer) *
       static_cast<std::int64_t>(plan_.producers * plan_.jobs_per_producer * plan_.tasks_per_job);
   while (failure_.empty() && !(healing_ && finished())) {
     if (events_.empty()) {

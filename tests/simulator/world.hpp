@@ -38,6 +38,7 @@ struct Faults {
   bool output = false;     // tasks say lines
   bool resources = false;  // jobs ask for cores, memory and accelerators
   bool pauses = false;     // workers pause for a while
+  bool blobs = false;      // tasks and jobs name blobs, which workers fetch and lose
 };
 
 struct Plan {
@@ -51,7 +52,8 @@ struct Plan {
   std::uint64_t credit_tasks = 1000;
   Duration max_task{};
   Duration max_delay{};
-  Duration chaos{};  // faults happen until then
+  Duration max_transfer{};  // of a blob
+  Duration chaos{};         // faults happen until then
 
   static Plan draw(std::uint64_t seed);
   std::string describe() const;
@@ -110,6 +112,14 @@ class World {
   void pause_worker(std::uint32_t number);
   void end_task(Worker& worker, const Lease& lease, bool stopped);
   Outcome outcome_of(const Lease& lease, const Payload& payload);
+
+  // --- Blobs
+  BlobName blob_of(std::uint64_t number) const;
+  Payload with_names(std::uint32_t job, std::uint64_t sequence, Payload body) const;
+  void carry_blobs(Worker& worker, const std::vector<BlobRequest>& requests);
+  void end_fetch(Worker& worker, const BlobId& id);
+  void evict(Worker& worker, const BlobId& id);
+  void check_blobs(const Worker& worker, const Payload& payload);
 
   // --- Producers
   void start_producer(std::uint32_t number);

@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "common/blob.hpp"
 #include "common/codec.hpp"
 
 namespace muster::testing {
@@ -13,6 +14,7 @@ namespace muster::testing {
 inline constexpr SessionId kSession{0x0102030405060708, 0x090a0b0c0d0e0f10};
 inline constexpr WorkerId kWorker{0x1112131415161718, 0x191a1b1c1d1e1f20};
 inline constexpr Incarnation kIncarnation{0x2122232425262728, 0x292a2b2c2d2e2f30};
+inline constexpr BlobId kBlob{0x3132333435363738, 0x393a3b3c3d3e3f40};
 inline constexpr TaskSequence kLastSequence{(std::uint64_t{1} << 62) - 1};
 inline constexpr Attempt kLastAttempt{(std::uint32_t{1} << 31) - 1};
 
@@ -33,7 +35,9 @@ inline std::vector<Payload> payload_forms() {
           payload_of(limits::kLargePayloadBytes),
           {},
           packed_payload(9000),
-          payload_of(limits::kLargePayloadBytes - 1)};
+          payload_of(limits::kLargePayloadBytes - 1),
+          with_blobs(std::vector<BlobName>{{kBlob, UINT64_MAX}}, {}),
+          with_blobs(std::vector<BlobName>(200, {kBlob, 0}), packed_payload(9000))};
 }
 
 inline std::vector<OutcomeRun> outcome_runs() {
@@ -127,7 +131,11 @@ inline std::vector<Message> sample_messages() {
               std::uint64_t{1} << 40,
               true,
               {{job, TaskSequence{41}}},
-              "proof"},
+              "proof",
+              {"/dev/shm/muster-1/store", "/home/ada/.cache/muster/blobs/store"},
+              "token",
+              UINT64_MAX,
+              std::uint64_t{1} << 40},
       Refuse{RefuseCode::identity, "one connection cannot be two workers"},
       Unknown{kIncarnation},
       Heartbeat{UINT64_MAX, true},
@@ -157,6 +165,29 @@ inline std::vector<Message> sample_messages() {
       NodesUp{"hosts = [\"ada@node7*4\"]", "hosts.toml"},
       NodesDown{{"node7"}, true},
       NodesAnswer{"hosts.toml:1:1: no hosts", {"node7"}},
+      HelloBulk{3, "0.1.0", kWorker},
+      BlobPut{{{{kBlob, UINT64_MAX}, BlobPlace::file, "/data/matrix.npy", 128},
+               {{kBlob, 0}, BlobPlace::kept}}},
+      BlobAnswers{{{kBlob, BlobState::refused, "no room"}, {kBlob, BlobState::here}}},
+      BlobRelease{{kBlob, kBlob}},
+      BlobWant{kBlob, UINT64_MAX, limits::kBlobChunkBytes},
+      BlobChunk{kBlob, std::uint64_t{1} << 40, payload_of(limits::kBlobChunkBytes)},
+      BlobGone{kBlob, "released"},
+      WorkerBlobs{true, {{kBlob, 5}, {kBlob, UINT64_MAX}}, {kBlob}, 7},
+      StoreRequest{1,
+                   UINT64_MAX,
+                   {StoreOperation::put, "workflow", "f/1", "{}", Bytes::borrow("value"), "file", 7,
+                    1 << 20, 9, true, StoreLimits{1, 2, 3}}},
+      StoreAnswer{UINT64_MAX,
+                  {StoreStatus::hit,
+                   "{}",
+                   Bytes::copy(std::string(5000, 'v')),
+                   5000,
+                   9,
+                   "machine",
+                   "/file",
+                   "/folder",
+                   {{"f/1", 5000, UINT64_MAX, 3}, {"f/2", 0, 0, 0}}}},
   };
 }
 

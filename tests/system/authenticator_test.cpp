@@ -80,6 +80,24 @@ TEST_F(Authentication, APasswordLetsItsUserInAndNamesIt) {
   EXPECT_EQ(authenticator_->refused(), 0U);
 }
 
+TEST_F(Authentication, ASecretLetsItsUserInOverATrustedNetwork) {
+  const std::string trusted = router_.bind("tcp://0.0.0.0:*", {Security::trusted});
+  EXPECT_NO_THROW(authenticator_->self_test(context_, trusted, Security::trusted));
+  authenticator_->allow("cluster", "secret", "proof");
+  EXPECT_FALSE(knock(trusted, PlainLogin{"cluster", "guess", true}));
+  EXPECT_FALSE(knock(trusted, PlainLogin{"nobody", "secret", true}));
+  const KeyPair keys = make_key_pair("cluster");
+  authenticator_->allow_keys({{"cluster", keys.public_key}});
+  EXPECT_FALSE(knock(trusted, login_of(keys)));
+  const auto received = knock(trusted, PlainLogin{"cluster", "secret", true});
+  ASSERT_TRUE(received);
+  EXPECT_EQ(received->user, "cluster");
+  EXPECT_TRUE(received->remote);
+  EXPECT_THROW(Dealer(context_, "tcp://192.0.2.1:5670", PlainLogin{"cluster", "secret"}),
+               TransportError)
+      << "only who said so sends a password over a network";
+}
+
 TEST_F(Authentication, WrongLoginsAreRefusedAndCounted) {
   authenticator_->allow("ada", "secret", "");
   for (const PlainLogin& login : {PlainLogin{"ada", "secreT"}, PlainLogin{"ada", "secre"},

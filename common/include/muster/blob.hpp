@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <memory>
 #include <muster/bytes.hpp>
+#include <mutex>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -31,10 +32,11 @@ class BlobError : public std::runtime_error {
 namespace detail {
 
 // What is behind a Blob: its name, and how its file is opened. Its end tells that nobody needs it.
+// Plug-ins link nothing of Muster, and so reach the rest through the virtual functions.
 class BlobFile {
  public:
-  BlobFile(std::uint64_t high, std::uint64_t low, std::uint64_t size_bytes)
-      : high(high), low(low), size_bytes(size_bytes) {}
+  BlobFile(std::uint64_t id_high, std::uint64_t id_low, std::uint64_t content_bytes)
+      : high(id_high), low(id_low), size_bytes(content_bytes) {}
   BlobFile(const BlobFile&) = delete;
   BlobFile& operator=(const BlobFile&) = delete;
   virtual ~BlobFile() = default;
@@ -45,15 +47,20 @@ class BlobFile {
     std::uint64_t offset_bytes = 0;
   };
   virtual Opened open() const = 0;
+  // A read-only map, shared by all of this process who ask while it lives, at least as long as this
+  // object; a private one, which its owner may write. Throw BlobError.
+  virtual Bytes map_shared() const;
+  virtual std::shared_ptr<std::byte> map_private() const;
 
   const std::uint64_t high;  // the id
   const std::uint64_t low;
   const std::uint64_t size_bytes;
-};
 
-// A read-only map, shared by all who ask while it lives; a private one, which its owner may write.
-Bytes map_shared(const std::shared_ptr<const BlobFile>& file);
-std::shared_ptr<std::byte> map_private(const BlobFile& file);
+ private:
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const void> map_;  // of the whole content, from map_shared() on
+  mutable std::span<const std::byte> content_;
+};
 
 }  // namespace detail
 
@@ -66,7 +73,7 @@ class Blob {
   std::uint64_t size() const { return file_ ? file_->size_bytes : 0; }
   // The content. Blocks on input and output at most; throws BlobError. Valid while any copy of this
   // blob or of the Bytes lives.
-  Bytes bytes() const { return file_ ? detail::map_shared(file_) : Bytes(); }
+  Bytes bytes() const { return file_ ? file_->map_shared() : Bytes(); }
   // The content as values of T; throws BlobError when its size is no multiple of T's.
   template <typename T>
   std::span<const T> as() const {
@@ -76,11 +83,20 @@ class Blob {
       throw BlobError("a blob of " + std::to_string(content.size()) +
                       " bytes does not consist of values of " + std::to_string(sizeof(T)));
     }
+    if (reinterpret_cast<std::uintptr_t>(content.data()) % alignof(T) != 0) {
+      throw BlobError("a part of a file that does not begin at a multiple of " +
+                      std::to_string(alignof(T)) + " bytes cannot be viewed as such values");
+    }
     return {reinterpret_cast<const T*>(content.data()), content.size() / sizeof(T)};
   }
   // A copy-on-write view of size() bytes: writing changes nobody else's. Throws BlobError.
   std::shared_ptr<std::byte> copy_on_write() const {
-    return file_ ? detail::map_private(*file_) : nullptr;
+    return file_ ? file_->map_private() : nullptr;
+  }
+  // Whether both are handles to one blob.
+  bool is_same_as(const Blob& other) const {
+    return file_ == other.file_ || (file_ && other.file_ && file_->high == other.file_->high &&
+                                    file_->low == other.file_->low);
   }
   const std::shared_ptr<const detail::BlobFile>& file() const { return file_; }
 

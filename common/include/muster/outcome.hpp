@@ -20,6 +20,7 @@ enum class ErrorCode {
   refused,         // the broker refused this program: versions or limits differ
   wait_timed_out,  // the result did not arrive within the time the caller gave; it may still come
   unusable,        // the embedded pool could not be started, or the endpoint is no endpoint
+  out_of_space,    // no room for a blob: let go of handles, or give the pool more memory or disk
 };
 
 // Thrown by every blocking call of the producer library.

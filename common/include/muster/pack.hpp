@@ -3,15 +3,23 @@
 // Arguments of a native task travel as one msgpack array with one element per argument; a result
 // travels as one msgpack value. Any type that msgpack-cxx can adapt works (integers, floats,
 // strings, std::vector, std::map, std::tuple, std::optional, structs with MSGPACK_DEFINE, Bytes).
+// A Blob, at any depth, travels as its name; its bytes go another way, once, for all tasks: who
+// packs asks `blobs_of` for those to send along, who unpacks passes those that came along.
 // Threads: the functions keep no state but a per-thread scratch buffer; call them anywhere.
 #pragma once
 
+#include <map>
 #include <msgpack.hpp>
+#include <muster/blob.hpp>
 #include <muster/bytes.hpp>
+#include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 namespace muster {
 
@@ -43,6 +51,74 @@ inline Scratch& scratch() {
   if (instance.buffer.capacity() > std::size_t{1} << 20) instance.buffer.shrink_to_fit();
   return instance;
 }
+
+// Blobs on the way through msgpack, whose adaptors take no further arguments: per thread.
+class BlobSink {
+ public:
+  virtual ~BlobSink() = default;
+  // A blob is being packed: the one to name, itself or another of the same content.
+  virtual Blob take(const Blob& blob) = 0;
+};
+struct BlobScope {
+  BlobSink* sink = nullptr;     // null: blobs are packed as they are
+  std::span<const Blob> known;  // where blobs that are unpacked are found
+};
+inline BlobScope& blob_scope() {
+  thread_local BlobScope scope;
+  return scope;
+}
+// Holds for its own life.
+class WithBlobScope {
+ public:
+  explicit WithBlobScope(const BlobScope& scope) : before_(std::exchange(blob_scope(), scope)) {}
+  ~WithBlobScope() { blob_scope() = before_; }
+  WithBlobScope(const WithBlobScope&) = delete;
+  WithBlobScope& operator=(const WithBlobScope&) = delete;
+
+ private:
+  const BlobScope before_;
+};
+
+class CollectBlobs final : public BlobSink {
+ public:
+  Blob take(const Blob& blob) override {
+    for (const Blob& known : blobs) {
+      if (known.is_same_as(blob)) return blob;
+    }
+    if (blob) blobs.push_back(blob);
+    return blob;
+  }
+  std::vector<Blob> blobs;
+};
+
+// Whether a type is known to hold no blobs: nobody has to look for them then.
+template <typename Type>
+inline constexpr bool kHoldsNoBlobs = std::is_arithmetic_v<Type> || std::is_enum_v<Type>;
+template <>
+inline constexpr bool kHoldsNoBlobs<std::string> = true;
+template <>
+inline constexpr bool kHoldsNoBlobs<Bytes> = true;
+template <>
+inline constexpr bool kHoldsNoBlobs<Nothing> = true;
+template <>
+inline constexpr bool kHoldsNoBlobs<const char*> = true;
+template <>
+inline constexpr bool kHoldsNoBlobs<char*> = true;
+template <typename Item>
+inline constexpr bool kHoldsNoBlobs<std::vector<Item>> = kHoldsNoBlobs<Item>;
+template <typename Item>
+inline constexpr bool kHoldsNoBlobs<std::optional<Item>> = kHoldsNoBlobs<Item>;
+template <typename Key, typename Item>
+inline constexpr bool kHoldsNoBlobs<std::map<Key, Item>> = kHoldsNoBlobs<Key>&& kHoldsNoBlobs<Item>;
+template <typename... Items>
+inline constexpr bool kHoldsNoBlobs<std::tuple<Items...>> = (kHoldsNoBlobs<Items> && ...);
+template <typename First, typename Second>
+inline constexpr bool kHoldsNoBlobs<std::pair<First, Second>> =
+    kHoldsNoBlobs<First>&& kHoldsNoBlobs<Second>;
+
+struct Nowhere {
+  void write(const char*, std::size_t) {}
+};
 
 inline msgpack::object_handle parse(const Bytes& bytes) {
   try {
@@ -85,9 +161,25 @@ Bytes pack_arguments(BytesArena& arena, const Arguments&... arguments) {
   return arena.append(scratch.buffer.data(), scratch.buffer.size());
 }
 
-// The value of type `Value` that `bytes` holds. Throws PackError when it holds something else.
+// The blobs that these arguments hold at any depth, each once, in order.
+template <typename... Arguments>
+std::vector<Blob> blobs_of(const Arguments&... arguments) {
+  if constexpr ((pack_detail::kHoldsNoBlobs<std::decay_t<Arguments>> && ...)) {
+    return {};
+  } else {
+    pack_detail::CollectBlobs found;
+    const pack_detail::WithBlobScope scope({&found, {}});
+    pack_detail::Nowhere nowhere;
+    (msgpack::pack(nowhere, arguments), ...);
+    return std::move(found.blobs);
+  }
+}
+
+// The value of type `Value` that `bytes` holds, with blobs among `blobs`. Throws PackError when it
+// holds something else.
 template <typename Value>
-Value unpack_value(const Bytes& bytes) {
+Value unpack_value(const Bytes& bytes, std::span<const Blob> blobs = {}) {
+  const pack_detail::WithBlobScope scope({nullptr, blobs});
   const auto handle = pack_detail::parse(bytes);
   try {
     if constexpr (std::is_void_v<Value>) {
@@ -100,9 +192,11 @@ Value unpack_value(const Bytes& bytes) {
   }
 }
 
-// The arguments of one call. Throws PackError naming the first argument that does not fit.
+// The arguments of one call, with blobs among `blobs`. Throws PackError naming the first argument
+// that does not fit.
 template <typename... Arguments>
-std::tuple<Arguments...> unpack_arguments(const Bytes& bytes) {
+std::tuple<Arguments...> unpack_arguments(const Bytes& bytes, std::span<const Blob> blobs = {}) {
+  const pack_detail::WithBlobScope scope({nullptr, blobs});
   const auto handle = pack_detail::parse(bytes);
   const msgpack::object& object = handle.get();
   if (object.type != msgpack::type::ARRAY) throw PackError("the payload is not an argument array");
@@ -150,6 +244,39 @@ MSGPACK_API_VERSION_NAMESPACE(MSGPACK_DEFAULT_API_NS) {
       } else {
         throw msgpack::type_error();
       }
+      return object;
+    }
+  };
+
+  // Blobs travel as an array of two halves of the id and the size; all zero: none.
+  template <>
+  struct pack<muster::Blob> {
+    template <typename Stream>
+    msgpack::packer<Stream>& operator()(msgpack::packer<Stream>& packer,
+                                        const muster::Blob& value) const {
+      muster::pack_detail::BlobSink* sink = muster::pack_detail::blob_scope().sink;
+      const muster::Blob named = sink != nullptr && value ? sink->take(value) : value;
+      packer.pack_array(3);
+      packer.pack_uint64(named ? named.file()->high : 0);
+      packer.pack_uint64(named ? named.file()->low : 0);
+      packer.pack_uint64(named.size());
+      return packer;
+    }
+  };
+  template <>
+  struct convert<muster::Blob> {
+    const msgpack::object& operator()(const msgpack::object& object, muster::Blob& value) const {
+      if (object.type != msgpack::type::ARRAY || object.via.array.size != 3) {
+        throw msgpack::type_error();
+      }
+      const auto high = object.via.array.ptr[0].as<std::uint64_t>();
+      const auto low = object.via.array.ptr[1].as<std::uint64_t>();
+      value = {};
+      if (high == 0 && low == 0) return object;
+      for (const muster::Blob& known : muster::pack_detail::blob_scope().known) {
+        if (known && known.file()->high == high && known.file()->low == low) value = known;
+      }
+      if (!value) throw muster::PackError("names a blob that did not come along");
       return object;
     }
   };

@@ -17,7 +17,8 @@ import joblib
 from joblib._parallel_backends import ThreadingBackend
 
 from muster import _tasks
-from muster._pickling import loads
+from muster._pickling import unpack
+from muster._portable import Packed
 
 Initializer = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -63,8 +64,8 @@ class RunBatch:
     def __reduce__(self) -> tuple[Any, ...]:
         return RunBatch, (self._initializer,)
 
-    def __call__(self, payload: _tasks.Payload) -> bytes:
-        items = loads(payload, "the arguments of this task")
+    def __call__(self, payload: Packed) -> Packed:
+        items = unpack(payload, "the arguments of this task")
         if self._cores is None:
             self._cores = slot_cores() or 1
             os.environ[_JOBLIB_CORES] = str(self._cores)

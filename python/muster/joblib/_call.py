@@ -14,12 +14,14 @@ import multiprocessing
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from joblib import _parallel_backends
 
 from muster import _failures, _pickling, _tasks
+from muster._blobs import Blobs
+from muster._portable import Packed
 from muster.errors import NoWorker, PoolNotActive, TaskCancelled
 from muster.joblib._batch import Initializer, RunBatch
 from muster.joblib._reductions import BatchFunctions
@@ -39,7 +41,7 @@ Item = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class _Job(Protocol):
-    def push(self, payload: bytes) -> int: ...
+    def push(self, payload: Packed) -> int: ...
     def close(self) -> None: ...
     def drop(self) -> None: ...
 
@@ -57,7 +59,7 @@ class BatchFuture:
         self._single = single
         self._settled = False
         self._waiter: threading.Event | None = None  # only joblib 1.2 waits: made when it does
-        self._result: memoryview | None = None
+        self._result: Packed | None = None
         self._failure: Callable[[], BaseException] | None = None
 
     def set_result(self, result: Any) -> None:
@@ -92,11 +94,24 @@ class BatchFuture:
             if _WorkerInterrupt is not None and isinstance(failure, KeyboardInterrupt):
                 raise _WorkerInterrupt from failure
             raise failure
-        assert self._result is not None
-        values = _pickling.loads(self._result)
+        values = list(self._load())
         return values[0] if self._single else values
 
     result = get
+
+    def get_lazily(self) -> Any:
+        """As `get`, of a future that is settled, but its results are loaded when they are iterated
+        over if they have blobs: until then these tell the pool how far the consumer is behind."""
+        if self._failure is not None or self._single or self._result is None:
+            return self.get()
+        return self._load() if self._result.blobs else self.get()
+
+    def _load(self) -> Iterator[Any]:
+        result, self._result = self._result, None
+        assert result is not None
+        values = _pickling.unpack(result)
+        del result  # the pool may forget its blobs once they are mapped
+        yield from values
 
 
 class Call:
@@ -109,6 +124,7 @@ class Call:
         self,
         session: Any,
         context: _tasks.JobContext,
+        blobs: Blobs,
         *,
         initializer: Initializer | None = None,
         refill: Callable[[], None] | None = None,
@@ -123,7 +139,8 @@ class Call:
         self._initializer = initializer
         self._refill = refill
         self._watch = watch
-        self._functions = BatchFunctions()
+        self._blobs = blobs
+        self._functions = BatchFunctions(blobs)
         # Reentrant: a generator that is collected while its thread submits aborts its own call.
         self._lock = threading.RLock()
         self._job: _Job | None = None
@@ -169,12 +186,13 @@ class Call:
                 self._thread.start()
             sequence = self._pushed
             try:
-                payload = self._functions.dump_batch(items)
+                sent = self._blobs.sent_bytes
+                payload = self._functions.pack_batch(items)
                 job = self._job or self._open(items)
                 self._pending[sequence] = future  # before the push: outcomes may overtake us
                 job.push(payload)
                 self._pushed += 1
-                self._bytes += len(payload)
+                self._bytes += len(payload.body) + self._blobs.sent_bytes - sent
             except Exception as error:
                 self._pending.pop(sequence, None)
                 failure = error  # `error` is unbound after this block
@@ -200,7 +218,10 @@ class Call:
 
     def _open(self, items: Sequence[Item]) -> _Job:
         body = _tasks.make_body(
-            RunBatch(self._initializer), self._context, self._functions.take_body()
+            RunBatch(self._initializer),
+            self._context,
+            self._functions.take_body(),
+            self._blobs,
         )
         self._job = self._session.open_job(
             body, label_of(items), self._on_outcome, **self._job_options
@@ -214,6 +235,7 @@ class Call:
                 return
             self._over = True
             job, self._job = self._job, None
+            self._blobs.close()
         self._outcomes.put(None)
         if job is not None:
             if abandon:

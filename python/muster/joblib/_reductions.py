@@ -3,7 +3,6 @@
 - A function or class that goes by value (`__main__`, lambdas, closures) is pickled once per call.
 - A warning class out of a module is sent as its name and looked up on the node without an error:
   scikit-learn sends the client's warning filters along, which may name modules the node lacks.
-- An array that is memory-mapped from a file goes as the file's name and is mapped again.
 
 Owner: a Call. Threads: one at a time (the Call's lock).
 """
@@ -12,12 +11,13 @@ from __future__ import annotations
 
 import functools
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from muster._pickling import DumpError, SharedFunctions, _dump, _SharingPickler
+from muster._functions import SharedFunctions, SharingPickler
+from muster._pickling import DumpError, pack_with
+from muster._portable import Packed
 
 
 def load_category(module: str, qualname: str) -> type[Warning]:
@@ -41,20 +41,6 @@ def load_category(module: str, qualname: str) -> type[Warning]:
 _placeholders: dict[tuple[str, str], type[Warning]] = {}
 
 
-def load_memmap(*args: Any) -> Any:
-    """Maps an array again. Raises FileNotFoundError that says what to do."""
-    from joblib._memmapping_reducer import _strided_from_memmap
-
-    try:
-        return _strided_from_memmap(*args)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"node {os.uname().nodename} does not have {args[0]}, which an argument is "
-            "memory-mapped from; put the file where every node sees it, or pass a copy of the "
-            "array (numpy.array)"
-        ) from None
-
-
 def _category_name(category: type) -> tuple[str, str] | None:
     """None: not an importable warning class, or one that every Python has."""
     if not issubclass(category, Warning):
@@ -72,48 +58,29 @@ def _category_name(category: type) -> tuple[str, str] | None:
 _standard_modules: frozenset[str] = getattr(sys, "stdlib_module_names", frozenset({"builtins"}))
 
 
-def _reduce_memmap(array: Any) -> Any:
-    """NotImplemented: the array has no file that could be mapped again, so it goes by value."""
-    from joblib._memmapping_reducer import _get_backing_memmap, _reduce_memmap_backed
-
-    memmap = _get_backing_memmap(array)
-    filename = getattr(memmap, "filename", None)
-    if filename is None or array.dtype.hasobject or not os.path.exists(filename):
-        return NotImplemented
-    _function, args = _reduce_memmap_backed(array, memmap)[:2]
-    return load_memmap, (os.path.abspath(filename), *args[1:])
-
-
-def _reduce(obj: Any) -> Any:
-    """NotImplemented for what needs no special care."""
-    if isinstance(obj, type):
-        name = _category_name(obj)
-        return (load_category, name) if name else NotImplemented
-    numpy = sys.modules.get("numpy")
-    if numpy is not None and isinstance(obj, numpy.ndarray) and obj.base is not None:
-        return _reduce_memmap(obj)
-    return NotImplemented
-
-
-class _BatchPickler(_SharingPickler):
+class _BatchPickler(SharingPickler):
     def reducer_override(self, obj: Any) -> Any:
-        reduced = _reduce(obj)
-        return super().reducer_override(obj) if reduced is NotImplemented else reduced
+        """Asked by the pickler for every object that is not of a built-in type."""
+        if isinstance(obj, type):
+            name = _category_name(obj)
+            if name is not None:
+                return load_category, name
+        return super().reducer_override(obj)
 
 
 class BatchFunctions(SharedFunctions):
     """SharedFunctions with the reductions above."""
 
-    def dumps(self, obj: object, what: str) -> bytes:
+    def pack(self, obj: object, what: str) -> Packed:
         """The pickle of `obj`. Raises SerializationError that names the culprit."""
-        return _dump(functools.partial(_BatchPickler, functions=self), obj, what)
+        return pack_with(functools.partial(_BatchPickler, functions=self), obj, what, self.blobs)
 
-    def dump_batch(self, items: Sequence[tuple[Any, tuple[Any, ...], dict[str, Any]]]) -> bytes:
+    def pack_batch(self, items: Sequence[tuple[Any, tuple[Any, ...], dict[str, Any]]]) -> Packed:
         """The payload of a batch of (function, args, kwargs)."""
         try:
-            return self.dumps(list(items), "the tasks")
+            return self.pack(list(items), "the tasks")
         except DumpError:
             for function, args, kwargs in items:  # for an error that names the argument
-                self.dumps(function, "the function")
-                self.dumps((args, kwargs), "the arguments")
+                self.pack(function, "the function")
+                self.pack((args, kwargs), "the arguments")
             raise

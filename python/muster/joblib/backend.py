@@ -25,8 +25,10 @@ from joblib._parallel_backends import (
     ParallelBackendBase,
     SequentialBackend,
 )
+from joblib.disk import memstr_to_bytes
 from joblib.parallel import EXTERNAL_BACKENDS, register_parallel_backend
 
+from muster._blobs import LEAST_BYTES, Blobs, Sharing
 from muster._options import TaskOptions
 from muster.errors import NoWorker, PoolNotActive
 from muster.joblib import _connections
@@ -52,7 +54,8 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
     both: the innermost pool whose block this process is in, else the one that the environment
     variable MUSTER_BROKER names or `muster up` started, looked up when `Parallel` starts.
 
-    `scatter`: a list of objects that many tasks share; only a hint. `inner_max_num_threads`: how
+    `scatter`: a list of objects that are sent once per call, wherever in the arguments they are.
+    `inner_max_num_threads`: how
     many threads BLAS and OpenMP may use inside a task. `wait_for_workers_timeout`: how many seconds
     a call waits for a first slot before it raises NoWorker. `initializer(*initargs)` runs once in
     each process before its first batch of a call. `cpu`, `memory`, `gpus`, `labels`, `timeout`,
@@ -106,6 +109,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         self._announced = 0
         self._mean_seconds = _AHEAD_SECONDS
         self._call_initializer = self._initializer
+        self._sharing = Sharing(mapped=True)
         # joblib's own tests know this name: the workers' handle, from configure to terminate.
         self._workers: Call | None = None
 
@@ -140,11 +144,14 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         require: str | None = None,
         initializer: Callable[..., Any] | None = None,
         initargs: tuple[Any, ...] = (),
+        max_nbytes: int | str | None = "1M",
+        mmap_mode: str | None = "r",
         **_of_local_backends: Any,
     ) -> int:
         """Makes the backend ready for a call of `parallel`; returns how many tasks run at once.
 
-        max_nbytes, temp_folder, mmap_mode and context mean nothing here. Raises FallbackToBackend
+        `max_nbytes` and `mmap_mode` say what tasks get of large arrays (see `Sharing`);
+        temp_folder and context mean nothing here. Raises FallbackToBackend
         for a plain loop (n_jobs=1), inside a task, and when another Parallel uses this backend.
         """
         effective = self.effective_n_jobs(n_jobs)
@@ -163,6 +170,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             self._call_initializer = (
                 (initializer, tuple(initargs)) if initializer else self._initializer
             )
+            self._sharing = sharing_of(max_nbytes, mmap_mode)
             self._fit_batches(slots)
             if self._workers is not None:
                 self._workers.drop()
@@ -223,7 +231,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
 
     def retrieve_result_callback(self, out: BatchFuture) -> Any:
         """The results of a batch, or raises what it raised, with the remote traceback as cause."""
-        return out.get()
+        return out.get_lazily()
 
     def batch_completed(self, batch_size: int, duration: float) -> None:
         """Takes what the batch ran for on its slot instead of `duration`, which has queueing and
@@ -295,9 +303,11 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             context = dataclasses.replace(context, thread_limit=limit)
         batch_size = getattr(self.parallel, "batch_size", "auto")
         tasks = batch_size if isinstance(batch_size, int) else 1
+        session = self._session()
         return Call(
-            self._session(),
+            session,
             context,
+            Blobs(session.space, self._sharing, scattered=self._scatter or ()),
             initializer=self._call_initializer,
             refill=self._refill,
             watch=self._follow_pool,
@@ -365,6 +375,22 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             return
         wanted = int(joblib.parallel.eval_expr(ahead.replace("n_jobs", str(now))))
         self._dispatch_until(call, wanted)
+
+
+def sharing_of(max_nbytes: int | str | None, mmap_mode: str | None) -> Sharing:
+    """What joblib's options mean here: arrays of `max_nbytes` and more are memory maps in tasks,
+    the others copies of the task's own."""
+    if max_nbytes is None or mmap_mode is None:
+        return Sharing(read_only_bytes=None)
+    limit = memstr_to_bytes(max_nbytes) if isinstance(max_nbytes, str) else int(max_nbytes)
+    if mmap_mode not in ("r", "c", "r+", "w+"):
+        raise ValueError(f"mmap_mode must be None, 'r', 'c', 'r+' or 'w+', not {mmap_mode!r}")
+    return Sharing(
+        least_bytes=min(LEAST_BYTES, max(limit, 1)),
+        read_only_bytes=max(limit, 1),
+        copied=mmap_mode != "r",
+        mapped=True,
+    )
 
 
 def _limit_of_the_client() -> int | None:

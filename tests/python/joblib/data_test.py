@@ -16,7 +16,7 @@ from joblib import Memory, Parallel, delayed
 from work import square, wait
 
 from muster import ComputePool
-from muster._pickling import loads
+from muster._pickling import unpack
 from muster.joblib._reductions import BatchFunctions
 
 
@@ -43,11 +43,11 @@ def test_tasks_write_into_a_shared_file(pool: ComputePool, tmp_path: Path) -> No
 
 def test_a_file_that_the_node_lacks_is_named(tmp_path: Path) -> None:
     array = np.memmap(tmp_path / "gone", dtype="f8", shape=(9,), mode="w+")
-    payload = BatchFunctions().dump_batch([(np.sum, (array,), {})])
+    payload = BatchFunctions().pack_batch([(np.sum, (array,), {})])
     (tmp_path / "gone").unlink()
 
     with pytest.raises(Exception, match="does not have .*gone.*memory-mapped"):
-        loads(payload)
+        unpack(payload)
 
 
 def test_results_can_be_written_to(pool: ComputePool) -> None:

@@ -20,8 +20,10 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <muster/blob.hpp>
 #include <muster/bytes.hpp>
 #include <muster/store.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,9 +31,10 @@ namespace muster {
 
 // What the tasks of a job share.
 struct RunnerJob {
-  std::uint64_t key = 0;  // unique in this process; never used again after forgotten()
-  std::string name;       // native: the function's name; python: a label
-  Bytes body;             // python: the pickled callable
+  std::uint64_t key = 0;         // unique in this process; never used again after forgotten()
+  std::string name;              // native: the function's name; python: a label
+  Bytes body;                    // python: the pickled callable
+  std::vector<Blob> blobs = {};  // that belong to the body, in order
 };
 
 struct RunnerTask {
@@ -40,6 +43,7 @@ struct RunnerTask {
   std::uint64_t sequence = 0;
   std::uint32_t attempt = 0;
   Bytes payload;
+  std::vector<Blob> blobs = {};  // that belong to the payload, in order; mapped already
 };
 
 class RunnerLink {
@@ -48,7 +52,8 @@ class RunnerLink {
     // Called on a thread that reads the link when a task that runs was cancelled or timed out. The
     // daemon has already reported it; finish() for it frees its slot and is otherwise ignored.
     std::function<void(std::uint64_t task_id)> on_stop;
-    // Results beyond it end as an error of kind "result_too_large".
+    // Results whose body and blobs together go beyond it end as an error of kind
+    // "result_too_large".
     std::uint64_t max_result_bytes = std::uint64_t{1} << 30;
   };
 
@@ -61,12 +66,22 @@ class RunnerLink {
   // Tells the daemon that tasks may come.
   void ready();
   // The next task. Blocks until there is one. It counts as started from here on. Payload and body
-  // are unpacked; a task whose bytes are damaged fails by itself.
+  // are unpacked; a task whose bytes are damaged, or whose blobs are gone, fails by itself.
   RunnerTask next();
-  // Each task that next() returned ends with exactly one of these.
-  void finish(std::uint64_t task_id, Bytes result);
+  // Each task that next() returned ends with exactly one of these. `blobs` belong to the result:
+  // those of make_blob() go as they are, any other one as a copy. A large result needs no blob of
+  // its own: it travels as one.
+  void finish(std::uint64_t task_id, Bytes result, std::vector<Blob> blobs = {});
   void fail(std::uint64_t task_id, const std::string& kind, const std::string& message,
             const std::string& traceback, Bytes extra);
+  // A blob for a result: these parts, one after the other. Its file is gone with the last handle
+  // unless finish() took it. Blocks on output; throws BlobError, whose text says what to do: there
+  // is no room, or the worker keeps no blobs (see keeps_blobs()).
+  Blob make_blob(std::span<const std::span<const std::byte>> parts);
+  // Whether make_blob() can work: the worker has told this process where blobs are.
+  bool keeps_blobs() const;
+  // Whether this process sees the files of the producer's machine.
+  bool shares_files() const;
   // One line that a task said (message.hpp, OutputLine: 0 output, 1 error, 2 log, 3 warning). Lines
   // of a job that forwards no output, and lines beyond the rate limit, are left out. Cheap: lines
   // are gathered and sent with the task's outcome or within about 100 ms.

@@ -11,15 +11,19 @@
 // Threads: with the thread executor a function is called on as many threads at once as the worker
 // has slots, inside the worker daemon: no isolation, a crash ends the daemon. With the process
 // executor each slot is a process of its own.
-// Errors: an exception becomes the task's error outcome with its what(). Arguments of another
+// Large data: a parameter of type `const muster::Blob&` is what the producer scattered: all tasks
+// of a node see the same pages. A result of type Blob (TaskContext::make_blob) goes back the same
+// way. Errors: an exception becomes the task's error outcome with its what(). Arguments of another
 // number or type than the function takes become an error outcome of kind "bad_arguments".
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <muster/blob.hpp>
 #include <muster/bytes.hpp>
 #include <muster/pack.hpp>
+#include <span>
 #include <string>
 #include <tuple>
 #include <type_traits>
@@ -30,17 +34,40 @@ namespace muster {
 // What a running task may ask. Valid during the call only.
 class TaskContext {
  public:
-  TaskContext(std::uint32_t attempt, const std::atomic<bool>& stop)
-      : attempt_(attempt), stop_(stop) {}
+  // What the worker keeps for one call.
+  class Host {
+   public:
+    virtual ~Host() = default;
+    virtual std::span<const Blob> blobs() const = 0;
+    virtual Blob make_blob(std::span<const std::byte> content) = 0;
+    virtual Blob attach(const Blob& blob) = 0;
+  };
+
+  TaskContext(std::uint32_t attempt, const std::atomic<bool>& stop, Host& host)
+      : attempt_(attempt), stop_(stop), host_(host) {}
   // 0 for the first lease of this task; more after a loss or a retry.
   std::uint32_t attempt() const { return attempt_; }
   // True once the task was cancelled or timed out: a long task on a thread slot should return then,
   // because a thread cannot be killed and its slot stays taken until it does.
   bool stop_requested() const { return stop_.load(std::memory_order_relaxed); }
+  // A copy of plain values that the result may hold, or be: its bytes do not pass through the
+  // result's own. Blocks on output; throws BlobError when there is no room.
+  template <typename Range>
+  Blob make_blob(const Range& values) const {
+    const std::span view(values);
+    static_assert(std::is_trivially_copyable_v<typename decltype(view)::value_type>,
+                  "a blob holds plain values");
+    return host_.make_blob(std::as_bytes(view));
+  }
+  // For RawFunctions: the blobs that came with the payload, in order; and one more that belongs to
+  // the result, which is to name what is returned: the blob, or a copy of one that was an argument.
+  std::span<const Blob> blobs() const { return host_.blobs(); }
+  Blob attach(const Blob& blob) const { return host_.attach(blob); }
 
  private:
   std::uint32_t attempt_;
   const std::atomic<bool>& stop_;
+  Host& host_;
 };
 
 // Bytes in, bytes out. The payload shares the received memory; return it or a slice of it freely.
@@ -69,22 +96,35 @@ struct Signature<Result (Class::*)(Items...)> {
   using Arguments = List<std::decay_t<Items>...>;
 };
 
+// Blobs of the result belong to the outcome.
+class AttachBlobs final : public pack_detail::BlobSink {
+ public:
+  explicit AttachBlobs(const TaskContext& context) : context_(context) {}
+  Blob take(const Blob& blob) override { return context_.attach(blob); }
+
+ private:
+  const TaskContext& context_;
+};
+
 template <typename Call>
-Bytes result_of(Call&& call) {
+Bytes result_of(const TaskContext& context, Call&& call) {
   thread_local BytesArena arena;
   if constexpr (std::is_void_v<decltype(call())>) {
     call();
     return pack_value(arena, Nothing());
   } else {
-    return pack_value(arena, call());
+    const auto result = call();
+    AttachBlobs sink(context);
+    const pack_detail::WithBlobScope scope({&sink, {}});
+    return pack_value(arena, result);
   }
 }
 
 template <typename Function, typename... Items>
 RawFunction adapt(Function function, List<TaskContext, Items...>) {
   return [function](const Bytes& payload, const TaskContext& context) {
-    auto arguments = unpack_arguments<Items...>(payload);
-    return result_of([&] {
+    auto arguments = unpack_arguments<Items...>(payload, context.blobs());
+    return result_of(context, [&] {
       return std::apply([&](auto&&... items) { return function(context, std::move(items)...); },
                         std::move(arguments));
     });
@@ -92,9 +132,9 @@ RawFunction adapt(Function function, List<TaskContext, Items...>) {
 }
 template <typename Function, typename... Items>
 RawFunction adapt(Function function, List<Items...>) {
-  return [function](const Bytes& payload, const TaskContext&) {
-    auto arguments = unpack_arguments<Items...>(payload);
-    return result_of([&] {
+  return [function](const Bytes& payload, const TaskContext& context) {
+    auto arguments = unpack_arguments<Items...>(payload, context.blobs());
+    return result_of(context, [&] {
       return std::apply([&](auto&&... items) { return function(std::move(items)...); },
                         std::move(arguments));
     });
@@ -121,9 +161,9 @@ class Registry {
 
 }  // namespace muster
 
-// The version in the symbol's name changes when Registry changes: an old plug-in is refused with a
-// clear error instead of crashing.
-#define MUSTER_PLUGIN_SYMBOL "muster_plugin_v1"
+// The version in the symbol's name changes when Registry or TaskContext does: an old plug-in is
+// refused with a clear error instead of crashing.
+#define MUSTER_PLUGIN_SYMBOL "muster_plugin_v2"
 #define MUSTER_PLUGIN(registry)                                            \
-  extern "C" __attribute__((visibility("default"))) void muster_plugin_v1( \
+  extern "C" __attribute__((visibility("default"))) void muster_plugin_v2( \
       ::muster::Registry& registry)  // NOLINT(bugprone-macro-parentheses): a parameter's name

@@ -1,0 +1,67 @@
+// One of the two folders of a BlobFolder: the files, and how much room they have. Owner: a
+// BlobFolder, whose thread it belongs to.
+#pragma once
+
+#include <cstdint>
+#include <ctime>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "common/descriptor.hpp"
+#include "common/folder_claim.hpp"
+#include "common/message.hpp"
+#include "common/user_file.hpp"
+
+namespace muster {
+
+class BlobShelf {
+ public:
+  // Claims the folder and makes `incoming` in it. Throws std::runtime_error.
+  BlobShelf(const std::string& path, std::uint64_t limit_bytes, const FolderClaim::Options& claim);
+
+  const std::string& path() const { return claim_.path(); }
+  FolderClaim& claim() { return claim_; }
+
+  // --- Room
+  std::uint64_t used_bytes() const { return used_bytes_; }
+  void use(std::uint64_t bytes) { used_bytes_ += bytes; }
+  void unuse(std::uint64_t bytes) { used_bytes_ -= bytes; }
+  std::uint64_t limit_bytes() const { return limit_bytes_; }
+  bool is_over_limit() const { return used_bytes_ > limit_bytes_; }
+  // Whether `bytes` more are within the limit, and on the file system.
+  bool has_room(std::uint64_t bytes) const;
+  std::uint64_t free_bytes() const;  // of its file system, less what it leaves to others
+
+  // --- Blobs; names are those of files, results errno or 0
+  Descriptor open_blob(const BlobId& id) const;  // for reading; none: errno says why
+  int place(const std::string& incoming, const BlobId& id);
+  int refer(const BlobId& id, const UserFile& file);  // to a file of the user's
+  void remove(const BlobId& id);
+  // What earlier processes left.
+  void each_blob(const std::function<void(const BlobName&)>& visit) const;
+  void each_user_file(const std::function<void(const BlobId&, const UserFile&)>& visit) const;
+
+  // --- Incoming files
+  bool has_incoming(const std::string& name) const;
+  Descriptor open_incoming(const std::string& name) const;    // for reading
+  Descriptor create_incoming(const std::string& name) const;  // for writing; replaces
+  void remove_incoming(const std::string& name) const;
+  // Those that end so, and nothing was written to since `before` (any: 0).
+  void clear_incoming(const std::string& ending, std::time_t before) const;
+
+  void write_token(const std::string& token) const;
+
+ private:
+  void clear();
+  int write_whole(const std::string& name, const std::string& text) const;
+  void make_incoming();
+
+  FolderClaim claim_;
+  Descriptor incoming_;
+  const std::uint64_t limit_bytes_;
+  const bool group_;
+  std::uint64_t used_bytes_ = 0;
+};
+
+}  // namespace muster

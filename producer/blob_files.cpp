@@ -1,0 +1,155 @@
+#include "producer/blob_files.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <utility>
+
+#include "common/blob.hpp"
+#include "common/descriptor.hpp"
+#include "producer/outcome_error.hpp"
+
+namespace muster::detail {
+namespace {
+
+constexpr char kIncoming[] = "/incoming/";
+
+// One call of write(2): large enough that its cost does not show, and a full tmpfs tells in time.
+constexpr std::size_t kWriteBytes = std::size_t{8} << 20;
+
+// What a blob leaves of the folder in memory for others: a sixteenth.
+constexpr std::uint64_t kSpareShare = 16;
+
+bool has_room(const std::string& folder, std::uint64_t size_bytes) {
+  struct statvfs facts {};
+  if (::statvfs(folder.c_str(), &facts) != 0) return false;
+  const std::uint64_t unit = facts.f_frsize;
+  return facts.f_bavail * unit >= size_bytes + facts.f_blocks * unit / kSpareShare;
+}
+
+// Zero, or what went wrong.
+int write_all(int descriptor, std::span<const std::byte> content) {
+  while (!content.empty()) {
+    const ssize_t written =
+        ::write(descriptor, content.data(), std::min(content.size(), kWriteBytes));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return errno;
+    content = content.subspan(static_cast<std::size_t>(written));
+  }
+  return 0;
+}
+
+// Zero, or what went wrong; then nothing is left behind.
+int write_file(const std::string& path, std::span<const std::byte> content) {
+  const Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0640));
+  if (!file) return errno == EEXIST ? 0 : errno;  // put and let go a moment ago: the same content
+  const int error = write_all(file.get(), content);
+  if (error != 0) ::unlink(path.c_str());
+  return error;
+}
+
+bool is_full(int error) { return error == ENOSPC || error == EDQUOT || error == ENOMEM; }
+
+bool has_size(const std::string& path, std::uint64_t size_bytes) {
+  struct stat facts {};
+  return ::stat(path.c_str(), &facts) == 0 &&
+         static_cast<std::uint64_t>(facts.st_size) == size_bytes;
+}
+
+}  // namespace
+
+std::string BlobFolders::incoming_name(const BlobId& id) const { return to_hex(id) + "." + owner; }
+
+bool shares_folders(const BlobFolders& folders, const std::string& token) {
+  if (folders.memory.empty() || folders.disk.empty() || token.empty()) return false;
+  const Descriptor file(::open((folders.memory + "/token").c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return false;
+  std::array<char, 256> text{};
+  const ssize_t size = ::read(file.get(), text.data(), text.size());
+  if (size < 0) return false;
+  std::string_view said(text.data(), static_cast<std::size_t>(size));
+  while (!said.empty() && said.back() == '\n') said.remove_suffix(1);
+  return said == token && ::access((folders.memory + kIncoming).c_str(), W_OK | X_OK) == 0;
+}
+
+std::optional<BlobPlace> link_blob(const BlobFolders& folders, const BlobName& name) {
+  const std::string hex = to_hex(name.id);
+  const std::string incoming = kIncoming + folders.incoming_name(name.id);
+  for (const BlobPlace place : {BlobPlace::memory, BlobPlace::disk, BlobPlace::memory}) {
+    const std::string& folder = place == BlobPlace::memory ? folders.memory : folders.disk;
+    if (::link((folder + "/" + hex).c_str(), (folder + incoming).c_str()) != 0) continue;
+    if (has_size(folder + incoming, name.size_bytes)) return place;
+    ::unlink((folder + incoming).c_str());
+  }
+  return std::nullopt;
+}
+
+std::variant<BlobPlace, std::string> write_blob(const BlobFolders& folders, const BlobName& name,
+                                                std::span<const std::byte> content,
+                                                bool may_use_memory) {
+  const std::string incoming = kIncoming + folders.incoming_name(name.id);
+  if (may_use_memory && has_room(folders.memory, content.size())) {
+    const int error = write_file(folders.memory + incoming, content);
+    if (error == 0) return BlobPlace::memory;
+  }
+  const int error = write_file(folders.disk + incoming, content);
+  if (error == 0) return BlobPlace::disk;
+  return fmt::format("a blob of {} bytes cannot be written to {}: {}{}", content.size(),
+                     folders.disk, std::strerror(error),
+                     is_full(error) ? "; free some space there or in " + folders.memory +
+                                          ", or start the broker with --blob-folder on another disk"
+                                    : "");
+}
+
+void discard_blob(const BlobFolders& folders, const BlobId& id) {
+  const std::string incoming = kIncoming + folders.incoming_name(id);
+  ::unlink((folders.memory + incoming).c_str());
+  ::unlink((folders.disk + incoming).c_str());
+}
+
+// The broker moves blobs from the incoming folders to memory and from memory to disk: looked for in
+// this order, one cannot slip by. Nor can one that it brings back.
+std::optional<BlobFile::Opened> open_blob(const BlobFolders& folders, const BlobId& id) {
+  const std::string whole = "/" + to_hex(id);
+  const std::string incoming = kIncoming + folders.incoming_name(id);
+  for (const std::string& path :
+       {folders.memory + whole, folders.memory + incoming, folders.disk + incoming,
+        folders.memory + whole, folders.disk + whole, folders.memory + whole}) {
+    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (descriptor >= 0) return BlobFile::Opened{descriptor, 0};
+  }
+  return std::nullopt;
+}
+
+BlobSource describe_file(const std::string& path, std::uint64_t offset, std::uint64_t size_bytes) {
+  std::error_code failure;
+  const std::string file = std::filesystem::absolute(path, failure).lexically_normal().string();
+  struct stat facts {};
+  if (failure || ::stat(file.c_str(), &facts) != 0 || ::access(file.c_str(), R_OK) != 0) {
+    throw invalid_call(fmt::format("{} cannot be read: {}", path, std::strerror(errno)));
+  }
+  if (!S_ISREG(facts.st_mode)) throw invalid_call(path + " is no regular file");
+  if (file.size() > limits::kMaxPathBytes) throw invalid_call(path + ": the path is too long");
+  const auto there = static_cast<std::uint64_t>(facts.st_size);
+  const bool rest = size_bytes == std::numeric_limits<std::uint64_t>::max();
+  if (offset > there || (!rest && size_bytes > there - offset)) {
+    throw invalid_call(fmt::format("{} has {} bytes, fewer than were named", path, there));
+  }
+  const std::uint64_t size = rest ? there - offset : size_bytes;
+  const std::string facts_text =
+      fmt::format("{}\n{}\n{}\n{}\n{}.{:09}\n{}\n{}", file, facts.st_dev, facts.st_ino, there,
+                  facts.st_mtim.tv_sec, facts.st_mtim.tv_nsec, offset, size);
+  const BlobId id = digest_of(std::as_bytes(std::span(facts_text)));
+  return {{id, size}, BlobPlace::file, file, offset};
+}
+
+}  // namespace muster::detail

@@ -1,0 +1,52 @@
+// The files of a producer's blobs in the folders of its broker: who shares them writes content once
+// and sends none of it (common/blob_folder.hpp says what lies where).
+//
+// Threads: any; the functions keep no state. Blocking: on disk input and output.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <muster/blob.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <variant>
+
+#include "common/message.hpp"
+
+namespace muster::detail {
+
+// The broker's folders, and who writes there: a session, in hexadecimal.
+struct BlobFolders {
+  std::string memory;
+  std::string disk;
+  std::string owner;
+
+  // "ID.OWNER", relative to an incoming folder.
+  std::string incoming_name(const BlobId& id) const;
+};
+
+// Whether this process sees the folder in memory as the broker does: its file `token` says so.
+bool shares_folders(const BlobFolders& folders, const std::string& token);
+
+// Gives a blob that lies in a folder already another name in the incoming folder, so that it stays
+// whatever the broker does meanwhile. Nothing: it is not there.
+std::optional<BlobPlace> link_blob(const BlobFolders& folders, const BlobName& name);
+
+// Writes into an incoming folder: in memory if it may and there is room, else on disk. The error
+// says what ran out and what to do.
+std::variant<BlobPlace, std::string> write_blob(const BlobFolders& folders, const BlobName& name,
+                                                std::span<const std::byte> content,
+                                                bool may_use_memory);
+
+// Takes back what write_blob() or link_blob() did.
+void discard_blob(const BlobFolders& folders, const BlobId& id);
+
+// Opens a blob for reading wherever it is now. Nothing: it is nowhere.
+std::optional<BlobFile::Opened> open_blob(const BlobFolders& folders, const BlobId& id);
+
+// A part of a file of the user's as it is now, named by what tells that it changed. Throws Error
+// invalid. The greatest `size_bytes`: up to the end of the file.
+BlobSource describe_file(const std::string& path, std::uint64_t offset, std::uint64_t size_bytes);
+
+}  // namespace muster::detail

@@ -1,0 +1,144 @@
+// Payloads that keep their blobs, and what handles open.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "common/blob.hpp"
+#include "common/check.hpp"
+#include "common/descriptor.hpp"
+#include "producer/blob_keeper.hpp"
+#include "producer/kept_file.hpp"
+#include "producer/outcome_error.hpp"
+
+namespace muster::detail {
+
+// Owns the bytes of a payload: its end is the end of one use of each of its blobs.
+struct PayloadUses {
+  PayloadUses(std::shared_ptr<BlobKeeper> its_keeper, std::vector<BlobId> its_blobs,
+              Bytes its_bytes)
+      : keeper(std::move(its_keeper)), blobs(std::move(its_blobs)), bytes(std::move(its_bytes)) {}
+  ~PayloadUses() { keeper->payload_gone(blobs); }
+  PayloadUses(const PayloadUses&) = delete;
+  PayloadUses& operator=(const PayloadUses&) = delete;
+
+  const std::shared_ptr<BlobKeeper> keeper;
+  const std::vector<BlobId> blobs;
+  const Bytes bytes;
+};
+
+namespace {
+
+// Owns the bytes of an outcome's body.
+struct HeldOutcome {
+  Bytes bytes;
+  std::vector<Blob> blobs;
+};
+
+}  // namespace
+
+// The blob's id here. One of another producer, or that a task was given, is put here as well.
+BlobId BlobKeeper::own(const Blob& blob, std::vector<Blob>& put_here) {
+  if (!blob) throw invalid_call("an empty Blob is no argument");
+  const BlobFile& file = *blob.file();
+  const auto* kept = dynamic_cast<const KeptFile*>(&file);
+  if (kept == nullptr || kept->keeper.get() != this) {
+    const bool is_file = kept != nullptr && kept->source.place == BlobPlace::file;
+    put_here.push_back(is_file
+                           ? put_file(kept->source)
+                           : put({{file.high, file.low}, file.size_bytes}, blob.bytes().span()));
+  }
+  return {file.high, file.low};
+}
+
+Payload BlobKeeper::use(const std::vector<Blob>& blobs, const Payload& body) {
+  if (blobs.size() > limits::kMaxPayloadBlobs) {
+    throw invalid_call(fmt::format("a task has {} blobs; the limit is {}", blobs.size(),
+                                   limits::kMaxPayloadBlobs));
+  }
+  std::vector<Blob> put_here;
+  std::vector<BlobId> ids;
+  std::vector<BlobName> names;
+  ids.reserve(blobs.size());
+  names.reserve(blobs.size());
+  try {
+    for (const Blob& blob : blobs) {
+      ids.push_back(own(blob, put_here));
+      names.push_back({ids.back(), blob.size()});
+    }
+  } catch (const BlobError& error) {
+    throw Error(ErrorCode::invalid, "blob_lost", error.what());
+  }
+  Payload payload = with_blobs(names, body);
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_) throw Error(ErrorCode::disconnected, "closed", "the Producer was destroyed");
+    for (const BlobId& id : ids) {
+      const Entry& entry = entries_.at(id);
+      if (entry.lost.empty()) continue;
+      throw Error(
+          ErrorCode::invalid, "blob_lost",
+          fmt::format("blob {} cannot be used: {}; scatter it again", to_hex(id), entry.lost));
+    }
+    for (const BlobId& id : ids) add_payload(entries_.at(id));
+  }
+  const std::span<const std::byte> view = payload.bytes.span();
+  payload.bytes = Bytes(
+      std::make_shared<PayloadUses>(shared_from_this(), std::move(ids), std::move(payload.bytes)),
+      view);
+  return payload;
+}
+
+void BlobKeeper::hold(Payload& body) {
+  if (body.blobs == 0) return;
+  auto held = std::make_shared<HeldOutcome>();
+  held->blobs.reserve(body.blobs);
+  {
+    const std::lock_guard lock(mutex_);
+    for (std::size_t i = 0; i < body.blobs; ++i) {
+      const BlobName name = blob_at(body, i);
+      const auto [found, is_new] = entries_.try_emplace(name.id);
+      if (is_new) {
+        found->second.origin = Origin::result;
+        found->second.source = {name, BlobPlace::kept};
+      }
+      held->blobs.push_back(handle_of(found->second));
+    }
+  }
+  const std::span<const std::byte> view = body.bytes.span();
+  held->bytes = std::move(body.bytes);
+  body.bytes = Bytes(std::move(held), view);
+}
+
+std::vector<Blob> take_blobs(Payload& body) {
+  if (body.blobs == 0) return {};
+  const auto held = std::static_pointer_cast<const HeldOutcome>(body.bytes.owner());
+  CHECK(held != nullptr);
+  body.bytes = held->bytes;
+  return held->blobs;
+}
+
+BlobFile::Opened BlobKeeper::open(const KeptFile& file) {
+  const BlobSource& source = file.source;
+  if (source.place == BlobPlace::file) {
+    const int descriptor = ::open(source.file.c_str(), O_RDONLY | O_CLOEXEC);
+    if (descriptor >= 0) return {descriptor, source.offset};
+    throw BlobError(fmt::format("{} cannot be read: {}", source.file, std::strerror(errno)));
+  }
+  BlobFolders folders;
+  {
+    const std::lock_guard lock(mutex_);
+    folders = folders_;
+  }
+  if (const auto opened = open_blob(folders, source.name.id)) return *opened;
+  throw BlobError(
+      fmt::format("blob {} is not in {} nor in {}: its producer or its broker has "
+                  "ended, or something else removed it",
+                  to_hex(source.name.id), folders.memory, folders.disk));
+}
+
+}  // namespace muster::detail

@@ -1,0 +1,153 @@
+"""Functions and classes that go by value, and which many payloads of one job share.
+
+The client pickles each once, into the job's body, and names it by a digest in the payloads; the
+process that runs the tasks unpickles each once.
+Threads: any.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import threading
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from muster._blobs import Blobs, Sharing
+from muster._pickling import Pickler, make, pack_with
+from muster._portable import Packed, Portable, Reduced, Store
+from muster._stores import ArgumentStore, digest_of
+
+_KEPT_FUNCTIONS = 512
+"""Unpickled functions that a runner keeps: more than one job has, few enough for their closures."""
+
+Functions = Mapping[bytes, Portable]
+"""As the process has them that runs the tasks."""
+
+
+class SharedFunctions:
+    """The functions and classes that the payloads of one job share.
+
+    What goes by value is pickled once, when it is first met, with all that it refers to, and is
+    named by its digest from then on; changes to its globals or closure after that stay unseen, and
+    in a runner all tasks of the job see one object. Before the first `take_body` the
+    payloads only have the digests: put the body in the job that they are for.
+    """
+
+    def __init__(self, blobs: Blobs | None = None) -> None:
+        """`blobs`: of the call; None: everything stays in the pickles."""
+        self.blobs = blobs or Blobs(None, Sharing())
+        self._lock = threading.Lock()
+        self._by_id: dict[int, Shared | None] = {}
+        self._bodies: dict[bytes, Shared] = {}
+        self._taken: frozenset[bytes] | None = None
+        self._alive: list[object] = []  # an id is only good while its object lives
+
+    def pack(self, obj: object, what: str) -> Packed:
+        """As `muster._pickling.pack`, with references instead of shared functions."""
+        return pack_with(functools.partial(SharingPickler, functions=self), obj, what, self.blobs)
+
+    def take_body(self) -> dict[bytes, Shared]:
+        """All that was met so far, for the body of the job that the payloads belong to."""
+        with self._lock:
+            self._taken = frozenset(self._bodies)
+            return dict(self._bodies)
+
+    def shared(self, obj: Any, reduce: Callable[[Any], Any]) -> Shared | None:
+        """None: `obj` does not go by value."""
+        key = id(obj)
+        try:
+            return self._by_id[key]
+        except KeyError:
+            pass
+        shared = None
+        if reduce(obj) is not NotImplemented:
+            shared = Shared(obj, self.blobs)
+        with self._lock:
+            if key not in self._by_id:
+                self._alive.append(obj)
+                self._by_id[key] = shared
+                if shared:
+                    self._bodies[shared.digest] = shared
+            return self._by_id[key]
+
+    def inline(self, shared: Shared) -> Shared | None:
+        """What goes along with a payload because the body does not have it."""
+        taken = self._taken
+        return None if taken is None or shared.digest in taken else shared
+
+
+class Shared:
+    """One pickled function or class, with its large parts."""
+
+    __slots__ = ("_blobs", "_portable", "digest")
+
+    def __init__(self, obj: object, blobs: Blobs) -> None:
+        store = ArgumentStore(blobs)
+        self._portable = make(Pickler, obj, "the function", store)
+        self._blobs = store.blobs
+        self.digest = digest_of(self._portable, self._blobs)
+
+    def nest(self, store: Any) -> Reduced:
+        """For a pickle that goes to `store`."""
+        return Reduced(store.nest(self._portable, self._blobs))
+
+
+class SharingPickler(Pickler):
+    def __init__(self, file: Any, store: Store, functions: SharedFunctions) -> None:
+        super().__init__(file, store)
+        self._functions = functions
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Asked by the pickler for every object that is not of a built-in type."""
+        if not isinstance(obj, (types.FunctionType, type)) or obj.__module__ == "builtins":
+            return super().reducer_override(obj)
+        shared = self._functions.shared(obj, super().reducer_override)
+        if shared is None:
+            return NotImplemented
+        inline = self._functions.inline(shared)
+        return _resolve, (shared.digest, inline.nest(self.store) if inline else None)
+
+
+_table_lock = threading.Lock()
+_table: dict[bytes, tuple[int, Portable | None]] = {}
+"""Pickles out of job bodies: digest to (jobs that have it, pickle)."""
+_resolved: OrderedDict[bytes, object] = OrderedDict()
+
+
+def add_functions(functions: Functions) -> None:
+    """Makes the functions of a job's body known to this process, until `remove_functions`."""
+    with _table_lock:
+        for digest, data in functions.items():
+            jobs, _ = _table.get(digest, (0, None))
+            _table[digest] = jobs + 1, data
+
+
+def remove_functions(functions: Functions) -> None:
+    """The opposite of `add_functions`, when the job ended."""
+    with _table_lock:
+        for digest in functions:
+            jobs, data = _table.pop(digest, (0, None))
+            if jobs > 1:
+                _table[digest] = jobs - 1, data
+            else:
+                _resolved.pop(digest, None)
+
+
+def _resolve(digest: bytes, inline: Portable | None) -> object:
+    """The function of that digest, unpickled once in this process."""
+    with _table_lock:
+        if digest in _resolved:
+            _resolved.move_to_end(digest)
+            return _resolved[digest]
+        data = inline if inline is not None else _table.get(digest, (0, None))[1]
+    if data is None:
+        raise pickle.UnpicklingError(f"the job has no function with digest {digest.hex()}")
+    function = data.load()
+    with _table_lock:
+        function = _resolved.setdefault(digest, function)
+        while len(_resolved) > _KEPT_FUNCTIONS:
+            _resolved.popitem(last=False)
+    return function

@@ -1,0 +1,155 @@
+// What a process leaves in its blob folders, and who takes it over.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <fstream>
+
+#include "common/folder_claim.hpp"
+#include "tests/common/blob_folder_env.hpp"
+
+namespace muster {
+namespace {
+
+using std::chrono::seconds;
+using testing::bytes_of;
+using testing::content_of;
+using testing::id_of;
+using testing::kMega;
+
+class BlobFolderLifeTest : public testing::BlobFolderEnv {};
+
+TEST_F(BlobFolderLifeTest, WhatAnOwnerLeftIsCleared) {
+  open(kMega, kMega);
+  const std::string other = memory_ + "/incoming/" + to_hex(id_of(7)) + ".def";
+  std::ofstream(other) << "x";
+  write_incoming(1, 10, memory_);
+  write_incoming(2, 10, disk_);
+  blobs_->clear_incoming("abc");
+  EXPECT_EQ(files_in(disk_ + "/incoming"), 0U);
+  EXPECT_EQ(files_in(memory_ + "/incoming"), 1U);
+  // Nobody has written to it for long.
+  std::filesystem::last_write_time(other, std::filesystem::last_write_time(other) - seconds(700));
+  write_incoming(3, 10, memory_);
+  tick(seconds(120));
+  EXPECT_FALSE(std::filesystem::exists(other));
+  EXPECT_EQ(files_in(memory_ + "/incoming"), 1U);
+}
+
+TEST_F(BlobFolderLifeTest, TwoCannotHaveTheSameFolder) {
+  open(kMega, kMega);
+  EXPECT_THROW(BlobFolder(options(kMega, kMega)), std::runtime_error);
+}
+
+TEST_F(BlobFolderLifeTest, AFolderThatOthersCanChangeIsNotUsed) {
+  std::filesystem::create_directories(memory_);
+  chmod(memory_.c_str(), 0777);
+  EXPECT_THROW(BlobFolder(options(kMega, kMega)), std::runtime_error);
+}
+
+TEST_F(BlobFolderLifeTest, NothingIsLeftBehind) {
+  open(kMega, kMega);
+  keep(1, 1000);
+  ASSERT_EQ(blobs_->begin({id_of(2), 1000}), "");
+  blobs_.reset();
+  EXPECT_FALSE(std::filesystem::exists(memory_));
+  EXPECT_FALSE(std::filesystem::exists(disk_));
+}
+
+TEST_F(BlobFolderLifeTest, ALastingOneLeavesWhatIsPinnedToItsSuccessor) {
+  open(kMega, kMega, true);
+  keep(1, 1000);
+  ASSERT_EQ(put(2, 1000, BlobPlace::disk), "");
+  blobs_->pin(id_of(2));
+  ASSERT_EQ(put(3, 1000), "");
+  const std::string path = folder_.path("data");
+  std::ofstream(path) << content_of(4, 1000);
+  ASSERT_EQ(blobs_->adopt({{id_of(4), 500}, BlobPlace::file, path, 100}), "");
+  blobs_->pin(id_of(4));
+  blobs_.reset();
+  open(kMega, kMega, true);
+  EXPECT_EQ(blobs_->count(), 3U);
+  EXPECT_EQ(stored(1), content_of(1, 1000));
+  EXPECT_EQ(stored(2), content_of(2, 1000));
+  std::string piece(500, '\0');
+  EXPECT_EQ(blobs_->read(id_of(4), 0, std::as_writable_bytes(std::span(piece))), "");
+  EXPECT_EQ(piece, content_of(4, 1000).substr(100, 500));
+  EXPECT_EQ(blobs_->memory_bytes(), 1000U);
+  EXPECT_EQ(blobs_->disk_bytes(), 1000U);
+  tick();
+  EXPECT_EQ(tick(seconds(61)).size(), 3U) << "nobody asked for them again";
+  blobs_.reset();
+  EXPECT_FALSE(std::filesystem::exists(memory_)) << "nothing worth keeping";
+}
+
+// Runs in a child that is killed in the middle: no destructor runs.
+void make_and_die(const BlobFolderOptions& options, const std::string& content) {
+  const pid_t child = fork();
+  if (child == 0) {
+    BlobFolder blobs(options);
+    if (!blobs.begin({id_of(1), content.size()}).empty()) _exit(1);
+    if (!blobs.write(id_of(1), 0, bytes_of(content)).empty()) _exit(2);
+    if (!blobs.finish(id_of(1)).empty()) _exit(3);
+    blobs.pin(id_of(1));
+    if (!blobs.begin({id_of(2), 100}).empty()) _exit(4);
+    raise(SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status)) << WEXITSTATUS(status);
+}
+
+TEST_F(BlobFolderLifeTest, ASuccessorTakesOverFromOneThatWasKilled) {
+  BlobFolderOptions its_options = options(kMega, kMega);
+  its_options.lasting = true;
+  make_and_die(its_options, content_of(1, 1000));
+  // Another one's start does not take it away from its successor.
+  remove_dead_folders(folder_.path("shm"));
+  ASSERT_TRUE(is_in_memory(1));
+  open(kMega, kMega, true);
+  EXPECT_EQ(stored(1), content_of(1, 1000));
+  EXPECT_FALSE(holds(2));
+  EXPECT_EQ(files_in(memory_ + "/incoming"), 0U);
+}
+
+TEST_F(BlobFolderLifeTest, WhoNeverComesBackLeavesNothingForLong) {
+  make_and_die(options(kMega, kMega), content_of(1, 1000));
+  ASSERT_TRUE(is_in_memory(1));
+  memory_ += "2";
+  disk_ += "2";
+  open(kMega, kMega);
+  EXPECT_EQ(files_in(folder_.path("shm")), 1U) << "only the new one";
+  EXPECT_EQ(files_in(folder_.path("cache")), 1U);
+  // One that might have come back, and did not for ten minutes.
+  BlobFolderOptions lasting = options(kMega, kMega);
+  lasting.memory = folder_.path("shm/third");
+  lasting.disk = folder_.path("cache/third");
+  lasting.lasting = true;
+  make_and_die(lasting, content_of(1, 1000));
+  const std::string lock = lasting.memory + "/lock";
+  std::filesystem::last_write_time(lock, std::filesystem::last_write_time(lock) - seconds(700));
+  remove_dead_folders(folder_.path("shm"));
+  EXPECT_EQ(files_in(folder_.path("shm")), 1U);
+  EXPECT_TRUE(std::filesystem::exists(memory_)) << "its owner lives";
+}
+
+TEST_F(BlobFolderLifeTest, AGroupMayEnterAndWriteWhereItIsMeantTo) {
+  BlobFolderOptions its_options = options(kMega, kMega);
+  its_options.group = true;
+  blobs_ = std::make_unique<BlobFolder>(its_options);
+  const auto mode_of = [](const std::string& path) {
+    struct stat status {};
+    EXPECT_EQ(stat(path.c_str(), &status), 0) << path;
+    return status.st_mode & 07777U;
+  };
+  EXPECT_EQ(mode_of(memory_), 0750U);
+  EXPECT_EQ(mode_of(memory_ + "/incoming"), 01770U);
+  EXPECT_EQ(mode_of(memory_ + "/token"), 0440U);
+  EXPECT_EQ(mode_of(folder_.path("shm")), 0750U);
+  ASSERT_EQ(put(1, 100), "");
+  EXPECT_EQ(mode_of(blobs_->path(id_of(1))), 0440U);
+}
+
+}  // namespace
+}  // namespace muster

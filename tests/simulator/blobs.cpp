@@ -1,0 +1,79 @@
+// Blobs of the simulated world: producers' tasks and jobs name some, workers fetch what they lack
+// and lose it again. Every worker has a cache of its own, or shares the broker's folders.
+#include <algorithm>
+#include <utility>
+
+#include "common/blob.hpp"
+#include "tests/simulator/parts.hpp"
+#include "tests/simulator/world.hpp"
+
+namespace muster::simulator {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr std::uint64_t kBlobs = 8;
+constexpr std::uint64_t kBlobStep = 10'000'000;
+
+}  // namespace
+
+BlobName World::blob_of(std::uint64_t number) const {
+  const std::uint64_t kind = number % kBlobs;
+  return {{plan_.seed, kind + 1}, (kind + 1) * kBlobStep};
+}
+
+// The same for every call: whoever has a result knows what its task named.
+Payload World::with_names(std::uint32_t job, std::uint64_t sequence, Payload body) const {
+  if (!plan_.faults.blobs || (job + sequence) % 3 == 0) return body;
+  std::vector<BlobName> names{blob_of(job * 5 + sequence / 16)};
+  if (sequence % 7 == 0) names.push_back(blob_of(sequence));
+  return with_blobs(names, body);
+}
+
+void World::carry_blobs(Worker& worker, const std::vector<BlobRequest>& requests) {
+  for (const BlobRequest& request : requests) {
+    const BlobId id = request.name.id;
+    if (request.kind == BlobRequest::Kind::fetch) {
+      worker.needed.insert(id);
+      const bool is_there = worker.cache.count(id) != 0;
+      count(is_there ? "blobs_found" : "blobs_fetched");
+      after(is_there ? Duration(1us) : random_duration(plan_.max_transfer),
+            [this, &worker, id] { end_fetch(worker, id); });
+    } else if (request.kind == BlobRequest::Kind::release) {
+      worker.needed.erase(id);
+      if (chance(0.5)) {
+        after(random_duration(plan_.max_transfer), [this, &worker, id] { evict(worker, id); });
+      }
+    }
+  }
+}
+
+void World::end_fetch(Worker& worker, const BlobId& id) {
+  if (worker.link.dead || worker.needed.count(id) == 0) return;
+  if (plan_.faults.errors && chance(0.02)) {
+    worker.agent.blob_gone(id, "the link ate it", now_);
+  } else {
+    worker.cache.insert(id);
+    worker.agent.blob_here(id, now_);
+  }
+  pump_worker(worker);
+}
+
+void World::evict(Worker& worker, const BlobId& id) {
+  if (worker.link.dead || worker.needed.count(id) != 0 || worker.cache.erase(id) == 0) return;
+  count("blobs_evicted");
+  worker.agent.report({{BlobReport::Kind::evicted, id}}, now_);
+  pump_worker(worker);
+}
+
+void World::check_blobs(const Worker& worker, const Payload& payload) {
+  for (std::uint32_t i = 0; i < payload.blobs; ++i) {
+    const BlobId id = blob_at(payload, i).id;
+    count(worker.shares ? "blobs_shared" : "blobs_used");
+    if (!worker.shares && (worker.cache.count(id) == 0 || worker.needed.count(id) == 0)) {
+      fail("a task runs without its blobs");
+    }
+  }
+}
+
+}  // namespace muster::simulator

@@ -1,0 +1,56 @@
+// The files behind blobs as a set of names: what the scheduler's tests and simulators have instead
+// of a BlobStore. Owner: one test; one thread.
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "broker/blob_files.hpp"
+#include "common/check.hpp"
+
+namespace muster::testing {
+
+class BlobSet : public BlobFiles {
+ public:
+  bool holds(const BlobName& name) const override {
+    const auto found = held_.find(name.id);
+    return found != held_.end() && found->second.size_bytes == name.size_bytes;
+  }
+  std::string adopt(const BlobSource& source) override {
+    if (source.file == "refused") return "it is refused";
+    held_.insert({source.name.id, {source.name.size_bytes, 0}});
+    return holds(source.name) ? "" : "it has another size";
+  }
+  void pin(const BlobId& id) override { ++held_.at(id).pins; }
+  void unpin(const BlobId& id, bool cached) override {
+    const auto found = held_.find(id);
+    CHECK(found != held_.end() && found->second.pins > 0);
+    if (--found->second.pins == 0 && !cached) held_.erase(found);
+  }
+  void clear_incoming(const std::string& owner) override { cleared_.insert(owner); }
+
+  // As if a worker's file had been taken.
+  void add(const BlobName& name) { held_.insert({name.id, {name.size_bytes, 0}}); }
+  // The folder is emptied of what nobody pinned.
+  void drop_cached() {
+    std::erase_if(held_, [](const auto& entry) { return entry.second.pins == 0; });
+  }
+  std::uint32_t pins(const BlobId& id) const {
+    const auto found = held_.find(id);
+    return found == held_.end() ? 0 : found->second.pins;
+  }
+  std::size_t size() const { return held_.size(); }
+  bool cleared(const std::string& owner) const { return cleared_.count(owner) != 0; }
+
+ private:
+  struct Held {
+    std::uint64_t size_bytes = 0;
+    std::uint32_t pins = 0;
+  };
+  std::map<BlobId, Held> held_;
+  std::set<std::string> cleared_;
+};
+
+}  // namespace muster::testing
