@@ -96,6 +96,7 @@ class Rig:
     def __init__(self, binaries: Path, scratch: Path, quick: bool) -> None:
         self.quick = quick
         self.pairs = 3 if quick else 5
+        self.scratch = scratch
         self._binaries = binaries
         self._python = ""
         # GNU parallel keeps files in its home; people's own is not ours to write to.
@@ -177,6 +178,10 @@ class Rig:
     def python_output(self, script: str, *arguments: str) -> str:
         """Runs a Python program of this repository."""
         return self.run([self._python, str(ROOT / script), *arguments])
+
+    def traced_python(self, tracer: Sequence[str], script: str, *arguments: str) -> str:
+        """As python_output(), below a program that watches it."""
+        return self.run([*tracer, self._python, str(ROOT / script), *arguments])
 
     def python_values(self, script: str, *arguments: str) -> Values:
         """As values(), for a Python program."""

@@ -39,11 +39,34 @@ Payload body_of(const Payload& payload) {
           payload.unpacked_bytes, 0};
 }
 
-BlobId digest_of(std::span<const std::byte> content) {
-  const XXH128_hash_t hash = XXH3_128bits(content.data(), content.size());
-  // An id of zeros is none: content that hashes to it gets another one.
+namespace {
+
+// An id of zeros is none: content that hashes to it gets another one.
+BlobId id_of(const XXH128_hash_t& hash) {
   if (hash.high64 == 0 && hash.low64 == 0) return {0, 1};
   return {hash.high64, hash.low64};
+}
+
+}  // namespace
+
+BlobId digest_of(std::span<const std::byte> content) {
+  return id_of(XXH3_128bits(content.data(), content.size()));
+}
+
+struct BlobDigest::State {
+  XXH3_state_t hash;
+};
+
+BlobDigest::BlobDigest() : state_(std::make_unique<State>()) { XXH3_128bits_reset(&state_->hash); }
+BlobDigest::~BlobDigest() = default;
+
+void BlobDigest::add(std::span<const std::byte> piece) {
+  XXH3_128bits_update(&state_->hash, piece.data(), piece.size());
+  size_bytes_ += piece.size();
+}
+
+BlobName BlobDigest::name() const {
+  return {id_of(XXH3_128bits_digest(&state_->hash)), size_bytes_};
 }
 
 }  // namespace muster

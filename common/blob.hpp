@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 
@@ -26,5 +28,21 @@ inline bool is_one_blob(const Payload& payload) {
 
 // The name that content has: XXH3-128 with seed 0 (https://xxhash.com). Takes about 0.1 ms per MB.
 BlobId digest_of(std::span<const std::byte> content);
+
+// The same, of content that comes piece by piece, and its size.
+class BlobDigest {
+ public:
+  BlobDigest();
+  ~BlobDigest();
+  BlobDigest(const BlobDigest&) = delete;
+  BlobDigest& operator=(const BlobDigest&) = delete;
+  void add(std::span<const std::byte> piece);
+  BlobName name() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+  std::uint64_t size_bytes_ = 0;
+};
 
 }  // namespace muster

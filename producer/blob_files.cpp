@@ -13,6 +13,7 @@
 #include <filesystem>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "common/blob.hpp"
 #include "common/descriptor.hpp"
@@ -25,6 +26,7 @@ constexpr char kIncoming[] = "/incoming/";
 
 // One call of write(2): large enough that its cost does not show, and a full tmpfs tells in time.
 constexpr std::size_t kWriteBytes = std::size_t{8} << 20;
+constexpr std::size_t kReadBytes = std::size_t{1} << 20;
 
 // What a blob leaves of the folder in memory for others: a sixteenth.
 constexpr std::uint64_t kSpareShare = 16;
@@ -49,10 +51,10 @@ int write_all(int descriptor, std::span<const std::byte> content) {
 }
 
 // Zero, or what went wrong; then nothing is left behind.
-int write_file(const std::string& path, std::span<const std::byte> content) {
-  const Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0640));
+int write_file(const std::string& path, const ContentWriter& content) {
+  const Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0440));
   if (!file) return errno == EEXIST ? 0 : errno;  // put and let go a moment ago: the same content
-  const int error = write_all(file.get(), content);
+  const int error = content(file.get());
   if (error != 0) ::unlink(path.c_str());
   return error;
 }
@@ -93,17 +95,22 @@ std::optional<BlobPlace> link_blob(const BlobFolders& folders, const BlobName& n
   return std::nullopt;
 }
 
+ContentWriter writer_of(std::span<const std::byte> content) {
+  return [content](int descriptor) { return write_all(descriptor, content); };
+}
+
 std::variant<BlobPlace, std::string> write_blob(const BlobFolders& folders, const BlobName& name,
-                                                std::span<const std::byte> content,
-                                                bool may_use_memory) {
+                                                const ContentWriter& content, bool may_use_memory) {
   const std::string incoming = kIncoming + folders.incoming_name(name.id);
-  if (may_use_memory && has_room(folders.memory, content.size())) {
-    const int error = write_file(folders.memory + incoming, content);
+  int error = 0;
+  if (may_use_memory && has_room(folders.memory, name.size_bytes)) {
+    error = write_file(folders.memory + incoming, content);
     if (error == 0) return BlobPlace::memory;
   }
-  const int error = write_file(folders.disk + incoming, content);
+  if (error != ESTALE) error = write_file(folders.disk + incoming, content);
   if (error == 0) return BlobPlace::disk;
-  return fmt::format("a blob of {} bytes cannot be written to {}: {}{}", content.size(),
+  if (error == ESTALE) return "the file changed while it was read; use it when it is complete";
+  return fmt::format("a blob of {} bytes cannot be written to {}: {}{}", name.size_bytes,
                      folders.disk, std::strerror(error),
                      is_full(error) ? "; free some space there or in " + folders.memory +
                                           ", or start the broker with --blob-folder on another disk"
@@ -128,6 +135,60 @@ std::optional<BlobFile::Opened> open_blob(const BlobFolders& folders, const Blob
     if (descriptor >= 0) return BlobFile::Opened{descriptor, 0};
   }
   return std::nullopt;
+}
+
+// --- Content of files
+
+namespace {
+
+// Reads all of a file, piece by piece, into `take`. Returns errno, or 0.
+template <typename Take>
+int read_file(int descriptor, const Take& take) {
+  std::vector<std::byte> buffer(kReadBytes);
+  for (off_t offset = 0;;) {
+    const ssize_t size = ::pread(descriptor, buffer.data(), buffer.size(), offset);
+    if (size < 0 && errno == EINTR) continue;
+    if (size < 0) return errno;
+    if (size == 0) return 0;
+    const int error = take(std::span(buffer.data(), static_cast<std::size_t>(size)));
+    if (error != 0) return error;
+    offset += size;
+  }
+}
+
+}  // namespace
+
+FileContent::FileContent(const std::string& path)
+    : path_(path), file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+  struct stat facts {};
+  if (!file_ || ::fstat(file_.get(), &facts) != 0) {
+    throw invalid_call(fmt::format("{} cannot be read: {}", path, std::strerror(errno)));
+  }
+  if (S_ISDIR(facts.st_mode)) {
+    throw invalid_call(path + " is a directory: name its files, or pack it into one (tar)");
+  }
+  if (!S_ISREG(facts.st_mode)) throw invalid_call(path + " is no regular file");
+  BlobDigest digest;
+  const int error = read_file(file_.get(), [&](std::span<const std::byte> piece) {
+    digest.add(piece);
+    return 0;
+  });
+  if (error != 0) {
+    throw invalid_call(fmt::format("{} cannot be read: {}", path, std::strerror(error)));
+  }
+  name_ = digest.name();
+}
+
+ContentWriter FileContent::writer() const {
+  return [this](int descriptor) {
+    BlobDigest digest;
+    const int error = read_file(file_.get(), [&](std::span<const std::byte> piece) {
+      digest.add(piece);
+      return write_all(descriptor, piece);
+    });
+    if (error != 0) return error;
+    return digest.name() == name_ ? 0 : ESTALE;
+  };
 }
 
 BlobSource describe_file(const std::string& path, std::uint64_t offset, std::uint64_t size_bytes) {

@@ -6,12 +6,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <muster/blob.hpp>
 #include <optional>
 #include <span>
 #include <string>
 #include <variant>
 
+#include "common/descriptor.hpp"
 #include "common/message.hpp"
 
 namespace muster::detail {
@@ -33,17 +35,34 @@ bool shares_folders(const BlobFolders& folders, const std::string& token);
 // whatever the broker does meanwhile. Nothing: it is not there.
 std::optional<BlobPlace> link_blob(const BlobFolders& folders, const BlobName& name);
 
+// What writes content into a file, from its beginning: 0, or the errno of what failed.
+using ContentWriter = std::function<int(int descriptor)>;
+ContentWriter writer_of(std::span<const std::byte> content);
+
 // Writes into an incoming folder: in memory if it may and there is room, else on disk. The error
 // says what ran out and what to do.
 std::variant<BlobPlace, std::string> write_blob(const BlobFolders& folders, const BlobName& name,
-                                                std::span<const std::byte> content,
-                                                bool may_use_memory);
+                                                const ContentWriter& content, bool may_use_memory);
 
 // Takes back what write_blob() or link_blob() did.
 void discard_blob(const BlobFolders& folders, const BlobId& id);
 
 // Opens a blob for reading wherever it is now. Nothing: it is nowhere.
 std::optional<BlobFile::Opened> open_blob(const BlobFolders& folders, const BlobId& id);
+
+// The content of a file as it was when it was opened: its name, and what writes it. The writer
+// fails with ESTALE when the file changed meanwhile.
+class FileContent {
+ public:
+  explicit FileContent(const std::string& path);  // throws Error invalid; reads all of it
+  const BlobName& name() const { return name_; }
+  ContentWriter writer() const;
+
+ private:
+  const std::string path_;
+  Descriptor file_;
+  BlobName name_;
+};
 
 // A part of a file of the user's as it is now, named by what tells that it changed. Throws Error
 // invalid. The greatest `size_bytes`: up to the end of the file.

@@ -185,7 +185,13 @@ bool BlobKeeper::make_room(Lock& lock, std::uint64_t size_bytes, Deadline deadli
 
 Blob BlobKeeper::scatter(std::span<const std::byte> content) {
   if (!shares()) check_usable();
-  return put(name_of(content), content);
+  return put(name_of(content), writer_of(content));
+}
+
+Blob BlobKeeper::scatter_copy(const std::string& path) {
+  if (!shares()) check_usable();
+  const FileContent content(path);
+  return put(content.name(), content.writer());
 }
 
 Blob BlobKeeper::scatter_file(const std::string& path, std::uint64_t offset,
@@ -204,7 +210,7 @@ BlobKeeper::Entry* BlobKeeper::find_ready(Lock& lock, const BlobId& id) {
   }
 }
 
-Blob BlobKeeper::put(const BlobName& name, std::span<const std::byte> content) {
+Blob BlobKeeper::put(const BlobName& name, const ContentWriter& content) {
   Lock lock(mutex_);
   Entry* entry = find_ready(lock, name.id);
   while (entry == nullptr && used_bytes_ + name.size_bytes > credit_bytes_) {
@@ -230,7 +236,7 @@ Blob BlobKeeper::put(const BlobName& name, std::span<const std::byte> content) {
 }
 
 // Unlocks meanwhile. On failure lets go of the blob and throws.
-void BlobKeeper::write(Lock& lock, Entry& entry, std::span<const std::byte> content) {
+void BlobKeeper::write(Lock& lock, Entry& entry, const ContentWriter& content) {
   const BlobName name = entry.source.name;
   const BlobFolders folders = folders_;
   const bool may_use_memory = memory_bytes_ + name.size_bytes <= credit_memory_bytes_;
@@ -318,7 +324,7 @@ std::optional<BlobSource> BlobKeeper::answered(const BlobAnswer& answer) {
   try {
     if (!place && handle) {  // a map that somebody made has the content even if no folder has it
       content = handle->map_shared();
-      const auto written = write_blob(folders, name, content.span(), true);
+      const auto written = write_blob(folders, name, writer_of(content.span()), true);
       if (const auto* done = std::get_if<BlobPlace>(&written)) place = *done;
     }
   } catch (const BlobError&) {

@@ -50,6 +50,7 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   bool shares() const { return shares_.load(std::memory_order_relaxed); }
   Blob scatter(std::span<const std::byte> content);
   Blob scatter_file(const std::string& path, std::uint64_t offset, std::uint64_t size_bytes);
+  Blob scatter_copy(const std::string& path);
   // False: `deadline` passed.
   bool await_room(std::uint64_t size_bytes, Deadline deadline);
   // A payload of these blobs and this body; they stay while its bytes live.
@@ -90,11 +91,11 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   };
   using Entries = std::unordered_map<BlobId, Entry>;
 
-  Blob put(const BlobName& name, std::span<const std::byte> content);
+  Blob put(const BlobName& name, const ContentWriter& content);
   Blob put_file(BlobSource source);
   Entry* find_ready(Lock& lock, const BlobId& id);
   bool make_room(Lock& lock, std::uint64_t size_bytes, Deadline deadline);
-  void write(Lock& lock, Entry& entry, std::span<const std::byte> content);
+  void write(Lock& lock, Entry& entry, const ContentWriter& content);
   Blob handle_of(Entry& entry);
   BlobId own(const Blob& blob, std::vector<Blob>& put_here);
   void check_usable() const;

@@ -233,6 +233,10 @@ Blob Producer::scatter_file(const std::string& path, std::uint64_t offset,
   return state_->client->blobs().scatter_file(path, offset, size_bytes);
 }
 
+Blob Producer::scatter_copy(const std::string& path) {
+  return state_->client->blobs().scatter_copy(path);
+}
+
 bool Producer::has_blobs() const { return state_->client->blobs().shares(); }
 
 bool Producer::await_blob_room(std::uint64_t size_bytes, std::chrono::nanoseconds timeout) {

@@ -196,8 +196,8 @@ void Session::resume(const message::Welcome& welcome) {
   }
   if (status_wanted_) messages_.emplace_back(message::StatusRequest{});
   resume_nodes(is_new);
-  resume_stores();
   resume_blobs(is_new);
+  resume_stores();
 }
 
 // `next_sequence`: the broker has the job, and every task before this one.

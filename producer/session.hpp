@@ -90,16 +90,16 @@ class Session {
   std::uint64_t request_nodes(NodeCommand command);
   // Nobody waits for these answers any more: commands without one are not said again.
   void forget_unanswered_nodes();
-  // A question to the stores of computed values; its number. Asked again on a new connection.
-  std::uint64_t ask_store(std::uint64_t claimant, StoreQuestion question);
-  // Nobody waits for these answers any more.
-  void forget_store_questions() { questions_.clear(); }
   // Says where a blob is, before anything that names it; `kept`: it is known to be at the broker.
   // Again after each WELCOME, until it is released. A second time: the broker missed it.
   void put_blob(BlobSource source);
   // Nothing names it any more. Blobs of delivered outcomes are released as well, once each. False:
   // no broker was ever told of it.
   bool release_blob(const BlobId& id);
+  // A question to the stores of computed values; its number. Asked again on a new connection.
+  std::uint64_t ask_store(std::uint64_t claimant, StoreQuestion question);
+  // Nobody waits for these answers any more.
+  void forget_store_questions() { questions_.clear(); }
   void close();  // GOODBYE; nothing is said or heard after it
 
   // --- What happens on the link.
@@ -265,8 +265,6 @@ class Session {
   std::deque<std::uint64_t> nodes_asked_;  // said on this connection, without answer; in order
   std::uint64_t last_node_call_ = 0;
 
-  std::map<std::uint64_t, message::StoreRequest> questions_;  // without answer
-  std::uint64_t last_question_ = 0;
   // --- Blobs (session_blobs.cpp)
   struct HeldBlob {
     BlobSource source;
@@ -283,6 +281,8 @@ class Session {
   std::uint64_t release_token_ = 0;  // of that heartbeat, if one is under way
   std::uint64_t last_release_token_ = 0;
   std::size_t blobs_in_doubt_ = 0;  // no tasks are sent while the broker may miss some
+  std::map<std::uint64_t, message::StoreRequest> questions_;  // without answer
+  std::uint64_t last_question_ = 0;
 
   std::vector<Message> messages_;  // said before anything else
   Events events_;

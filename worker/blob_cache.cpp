@@ -105,20 +105,24 @@ void BlobCache::connected(bool restarted, Time now) {
 
 void BlobCache::disconnected() {
   connected_ = false;
-  messages_.clear();
+  messages_.clear();  // questions among them are in `asked_`, too
   for (const Asked& asked : std::exchange(asked_, {})) {
     const auto found = coming_.find(asked.blob);
-    if (found != coming_.end()) found->second.again.push_back(asked.piece);
+    if (asked.wanted && found != coming_.end()) found->second.again.push_back(asked.piece);
   }
 }
 
 void BlobCache::receive(message::BlobChunk& chunk, Time now) {
-  const auto asked = std::find_if(asked_.begin(), asked_.end(), [&](const Asked& each) {
+  const auto found = std::find_if(asked_.begin(), asked_.end(), [&](const Asked& each) {
     return each.blob == chunk.blob && each.piece.offset == chunk.offset;
   });
-  if (asked == asked_.end()) return;  // released meanwhile
-  const Piece piece = asked->piece;
-  asked_.erase(asked);
+  if (found == asked_.end()) return;
+  const auto [blob, piece, wanted] = *found;
+  asked_.erase(found);
+  if (!wanted) {
+    go_on(now);
+    return;
+  }
   const std::optional<Bytes> bytes = unpack_payload(chunk.content);
   if (!bytes || bytes->size() != piece.bytes) {
     start_over(chunk.blob, "the broker sent a damaged piece of it");
@@ -139,14 +143,18 @@ void BlobCache::receive(message::BlobChunk& chunk, Time now) {
 }
 
 void BlobCache::receive(const message::BlobGone& gone, Time now) {
-  const bool expected = std::any_of(asked_.begin(), asked_.end(),
-                                    [&](const Asked& each) { return each.blob == gone.blob; });
-  if (!expected) return;
-  if (now < patient_until_) {
+  const auto found = std::find_if(asked_.begin(), asked_.end(),
+                                  [&](const Asked& each) { return each.blob == gone.blob; });
+  if (found == asked_.end()) return;
+  if (!found->wanted) {
+    asked_.erase(found);
+  } else if (now < patient_until_) {
     put_back(gone.blob);
+    asked_.erase(found);
     coming_.at(gone.blob).not_before = now + kAskAgain;
   } else {
     fail(gone.blob, gone.reason);
+    asked_.erase(found);
   }
   go_on(now);
 }
@@ -247,14 +255,19 @@ bool BlobCache::lacks_pieces(const Coming& coming, Time now) const {
          (!coming.again.empty() || coming.next < coming.name.size_bytes);
 }
 
-// What was asked for of this blob will not come.
+// What was asked for of this blob is to be asked for again.
 void BlobCache::put_back(const BlobId& id) {
   Coming& coming = coming_.at(id);
-  std::erase_if(asked_, [&](const Asked& asked) {
-    if (asked.blob != id) return false;
-    coming.again.push_back(asked.piece);
-    return true;
-  });
+  for (const Asked& asked : asked_) {
+    if (asked.blob == id && asked.wanted) coming.again.push_back(asked.piece);
+  }
+  stop_wanting(id);
+}
+
+void BlobCache::stop_wanting(const BlobId& id) {
+  for (Asked& asked : asked_) {
+    if (asked.blob == id) asked.wanted = false;
+  }
 }
 
 // Every byte came.
@@ -295,7 +308,7 @@ void BlobCache::start_over(const BlobId& id, const std::string& reason) {
 void BlobCache::forget(const BlobId& id) {
   const auto found = coming_.find(id);
   const Coming& coming = found->second;
-  std::erase_if(asked_, [&](const Asked& asked) { return asked.blob == id; });
+  stop_wanting(id);
   if (coming.begun) {
     folder_.abandon(id);
     std::erase(begun_, id);

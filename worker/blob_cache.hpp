@@ -66,9 +66,10 @@ class BlobCache {
     Time not_before{};         // the broker did not have it: ask again then
     bool failed_once = false;
   };
-  struct Asked {
+  struct Asked {  // in the order in which the broker answers
     BlobId blob;
     Piece piece;
+    bool wanted = true;  // else the answer is only awaited: nobody needs it any more
   };
 
   void fetch(const BlobName& name);
@@ -83,6 +84,7 @@ class BlobCache {
   Coming* next_to_ask(Time now);
   bool lacks_pieces(const Coming& coming, Time now) const;
   void put_back(const BlobId& id);
+  void stop_wanting(const BlobId& id);
   void end(const BlobId& id);
   void arrived(const BlobId& id);
   void fail(const BlobId& id, const std::string& reason);

@@ -76,6 +76,7 @@ class BulkLink::State {
   void check_link(Time now);
   void give_reports();
   void say(Time now);
+  void send(const Message& message, Time now);
   void wait();
 
   const BulkOptions options_;
@@ -226,6 +227,9 @@ void BulkLink::State::handle(Message&& message, Time now) {
     } else if (const auto* want = std::get_if<message::BlobWant>(&message)) {
       obey_requests(now);  // the outcome that names it may have been quicker than this thread
       cache_.receive(*want);
+    } else if (const auto* beat = std::get_if<message::Heartbeat>(&message)) {
+      // How the broker learns what was read.
+      if (beat->reply_wanted) send(message::Heartbeat{beat->token, false}, now);
     }
   }
 }
@@ -264,8 +268,12 @@ void BulkLink::State::check_link(Time now) {
 void BulkLink::State::say(Time now) {
   for (const Message& message : cache_.take_messages()) {
     if (!dealer_ || !is_welcome_) return;
-    if (dealer_->send(encode(message, Packing::never)) != SendResult::sent) hang_up(now);
+    send(message, now);
   }
+}
+
+void BulkLink::State::send(const Message& message, Time now) {
+  if (dealer_->send(encode(message, Packing::never)) != SendResult::sent) hang_up(now);
 }
 
 void BulkLink::State::give_reports() {

@@ -190,7 +190,11 @@ void WorkerLoop::receive(Time now) {
     // It may be the first word of a new connection, with somebody else at its other end.
     if (options_.login.index() != 0) notice_connected(now);
     auto decoded = decode(*frames);
-    if (auto* message = std::get_if<Message>(&decoded)) {
+    auto* message = std::get_if<Message>(&decoded);
+    auto* answer = message == nullptr ? nullptr : std::get_if<message::StoreAnswer>(message);
+    if (answer != nullptr && options_.stores != nullptr && agent_.link() == Agent::Link::up) {
+      options_.stores->answer(std::move(*answer));
+    } else if (message != nullptr) {
       obey(std::move(*message), now);
     } else {
       spdlog::warn("dropped a malformed message: {}", std::get<DecodeError>(decoded).reason);
@@ -200,11 +204,6 @@ void WorkerLoop::receive(Time now) {
 }
 
 void WorkerLoop::obey(Message&& message, Time now) {
-  auto* answer = std::get_if<message::StoreAnswer>(&message);
-  if (answer != nullptr && options_.stores != nullptr && agent_.link() == Agent::Link::up) {
-    options_.stores->answer(std::move(*answer));
-    return;
-  }
   const auto* welcome = std::get_if<message::Welcome>(&message);
   const bool may_settle = welcome != nullptr && options_.blobs != nullptr;
   const message::Welcome said = may_settle ? *welcome : message::Welcome{};
@@ -247,6 +246,13 @@ void WorkerLoop::carry_blobs(const std::vector<BlobRequest>& requests, Time now)
     if (request.kind != BlobRequest::Kind::fetch) continue;
     agent_.blob_gone(request.name.id, "this worker has no folder for blobs: see its log", now);
   }
+}
+
+void WorkerLoop::carry_store_questions(Time now) {
+  if (options_.stores == nullptr) return;
+  const bool is_up = dealer_ != nullptr && agent_.link() == Agent::Link::up;
+  for (Message& message : options_.stores->take_messages(is_up, now)) send(message);
+  next_poll_ = std::min(next_poll_, options_.stores->next_deadline());
 }
 
 void WorkerLoop::send(Message& message) {

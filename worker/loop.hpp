@@ -56,8 +56,8 @@ class WorkerLoop {
   void receive(Time now);
   void obey(Message&& message, Time now);
   void carry_out();
-  void carry_store_questions(Time now);
   void carry_blobs(const std::vector<BlobRequest>& requests, Time now);
+  void carry_store_questions(Time now);
   void send(Message& message);
   void check_signals(Time now);
   void check_load(Time now);

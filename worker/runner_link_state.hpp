@@ -52,9 +52,9 @@ class RunnerLink::State {
   std::vector<std::uint64_t> forgotten();
   void write(const Message& message);
   void abandon();
+  TaskBlobs& blobs() { return blobs_; }
   std::future<StoreReply> ask(std::uint64_t task_id, std::uint64_t claimant,
                               StoreQuestion&& question);
-  TaskBlobs& blobs() { return blobs_; }
 
  private:
   void keep_reading();

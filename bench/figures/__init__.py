@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bench.figures.blobs import BULK, GRID, RESULTS, SHARED_ARRAY
 from bench.figures.echo import ECHO
 from bench.figures.nodes import HEADLINE, UP, WAN
 from bench.figures.noop import NOOP
@@ -18,5 +19,6 @@ BENCHES = {
         *(JOBLIB_NOOP, PYTHON_MAP, PYTHON_ROUND_TRIP, SLOTS, START),
         *(TUNNEL,),
         *(HEADLINE, WAN, UP),
+        *(SHARED_ARRAY, GRID, BULK, RESULTS),
     )
 }

@@ -1,5 +1,6 @@
 #include "producer/cli/command_template.hpp"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -61,13 +62,13 @@ CommandTemplate::CommandTemplate(const std::vector<std::string>& words, bool use
   }
   bool has_placeholder = false;
   for (const auto& word : words) {
-    words_.push_back(parse(word));
-    for (const auto& piece : words_.back()) has_placeholder |= piece.kind != Kind::literal;
+    words_.emplace_back(word);
+    has_placeholder |= !words_.back().is_constant();
   }
-  if (!has_placeholder) words_.push_back({Piece{Kind::input, ""}});
+  if (!has_placeholder) words_.emplace_back("{}");
 }
 
-CommandTemplate::Word CommandTemplate::parse(std::string_view word) {
+WordTemplate::WordTemplate(std::string_view word) {
   static constexpr std::array<std::pair<std::string_view, Kind>, 6> kPlaceholders{{
       {"{}", Kind::input},
       {"{.}", Kind::no_extension},
@@ -76,17 +77,16 @@ CommandTemplate::Word CommandTemplate::parse(std::string_view word) {
       {"{/.}", Kind::base_no_extension},
       {"{#}", Kind::number},
   }};
-  Word pieces;
   std::string literal;
   const auto end_literal = [&] {
-    if (!literal.empty()) pieces.push_back({Kind::literal, std::exchange(literal, {})});
+    if (!literal.empty()) pieces_.push_back({Kind::literal, std::exchange(literal, {})});
   };
   while (!word.empty()) {
     bool matched = false;
     for (const auto& [text, kind] : kPlaceholders) {
       if (!word.starts_with(text)) continue;
       end_literal();
-      pieces.push_back({kind, ""});
+      pieces_.push_back({kind, ""});
       word.remove_prefix(text.size());
       matched = true;
       break;
@@ -96,11 +96,14 @@ CommandTemplate::Word CommandTemplate::parse(std::string_view word) {
     word.remove_prefix(1);
   }
   end_literal();
-  return pieces;
 }
 
-std::string CommandTemplate::value(const Piece& piece, std::string_view input,
-                                   std::uint64_t number) {
+bool WordTemplate::is_constant() const {
+  return std::all_of(pieces_.begin(), pieces_.end(),
+                     [](const Piece& piece) { return piece.kind == Kind::literal; });
+}
+
+std::string WordTemplate::value(const Piece& piece, std::string_view input, std::uint64_t number) {
   switch (piece.kind) {
     case Kind::literal:
       return piece.text;
@@ -120,10 +123,9 @@ std::string CommandTemplate::value(const Piece& piece, std::string_view input,
   return {};
 }
 
-std::string CommandTemplate::expand(const Word& word, std::string_view input, std::uint64_t number,
-                                    bool quote) {
+std::string WordTemplate::expand(std::string_view input, std::uint64_t number, bool quote) const {
   std::string text;
-  for (const auto& piece : word) {
+  for (const auto& piece : pieces_) {
     const std::string part = value(piece, input, number);
     text += quote && piece.kind != Kind::literal ? shell_quote(part) : part;
   }
@@ -134,7 +136,7 @@ std::vector<std::string> CommandTemplate::argv(std::string_view input, std::uint
   if (mode_ != CommandMode::argv) return {"/bin/sh", "-c", line(input, number)};
   std::vector<std::string> arguments;
   arguments.reserve(words_.size());
-  for (const auto& word : words_) arguments.push_back(expand(word, input, number, false));
+  for (const auto& word : words_) arguments.push_back(word.expand(input, number));
   return arguments;
 }
 
@@ -144,8 +146,7 @@ std::string CommandTemplate::line(std::string_view input, std::uint64_t number) 
   std::string text;
   for (const auto& word : words_) {
     if (!text.empty()) text += ' ';
-    text +=
-        shell ? expand(word, input, number, true) : shell_quote(expand(word, input, number, false));
+    text += shell ? word.expand(input, number, true) : shell_quote(word.expand(input, number));
   }
   return text;
 }

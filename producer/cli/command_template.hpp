@@ -19,6 +19,25 @@ enum class CommandMode {
   input_lines,  // no command was given: each input is itself a shell command
 };
 
+// One word with replacement strings.
+class WordTemplate {
+ public:
+  explicit WordTemplate(std::string_view word);
+  // `quote`: what is put in becomes a part of a shell's word.
+  std::string expand(std::string_view input, std::uint64_t number, bool quote = false) const;
+  bool is_constant() const;
+
+ private:
+  enum class Kind { literal, input, no_extension, base, directory, base_no_extension, number };
+  struct Piece {
+    Kind kind = Kind::literal;
+    std::string text;
+  };
+  static std::string value(const Piece& piece, std::string_view input, std::uint64_t number);
+
+  std::vector<Piece> pieces_;
+};
+
 class CommandTemplate {
  public:
   // No words: input_lines. One word with white space or shell characters: shell, as `use_shell`.
@@ -31,20 +50,8 @@ class CommandTemplate {
   std::string line(std::string_view input, std::uint64_t number) const;
 
  private:
-  enum class Kind { literal, input, no_extension, base, directory, base_no_extension, number };
-  struct Piece {
-    Kind kind = Kind::literal;
-    std::string text;
-  };
-  using Word = std::vector<Piece>;
-
-  static Word parse(std::string_view word);
-  static std::string value(const Piece& piece, std::string_view input, std::uint64_t number);
-  static std::string expand(const Word& word, std::string_view input, std::uint64_t number,
-                            bool quote);
-
   CommandMode mode_;
-  std::vector<Word> words_;
+  std::vector<WordTemplate> words_;
 };
 
 }  // namespace muster

@@ -11,6 +11,7 @@ namespace muster {
 namespace {
 
 constexpr int kCannotStart = 127;  // as a shell: command not found
+constexpr int kNoOutput = 1;       // the command's own status was 0
 constexpr double kMicrosecond = 1e-6;
 
 void take(JobOutcome& outcome, const CommandResult& result) {
@@ -22,6 +23,7 @@ void take(JobOutcome& outcome, const CommandResult& result) {
   outcome.host = result.node;
   outcome.start_seconds = static_cast<double>(result.started_unix_us) * kMicrosecond;
   outcome.runtime_seconds = static_cast<double>(result.runtime_us) * kMicrosecond;
+  outcome.outputs = result.outputs;
 }
 
 void take_failure(JobOutcome& outcome, const Error& error, std::chrono::milliseconds timeout) {
@@ -32,6 +34,12 @@ void take_failure(JobOutcome& outcome, const Error& error, std::chrono::millisec
       if (result->signal != 0) outcome.complaint = error.what();
       return;
     }
+  }
+  if (error.kind() == "missing_output") {
+    if (const auto result = decode_command_result(error.extra())) take(outcome, *result);
+    outcome.exit_status = kNoOutput;
+    outcome.complaint = error.what();
+    return;
   }
   outcome.exit_status = -1;
   outcome.complaint = error.what();

@@ -5,6 +5,7 @@
 #include <muster/bytes.hpp>
 #include <muster/producer.hpp>
 #include <string>
+#include <vector>
 
 namespace muster {
 
@@ -18,7 +19,8 @@ struct JobOutcome {
   std::string host;  // empty: not known
   double start_seconds = 0;
   double runtime_seconds = 0;
-  std::string complaint;  // what Muster says about it on standard error; empty: nothing
+  std::vector<std::string> outputs;  // the files that it made, in the order of the item's blobs
+  std::string complaint;             // what Muster says about it on standard error; empty: nothing
 
   bool succeeded() const { return !cancelled && exit_status == 0 && signal == 0; }
   // What a shell would call $?: 128 + signal after a signal, 255 when there is no exit status.

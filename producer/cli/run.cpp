@@ -17,6 +17,7 @@
 #include "producer/cli/command_template.hpp"
 #include "producer/cli/hosts_words.hpp"
 #include "producer/cli/input_source.hpp"
+#include "producer/cli/job_files.hpp"
 #include "producer/cli/node_rows.hpp"
 #include "producer/cli/output.hpp"
 #include "producer/cli/run_loop.hpp"
@@ -126,6 +127,15 @@ bool is_on_other_machines(const RunOptions& options, Producer& producer) {
   return !options.broker.empty() && !node_rows(producer.status().json).empty();
 }
 
+// Jobs with files run elsewhere: a program of the current folder is named in full.
+void use_own_program(RunOptions& options) {
+  if (options.command.empty()) return;
+  std::string& program = options.command.front();
+  const bool is_path = program.starts_with("./") || program.starts_with("../");
+  if (!is_path || ::access(program.c_str(), X_OK) != 0) return;
+  program = std::filesystem::absolute(program).lexically_normal();
+}
+
 int run_in_pool(RunOptions options, InputSource& source, const StopSignals& signals) {
   // Before the pool: a job log that cannot be written is an error before anything runs.
   std::unordered_set<std::uint64_t> skip;
@@ -137,13 +147,24 @@ int run_in_pool(RunOptions options, InputSource& source, const StopSignals& sign
     joblog = std::make_unique<JoblogFile>(options.joblog, options.resume != Resume::no);
   }
   if (options.halt.percent) source.read_all(signals.wake_file());
+  JobFiles files(options);
+  if (!files.none()) {
+    files.check(options.inputs.value_or(std::vector<std::string>()));
+    use_own_program(options);
+  }
   Producer producer(pool_options(options));
-  if (options.directory.empty() && !is_on_other_machines(options, producer)) {
+  if (files.none() && options.directory.empty() && !is_on_other_machines(options, producer)) {
     options.directory = std::filesystem::current_path();
   }
+  if (!files.none() && !producer.has_blobs()) {
+    throw std::runtime_error(
+        "--in and --out: this program does not see the folders of its broker; run it where the "
+        "broker runs, outside of containers");
+  }
   RunLoop loop(options, source, signals, joblog.get(), std::move(skip),
-               most_under_way(options, producer));
-  return loop.run(producer.stream({"run", true}, job_options(options), Order::completion));
+               most_under_way(options, producer), files);
+  return loop.run(producer,
+                  producer.stream({"run", true}, job_options(options), Order::completion));
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ CommandTask shared_part(const RunOptions& options) {
 
 RunLoop::RunLoop(const RunOptions& options, InputSource& source, const StopSignals& signals,
                  JoblogFile* joblog, std::unordered_set<std::uint64_t> skip,
-                 std::size_t most_under_way)
+                 std::size_t most_under_way, JobFiles& files)
     : options_(options),
       source_(source),
       signals_(signals),
@@ -58,13 +58,14 @@ RunLoop::RunLoop(const RunOptions& options, InputSource& source, const StopSigna
       task_(shared_part(options)),
       halt_(options.halt, source.total().value_or(0)),
       progress_(wants_progress(options), StopSignals::line_drawn),
-      printer_({!options.unordered, options.tag, options.quiet, options.verbose}, progress_) {}
+      printer_({!options.unordered, options.tag, options.quiet, options.verbose}, progress_),
+      files_(files) {}
 
-int RunLoop::run(Stream stream) {
+int RunLoop::run(Producer& producer, Stream stream) {
   try {
     while (!over()) {
       look_for_stop(stream);
-      fill(stream);
+      fill(producer, stream);
       step(stream);
     }
   } catch (const std::exception&) {
@@ -79,6 +80,7 @@ int RunLoop::run(Stream stream) {
 bool RunLoop::over() const {
   if (printer_.output_error() != 0) return true;
   if (give_up_ && Clock::now() > *give_up_) return true;
+  if (next_job_ && !stopping_) return false;
   return under_way_.empty() && (stopping_ || input_state_ == InputSource::State::ended);
 }
 
@@ -95,18 +97,70 @@ void RunLoop::stop(Stream& stream, bool kill) {
   stream.cancel();
 }
 
-void RunLoop::fill(Stream& stream) {
+void RunLoop::fill(Producer& producer, Stream& stream) {
   while (!stopping_ && under_way_.size() < most_under_way_ &&
          printer_.held_bytes() < kMostHeldBytes && stream.has_room()) {
-    Job job;
-    input_state_ = source_.next(job.input);
-    if (input_state_ != InputSource::State::ready) break;
-    job.number = ++inputs_;
-    if (!skip_.empty() && skip_.contains(job.number)) continue;
-    task_.argv = command_.argv(job.input, job.number);
-    const auto position = stream.push(encode_command_task(task_));
-    under_way_.emplace(position, std::move(job));
+    if (!next_job_ && !take_input(stream)) break;
+    if (!next_job_) continue;
+    if (!push(producer, stream, *next_job_)) break;
+    next_job_.reset();
   }
+}
+
+// Makes the next input a job, unless it is to be left out. False: there is none now.
+bool RunLoop::take_input(Stream& stream) {
+  Job job;
+  input_state_ = source_.next(job.input);
+  if (input_state_ != InputSource::State::ready) return false;
+  job.number = ++inputs_;
+  if (!skip_.empty() && skip_.contains(job.number)) return true;
+  job.position = positions_++;
+  try {
+    if (!files_.none()) job.files = files_.list(job.input, job.number);
+    next_job_ = std::move(job);
+  } catch (const std::runtime_error& error) {
+    fail_job(stream, std::move(job), error.what());
+  }
+  return true;
+}
+
+// Of a job whose files cannot be used: it did not run.
+void RunLoop::fail_job(Stream& stream, Job&& job, const std::string& complaint) {
+  JobOutcome outcome;
+  outcome.exit_status = 1;
+  outcome.host = ":";
+  outcome.start_seconds = unix_seconds();
+  outcome.complaint = complaint;
+  finish_job(stream, std::move(job), std::move(outcome));
+}
+
+// False: there is no room for its files yet.
+bool RunLoop::push(Producer& producer, Stream& stream, Job& job) {
+  std::vector<Blob> blobs;
+  task_.argv = command_.argv(job.input, job.number);
+  if (!files_.none()) {
+    try {
+      const std::uint64_t bytes = files_.bytes_to_send(job.files);
+      if (bytes > 0 && !under_way_.empty() && !producer.await_blob_room(bytes, milliseconds(0))) {
+        return false;
+      }
+      blobs = files_.send(producer, job.files);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::invalid) throw;
+      fail_job(stream, std::move(job), error.what());  // it is not there any more
+      return true;
+    } catch (const std::runtime_error& error) {
+      fail_job(stream, std::move(job), error.what());
+      return true;
+    }
+    task_.inputs.clear();
+    task_.outputs.clear();
+    for (const JobFile& file : job.files.inputs) task_.inputs.push_back(file.there);
+    for (const JobFile& file : job.files.outputs) task_.outputs.push_back(file.there);
+  }
+  const auto sequence = stream.push(encode_command_task(task_), blobs);
+  under_way_.emplace(sequence, std::move(job));
+  return true;
 }
 
 void RunLoop::step(Stream& stream) {
@@ -143,6 +197,14 @@ void RunLoop::take(Stream& stream, const StreamItem& item) {
     outcome.start_seconds = unix_seconds();
     outcome.complaint = "the pool cancelled it";
   }
+  if (outcome.succeeded() && !job.files.outputs.empty()) {
+    outcome.complaint = files_.receive(job.files, outcome.outputs, item.blobs);
+    if (!outcome.complaint.empty()) outcome.exit_status = 1;
+  }
+  finish_job(stream, std::move(job), std::move(outcome));
+}
+
+void RunLoop::finish_job(Stream& stream, Job&& job, JobOutcome&& outcome) {
   if (!outcome.cancelled) {
     halt_.finished(outcome.shell_status());
     log(job, outcome);
@@ -152,7 +214,7 @@ void RunLoop::take(Stream& stream, const StreamItem& item) {
   if (says || finished.outcome.truncated) {
     finished.line = command_.line(finished.input, finished.number);
   }
-  printer_.add(item.sequence, std::move(finished));
+  printer_.add(job.position, std::move(finished));
   last_result_ = Clock::now();
   show_progress();
   if (stopping_) return;

@@ -17,6 +17,7 @@
 #include "producer/cli/command_template.hpp"
 #include "producer/cli/halt_policy.hpp"
 #include "producer/cli/input_source.hpp"
+#include "producer/cli/job_files.hpp"
 #include "producer/cli/joblog.hpp"
 #include "producer/cli/progress.hpp"
 #include "producer/cli/result_printer.hpp"
@@ -33,26 +34,33 @@ class RunLoop {
   // Everything must outlive the loop. `joblog` may be null; at most `most_under_way` jobs are
   // submitted and not finished at any time.
   RunLoop(const RunOptions& options, InputSource& source, const StopSignals& signals,
-          JoblogFile* joblog, std::unordered_set<std::uint64_t> skip, std::size_t most_under_way);
+          JoblogFile* joblog, std::unordered_set<std::uint64_t> skip, std::size_t most_under_way,
+          JobFiles& files);
   RunLoop(const RunLoop&) = delete;
   RunLoop& operator=(const RunLoop&) = delete;
 
-  // Runs every job of `stream` (completion order) and returns the exit status.
-  int run(Stream stream);
+  // Runs every job of `stream` (completion order) of `producer` and returns the exit status.
+  int run(Producer& producer, Stream stream);
 
  private:
   using Clock = std::chrono::steady_clock;
   struct Job {
     std::uint64_t number = 0;
+    std::uint64_t position = 0;  // for the printer
     std::string input;
+    JobFileList files;
   };
 
   bool over() const;
   void look_for_stop(Stream& stream);
   void stop(Stream& stream, bool kill);
-  void fill(Stream& stream);
+  void fill(Producer& producer, Stream& stream);
+  bool take_input(Stream& stream);
+  bool push(Producer& producer, Stream& stream, Job& job);
+  void fail_job(Stream& stream, Job&& job, const std::string& complaint);
   void step(Stream& stream);
   void take(Stream& stream, const StreamItem& item);
+  void finish_job(Stream& stream, Job&& job, JobOutcome&& outcome);
   void log(const Job& job, const JobOutcome& outcome);
   void idle(Stream& stream);
   void show_progress();
@@ -69,7 +77,10 @@ class RunLoop {
   HaltPolicy halt_;
   Progress progress_;
   ResultPrinter printer_;
+  JobFiles& files_;
   std::unordered_map<std::uint64_t, Job> under_way_;
+  std::optional<Job> next_job_;  // not pushed yet
+  std::uint64_t positions_ = 0;
   std::uint64_t inputs_ = 0;
   InputSource::State input_state_ = InputSource::State::ready;
   bool stopping_ = false;                     // no new jobs

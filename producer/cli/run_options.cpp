@@ -88,6 +88,7 @@ RunParser::RunParser(CLI::App& app) : app_(app) {
   app_.option_defaults()->take_last();  // an alias may set what the command line then overrides
   add_input_options();
   add_job_options();
+  add_file_options();
   add_resource_options();
   add_output_options();
   add_log_options();
@@ -152,6 +153,23 @@ void RunParser::add_job_options() {
   app_.add_option("--hosts", hosts_file_, "Run on the machines of this hosts file")
       ->type_name("FILE")
       ->group("Jobs");
+}
+
+void RunParser::add_file_options() {
+  app_.add_option(
+          "--in", parsed_.input_files,
+          "A file that a job reads, with replacement strings: it gets a copy; again for more")
+      ->type_name("FILE")
+      ->allow_extra_args(false)
+      ->take_all()
+      ->group("Files of a job, which then runs in a folder of its own");
+  app_.add_option(
+          "--out", parsed_.output_files,
+          "A file that a job makes, with replacement strings: it comes back; again for more")
+      ->type_name("FILE")
+      ->allow_extra_args(false)
+      ->take_all()
+      ->group("Files of a job, which then runs in a folder of its own");
 }
 
 void RunParser::add_resource_options() {
@@ -242,6 +260,10 @@ RunOptions RunParser::options(const RunWords& words) const {
     } else if (const char* value = std::getenv(text.c_str()); value != nullptr) {
       options.environment.emplace_back(text, value);
     }
+  }
+  const bool has_files = !options.input_files.empty() || !options.output_files.empty();
+  if (has_files && !options.directory.empty()) {
+    throw CLI::ValidationError("--workdir", "jobs with --in or --out run in folders of their own");
   }
   if (!options.directory.empty()) {
     options.directory = std::filesystem::absolute(options.directory).lexically_normal();

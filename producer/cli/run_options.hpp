@@ -40,6 +40,8 @@ struct RunOptions {
   std::string joblog;
   Resume resume = Resume::no;
   std::vector<std::pair<std::string, std::string>> environment;
+  std::vector<std::string> input_files;   // templates of names
+  std::vector<std::string> output_files;  // ... of files that the jobs make
   std::string directory;           // empty: the current one, on other machines the home folder
   std::string broker;              // empty: an embedded pool
   std::vector<std::string> hosts;  // what the embedded pool reaches by ssh; empty: this machine
@@ -70,6 +72,7 @@ class RunParser {
   void add_input_options();
   void add_output_options();
   void add_job_options();
+  void add_file_options();
   void add_resource_options();
   void add_log_options();
 

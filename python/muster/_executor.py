@@ -10,7 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from muster import _pickling, _tasks
 from muster._blobs import Blobs, Sharing
@@ -67,7 +67,13 @@ class TaskExecutor(concurrent.futures.Executor):
         """
         return PoolView(self._root(), self.task_options.changed(**options))
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskFuture:
+    @overload
+    def submit(self, fn: ComputeFunction[T], /, *args: Any, **kwargs: Any) -> TaskFuture[T]: ...
+
+    @overload
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> TaskFuture[T]: ...
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture[Any]:
         """One task; returns its future at once. The function and the arguments are pickled before
         this returns, so changing them later changes nothing.
 
@@ -98,15 +104,37 @@ class TaskExecutor(concurrent.futures.Executor):
     def _blobs(self, options: TaskOptions, *, repeated: bool) -> Blobs:
         return Blobs(self.session.space, options.sharing, repeated=repeated)
 
+    @overload
+    def map(
+        self,
+        fn: ComputeFunction[T],
+        *iterables: Iterable[Any],
+        timeout: float | None = ...,
+        chunksize: int | str = ...,
+        buffersize: int | None = ...,
+        progress: bool = ...,
+    ) -> MapResults[T]: ...
+
+    @overload
     def map(
         self,
         fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = ...,
+        chunksize: int | str = ...,
+        buffersize: int | None = ...,
+        progress: bool = ...,
+    ) -> MapResults[T]: ...
+
+    def map(
+        self,
+        fn: Callable[..., Any],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int | str = "auto",
         buffersize: int | None = None,
         progress: bool = False,
-    ) -> MapResults:
+    ) -> MapResults[Any]:
         """`fn` of every item, as a lazy iterator in the order of the inputs.
 
         Inputs are pulled as there is room, so an endless generator works: at most `buffersize`
@@ -121,15 +149,37 @@ class TaskExecutor(concurrent.futures.Executor):
         """
         return self._map(fn, iterables, timeout, chunksize, buffersize, progress, ordered=True)
 
+    @overload
+    def map_unordered(
+        self,
+        fn: ComputeFunction[T],
+        *iterables: Iterable[Any],
+        timeout: float | None = ...,
+        chunksize: int | str = ...,
+        buffersize: int | None = ...,
+        progress: bool = ...,
+    ) -> MapResults[T]: ...
+
+    @overload
     def map_unordered(
         self,
         fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = ...,
+        chunksize: int | str = ...,
+        buffersize: int | None = ...,
+        progress: bool = ...,
+    ) -> MapResults[T]: ...
+
+    def map_unordered(
+        self,
+        fn: Callable[..., Any],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int | str = "auto",
         buffersize: int | None = None,
         progress: bool = False,
-    ) -> MapResults:
+    ) -> MapResults[Any]:
         """As `map`, but results come as they are ready."""
         return self._map(fn, iterables, timeout, chunksize, buffersize, progress, ordered=False)
 
@@ -142,7 +192,7 @@ class TaskExecutor(concurrent.futures.Executor):
         buffersize: int | None,
         progress: bool,
         ordered: bool,
-    ) -> MapResults:
+    ) -> MapResults[Any]:
         self._active_jobs()
         if not iterables:
             raise TypeError("map needs at least one iterable")

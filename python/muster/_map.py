@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from muster import _failures, _pickling, _progress, _tasks
 from muster.errors import BrokerLost, MusterError, PoolNotActive, SerializationError
@@ -36,6 +36,8 @@ WINDOW_BYTES = 256 << 20
 CHUNKS_PER_SLOT = 2  # always under way, so that no slot runs dry between two looks
 UNMEASURED_CHUNKS = 32  # more than those at the start, before anything is known of the tasks
 COMPLAIN_SECONDS = 5.0
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("muster")
 
@@ -75,7 +77,7 @@ class _Mailbox:
                 self.changed.notify()
 
 
-class MapResults(Iterator[Any]):
+class MapResults(Iterator[T]):
     """The results of a map. `close()`, or dropping it, cancels what has no result yet; so does any
     exception that comes out of it, after which it is at its end."""
 
@@ -118,7 +120,7 @@ class MapResults(Iterator[Any]):
         self._pending_bytes = 0
         self._exhausted = False
         self._raise_at_end: BaseException | None = None
-        self._ready: Iterator[Any] = iter(())
+        self._ready: Iterator[T] = iter(())
         self._blobs = blobs
         self._job = open_job(self._mailbox.deliver)
         self._over = False
@@ -132,10 +134,10 @@ class MapResults(Iterator[Any]):
             self.close()
             raise
 
-    def __iter__(self) -> MapResults:
+    def __iter__(self) -> MapResults[T]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> T:
         for item in self._ready:
             return item
         try:
@@ -164,7 +166,7 @@ class MapResults(Iterator[Any]):
         if self._progress is not None:
             self._progress.close()
 
-    def __enter__(self) -> MapResults:
+    def __enter__(self) -> MapResults[T]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -176,7 +178,7 @@ class MapResults(Iterator[Any]):
 
     # --- Results ---
 
-    def _next_results(self) -> Iterator[Any]:
+    def _next_results(self) -> Iterator[T]:
         """The results of the next chunk; blocks. Raises StopIteration at the end."""
         complained = False
         while True:

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import CancelledError, InvalidStateError
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cloudpickle
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from muster._portable import Packed
     from muster._session import Job
 
+T = TypeVar("T")
+
 _logger = logging.getLogger("muster")
 
 MAX_JOBS = 64  # open jobs of a pool's submits; the one that was not used for longest is closed
@@ -40,7 +42,7 @@ MAX_JOBS = 64  # open jobs of a pool's submits; the one that was not used for lo
 _ATOMS = (int, float, complex, str, bytes, bool, type(None))
 
 
-class TaskFuture(concurrent.futures.Future):  # type: ignore[type-arg]
+class TaskFuture(concurrent.futures.Future[T]):
     """A `concurrent.futures.Future` of a task. Whether the task runs already is not known here:
     `running()` is False until it ended."""
 
@@ -62,7 +64,7 @@ class TaskFuture(concurrent.futures.Future):  # type: ignore[type-arg]
                 job.cancel(self._sequence)
         return True
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> T:
         self._check_fork()
         try:
             return super().result(self._wait(timeout))
@@ -129,7 +131,7 @@ class _Futures:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.missing: dict[int, TaskFuture] = {}
+        self.missing: dict[int, TaskFuture[Any]] = {}
 
     def deliver(self, sequence: int, result: Result, failure: Failure | None) -> None:
         with self.lock:
@@ -144,8 +146,8 @@ class SubmitJob:
         self._futures = _Futures()
         self._job = open_job(self._futures.deliver)
 
-    def submit(self, payload: Packed) -> TaskFuture:
-        future = TaskFuture()
+    def submit(self, payload: Packed) -> TaskFuture[Any]:
+        future: TaskFuture[Any] = TaskFuture()
         future._job = self._job
         futures = self._futures
         with futures.lock:
@@ -156,7 +158,7 @@ class SubmitJob:
     def close(self) -> None:
         self._job.close()
 
-    def pending(self) -> list[TaskFuture]:
+    def pending(self) -> list[TaskFuture[Any]]:
         with self._futures.lock:
             return list(self._futures.missing.values())
 
@@ -192,7 +194,7 @@ class JobCache:
         self._by_digest: OrderedDict[bytes, SubmitJob] = OrderedDict()
         self._retired: list[SubmitJob] = []
 
-    def submit(self, function: Callable[..., Any], payload: Packed) -> TaskFuture:
+    def submit(self, function: Callable[..., Any], payload: Packed) -> TaskFuture[Any]:
         """Raises SerializationError, and what opening a job raises."""
         with self._lock:  # a job that is found here is not closed before the push
             return self._find(function).submit(payload)
@@ -239,7 +241,7 @@ class JobCache:
             while self._by_digest:
                 self._retire(*self._by_digest.popitem())
 
-    def pending(self) -> list[TaskFuture]:
+    def pending(self) -> list[TaskFuture[Any]]:
         """The futures without outcome."""
         with self._lock:
             jobs = [*self._by_digest.values(), *self._retired]

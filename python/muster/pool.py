@@ -214,7 +214,7 @@ class ComputePool(TaskExecutor):
             return
         self._finish(() if cancel_futures else pending)
 
-    def _finish(self, pending: Sequence[TaskFuture]) -> None:
+    def _finish(self, pending: Sequence[TaskFuture[Any]]) -> None:
         try:
             concurrent.futures.wait(pending)
         finally:

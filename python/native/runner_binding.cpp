@@ -170,13 +170,13 @@ void bind_runner(py::module_& module) {
       .def("ready", &Link::ready)
       .def("next", &Link::next)
       .def("current", &Link::current)
-      .def("task", &Link::task)
-      .def("ask", &Link::ask)
       .def("finish", &Link::finish, py::arg("task_id"), py::arg("result"),
            py::arg("blobs") = py::tuple())
       .def("make_blob", &Link::make_blob, py::arg("parts"))
       .def("keeps_blobs", &Link::keeps_blobs)
       .def("shares_files", &Link::shares_files)
+      .def("task", &Link::task)
+      .def("ask", &Link::ask)
       .def("fail", &Link::fail, py::arg("task_id"), py::arg("kind"), py::arg("message"),
            py::arg("traceback"), py::arg("extra"))
       .def("say", &Link::say, py::arg("task_id"), py::arg("kind"), py::arg("level"),

@@ -353,5 +353,18 @@ TEST_F(SchedulerBlobs, ResultsThatNobodyReleasesHoldTheJobBack) {
   EXPECT_EQ(held(worker), 2U) << "another job is not held back";
 }
 
+TEST_F(SchedulerBlobs, AReleaseLetsTheJobGoOn) {
+  const PeerId worker = add_sharing(2);
+  const PeerId producer = add_producer(1);
+  const JobId job = declare(producer, 1);
+  submit(producer, job, 0, 20);
+  for (std::uint64_t id = 1; id <= 3; ++id) finish_with(worker, {{{9, id}, 100 * kMegabyte}});
+  ASSERT_EQ(held(worker), 1U);
+  send(producer, message::BlobRelease{{{9, 1}, {9, 2}, {9, 3}, {9, 99}}});
+  EXPECT_EQ(held(worker), 2U) << "as many as its slots, no more waiting for anything";
+  send(producer, message::BlobRelease{{{9, 1}}});
+  EXPECT_EQ(held(worker), 2U);
+}
+
 }  // namespace
 }  // namespace muster

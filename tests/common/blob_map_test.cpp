@@ -24,8 +24,8 @@ using detail::BlobFile;
 
 class FileAt final : public BlobFile {
  public:
-  FileAt(std::string path, std::uint64_t size_bytes, std::uint64_t offset_bytes = 0)
-      : BlobFile(1, 2, size_bytes), path_(std::move(path)), offset_bytes_(offset_bytes) {}
+  FileAt(std::string path, std::uint64_t bytes, std::uint64_t offset_bytes = 0)
+      : BlobFile(1, 2, bytes), path_(std::move(path)), offset_bytes_(offset_bytes) {}
   Opened open() const override {
     const int descriptor = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) throw BlobError("cannot open " + path_);

@@ -5,6 +5,7 @@
 #include "common/check.hpp"
 #include "common/codec.hpp"
 #include "tests/fuzz/input.hpp"
+#include "tests/support/blob_set.hpp"
 
 namespace muster {
 namespace {
@@ -21,7 +22,7 @@ class Speaker {
   explicit Speaker(Input& input) : input_(input) {}
 
   Message message() {
-    switch (input_.below(22)) {
+    switch (input_.below(24)) {
       case 0:
         return hello_producer();
       case 1:
@@ -59,10 +60,17 @@ class Speaker {
       case 20:
         return message::WorkerBlobs{input_.byte() > 200, list<BlobName>([&] { return blob(); }),
                                     list<BlobId>([&] { return blob().id; }), small()};
+      case 21:
+        return message::BlobPut{list<BlobSource>([&] {
+          return BlobSource{blob(), static_cast<BlobPlace>(input_.below(4)), name(), 0};
+        })};
+      case 22:
+        return message::BlobRelease{list<BlobId>([&] { return blob().id; })};
       default:
         return foreign();
     }
   }
+  BlobName blob() { return {{3, 1 + input_.below(4)}, input_.number()}; }
 
  private:
   message::HelloProducer hello_producer() {
@@ -139,7 +147,6 @@ class Speaker {
   std::vector<LeaseRange> leases() {
     return list<LeaseRange>([&] { return LeaseRange{sequence(), count(), attempt()}; });
   }
-  BlobName blob() { return {{3, 1 + input_.below(4)}, input_.number()}; }
   Payload payload() {
     static const std::string kBig(kBigBytes, 'x');
     const std::uint8_t choice = input_.byte();
@@ -190,8 +197,10 @@ class Speaker {
   Input& input_;
 };
 
-SchedulerOptions options() {
+SchedulerOptions options(BlobFiles* files) {
   SchedulerOptions options;
+  options.blobs = files;
+  options.credit_blob_bytes = std::uint64_t{1} << 40;
   options.incarnation = {1, 2};
   options.software_version = "0.1";
   options.credit_tasks = 64;
@@ -210,6 +219,8 @@ class Broker {
       // Milliseconds to minutes: heartbeats, grace periods and the broker's own standstill.
       now_ += std::chrono::milliseconds(1U << input.below(18));
       if (now_ >= scheduler_.next_deadline()) scheduler_.tick(now_);
+    } else if (kind < 245) {
+      files_.add(Speaker(input).blob());  // as if a worker's file had been taken
     } else if (kind < 250) {
       scheduler_.disconnected(peer, now_);
     } else {
@@ -235,7 +246,8 @@ class Broker {
   }
 
   Time now_ = std::chrono::hours(1);
-  Scheduler scheduler_{options(), now_};
+  testing::BlobSet files_;
+  Scheduler scheduler_{options(&files_), now_};
 };
 
 }  // namespace

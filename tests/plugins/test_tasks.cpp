@@ -7,10 +7,13 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <muster/task.hpp>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <tuple>
+#include <vector>
 
 namespace {
 
@@ -73,5 +76,29 @@ MUSTER_PLUGIN(registry) {
     return number;
   });
   registry.add("start_forever", [] { std::this_thread::sleep_for(std::chrono::hours(1)); });
+  registry.add("sum_of", [](const muster::Blob& numbers) {
+    double sum = 0;
+    for (const double number : numbers.as<double>()) sum += number;
+    return sum;
+  });
+  registry.add("sizes_of", [](const std::vector<muster::Blob>& blobs,
+                              const std::map<std::string, muster::Blob>& named) {
+    std::vector<std::uint64_t> sizes;
+    for (const muster::Blob& blob : blobs) sizes.push_back(blob.size());
+    for (const auto& [name, blob] : named) sizes.push_back(blob.size());
+    return sizes;
+  });
+  registry.add("doubled", [](const muster::TaskContext& context, const muster::Blob& numbers) {
+    std::vector<double> result;
+    for (const double number : numbers.as<double>()) result.push_back(2 * number);
+    return std::make_tuple(result.size(), context.make_blob(result));
+  });
+  registry.add("same", [](const muster::Blob& blob) { return std::vector{blob, blob}; });
+  registry.add("wrong_view", [](const muster::Blob& blob) { return blob.as<double>().size(); });
+  registry.add_raw("raw_blobs",
+                   [](const muster::Bytes& payload, const muster::TaskContext& context) {
+                     for (const muster::Blob& blob : context.blobs()) context.attach(blob);
+                     return payload;
+                   });
   registry.add("big_result", [](std::uint64_t size_bytes) { return std::string(size_bytes, 'x'); });
 }

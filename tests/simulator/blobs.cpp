@@ -30,6 +30,72 @@ Payload World::with_names(std::uint32_t job, std::uint64_t sequence, Payload bod
   return with_blobs(names, body);
 }
 
+// --- Producers and the broker
+// -----------------------------------------------------------------------------
+
+void World::need_blobs(Producer& producer, const Payload& payload) {
+  for (std::uint32_t i = 0; i < payload.blobs; ++i) {
+    const BlobName name = blob_at(payload, i);
+    if (producer.needed[name.id]++ > 0) continue;
+    producer.session.put_blob({name, BlobPlace::memory, to_hex(name.id)});
+  }
+}
+
+void World::let_go_of_blobs(Producer& producer, const Payload& payload) {
+  for (std::uint32_t i = 0; i < payload.blobs; ++i) {
+    const BlobId id = blob_at(payload, i).id;
+    if (--producer.needed.at(id) > 0) continue;
+    producer.needed.erase(id);
+    producer.session.release_blob(id);
+    count("blobs_released");
+  }
+}
+
+void World::answer_blobs(Producer& producer, const std::vector<BlobAnswer>& answers) {
+  for (const BlobAnswer& answer : answers) {
+    if (answer.state == BlobState::refused) fail("the broker refused a blob: " + answer.text);
+    if (answer.state == BlobState::here) continue;
+    count("blobs_missing");
+    if (producer.needed.count(answer.id) == 0) continue;  // a result: it is lost
+    const std::uint64_t number = answer.id.low - 1;
+    producer.session.put_blob({blob_of(number), BlobPlace::memory, to_hex(answer.id)});
+  }
+}
+
+// What the broker does before the scheduler hears of an outcome: it gets the blobs.
+void World::pull_results(Link& link, const Message& message) {
+  const auto* finished = std::get_if<message::WorkerOutcomes>(&message);
+  if (finished == nullptr) return;
+  const auto from = scheduler_->worker_at(PeerId{link.peer});
+  if (!from) return;
+  for (const OutcomeRun& run : finished->runs) {
+    for (std::size_t i = 0; i < run.outcomes.size(); ++i) {
+      const Payload& body = run.outcomes[i].body;
+      if (body.blobs == 0 ||
+          !scheduler_->expects_outcome(from->id, finished->session, finished->job, run.first + i,
+                                       run.attempt)) {
+        continue;
+      }
+      for (std::uint32_t blob = 0; blob < body.blobs; ++blob) files_.add(blob_at(body, blob));
+    }
+  }
+}
+
+void World::check_result_blobs(Producer& producer, const Payload& body) {
+  for (std::uint32_t i = 0; i < body.blobs; ++i) {
+    const BlobName name = blob_at(body, i);
+    count("result_blobs");
+    // A slow consumer.
+    after(random_duration(plan_.max_transfer), [this, &producer, id = name.id] {
+      producer.session.release_blob(id);
+      pump_producer(producer);
+    });
+  }
+}
+
+// --- Workers
+// -----------------------------------------------------------------------------
+
 void World::carry_blobs(Worker& worker, const std::vector<BlobRequest>& requests) {
   for (const BlobRequest& request : requests) {
     const BlobId id = request.name.id;

@@ -83,6 +83,7 @@ struct World::Producer {
   SessionId id;
   Session session;
   Link link;
+  std::map<BlobId, std::uint32_t> needed;  // tasks without outcome and jobs that name it
   std::vector<std::unique_ptr<JobTruth>> jobs;
 };
 

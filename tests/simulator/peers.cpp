@@ -11,6 +11,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
+constexpr std::uint64_t kResultBytes = 60'000'000;  // four of them are as much as a job may leave
+
 Payload payload_of(std::uint32_t job, std::uint64_t sequence, Kind kind) {
   std::string text = std::to_string(job) + ":" + std::to_string(sequence) + ":" +
                      std::to_string(static_cast<int>(kind)) + ":";
@@ -202,7 +204,12 @@ Outcome World::outcome_of(const Lease& lease, const Payload& payload) {
   if (kind == Kind::fails_always || (kind == Kind::fails_once && value(lease.attempt) == 0)) {
     return failed(OutcomeStatus::error, {"exception", "as told", "", {}});
   }
-  return {OutcomeStatus::result, body_of(payload)};  // an echo: whoever gets it can check it
+  const Payload body = body_of(payload);
+  if (payload.blobs == 2) {
+    const BlobName name{{plan_.seed + 9, ++result_blobs_}, kResultBytes};
+    return {OutcomeStatus::result, with_blobs(std::vector{name}, body)};
+  }
+  return {OutcomeStatus::result, body};  // an echo: whoever gets it can check it
 }
 
 // --- Producers
@@ -233,6 +240,7 @@ void World::start_producer(std::uint32_t number) {
       spec.max_running = 1 + static_cast<std::uint32_t>(random(3));
     }
     spec.forward_output = plan_.faults.output && chance(0.7);
+    need_blobs(producer, spec.function.body);
     const Order order = chance(0.3) ? Order::completion : Order::submission;
     const std::uint64_t total = 1 + random(plan_.tasks_per_job);
     producer.jobs.push_back(
@@ -262,6 +270,7 @@ void World::feed(Producer& producer) {
       if (plan_.faults.poison && job == producer.jobs.front() && chance(0.01)) kind = Kind::poison;
       Payload payload = payload_of(value(job->id), job->truth.size(), kind);
       payload = with_names(value(job->id), job->truth.size(), std::move(payload));
+      need_blobs(producer, payload);
       const TaskSequence expected = job->collector.pushed(payload.bytes.size());
       if (producer.session.submit(job->id, std::move(payload)) != expected) {
         fail("session and collector count differently");
@@ -277,8 +286,9 @@ void World::feed(Producer& producer) {
 
 void World::pump_producer(Producer& producer) {
   while (true) {
-    std::vector<Message> messages = producer.session.take_messages();
     Session::Events events = producer.session.take_events();
+    answer_blobs(producer, events.blob_answers);
+    std::vector<Message> messages = producer.session.take_messages();
     for (const message::Output& output : events.outputs) check_output(producer, output);
     if (events.pool) count("pool_told");
     if (messages.empty() && events.delivered.empty()) return;
@@ -318,12 +328,15 @@ void World::check_outcome(Producer& producer, std::uint32_t index, const Collect
   Task& task = job.truth[sequence];
   if (std::exchange(task.delivered, true)) fail(name + ": delivered twice");
   count("outcome_" + std::to_string(static_cast<int>(collected.outcome.status)));
+  let_go_of_blobs(producer, with_names(value(job.id), sequence, {}));
   switch (collected.outcome.status) {
     case OutcomeStatus::result:
       if (task.kind == Kind::fails_always || task.kind == Kind::poison) {
         fail(name + ": a result from a task that cannot have one");
       }
-      if (!(collected.outcome.body.bytes == payload_of(value(job.id), sequence, task.kind).bytes)) {
+      check_result_blobs(producer, collected.outcome.body);
+      if (!(body_of(collected.outcome.body).bytes ==
+            payload_of(value(job.id), sequence, task.kind).bytes)) {
         fail(name + ": the result of another task");
       }
       return;

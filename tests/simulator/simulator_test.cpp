@@ -37,13 +37,13 @@ TEST(Simulator, EverySeedDeliversEachTaskOnceInOrder) {
   for (const auto& [name, count] : total) std::cout << name << " " << count << "\n";
   // What never happened was not tested.
   for (const char* name :
-       {"outcome_0",        "outcome_1",     "outcome_3",       "outcome_4",
-        "link_breaks",      "partitions",    "worker_crashes",  "broker_crashes",
-        "leases_adopted",   "leases_lost",   "leases_returned", "outcomes_late",
-        "tasks_retried",    "recalls",       "workers_lost",    "output_heard",
-        "pool_told",        "caps_reached",  "demanding_runs",  "pauses",
-        "workers_reserved", "blobs_fetched", "blobs_found",     "blobs_evicted",
-        "blobs_used",       "blobs_shared",  "blob_lost",       "leases_lost_waiting"}) {
+       {"outcome_0",          "outcome_1",      "outcome_3",      "outcome_4",      "link_breaks",
+        "partitions",         "worker_crashes", "broker_crashes", "leases_adopted", "leases_lost",
+        "leases_returned",    "outcomes_late",  "tasks_retried",  "recalls",        "workers_lost",
+        "output_heard",       "pool_told",      "caps_reached",   "demanding_runs", "pauses",
+        "workers_reserved",   "blobs_fetched",  "blobs_found",    "blobs_evicted",  "blobs_used",
+        "blobs_shared",       "blob_lost",      "blobs_released", "blobs_missing",  "result_blobs",
+        "leases_lost_waiting"}) {
     EXPECT_GT(total[name], 0U) << name << " never happened in any seed";
   }
 }

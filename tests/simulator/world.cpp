@@ -155,7 +155,9 @@ void World::deliver_to_broker(Link& link, std::uint64_t connection, const Frames
     fail("the codec refused a message of ours: " + error->reason);
     return;
   }
-  scheduler_->receive(PeerId{link.peer}, std::get<Message>(std::move(decoded)), now_);
+  Message message = std::get<Message>(std::move(decoded));
+  pull_results(link, message);
+  scheduler_->receive(PeerId{link.peer}, std::move(message), now_);
   pump_broker();
 }
 
@@ -201,6 +203,8 @@ void World::start_broker() {
   options.incarnation = {++incarnations_, plan_.seed + 1};
   options.software_version = "simulated";
   options.credit_tasks = plan_.credit_tasks;
+  options.blobs = &files_;
+  options.blob_folders = {"/memory", "/disk"};
   scheduler_ = std::make_unique<Scheduler>(options, now_);
 }
 
@@ -209,6 +213,8 @@ void World::crash_broker() {
   count("broker_crashes");
   for (const auto& [name, value] : scheduler_->counters()) count(name, value);
   scheduler_.reset();
+  files_.forget_pins();
+  if (chance(0.3)) files_.drop_cached();  // the machine started again, too
   const auto cut = [&](Link& link) {
     if (link.up) break_link(link, 50ms + random_duration(500ms));
   };

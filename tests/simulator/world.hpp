@@ -21,6 +21,7 @@
 #include "common/codec.hpp"
 #include "producer/collector.hpp"
 #include "producer/session.hpp"
+#include "tests/support/blob_set.hpp"
 #include "worker/agent.hpp"
 
 namespace muster::simulator {
@@ -116,6 +117,11 @@ class World {
   // --- Blobs
   BlobName blob_of(std::uint64_t number) const;
   Payload with_names(std::uint32_t job, std::uint64_t sequence, Payload body) const;
+  void need_blobs(Producer& producer, const Payload& payload);
+  void let_go_of_blobs(Producer& producer, const Payload& payload);
+  void answer_blobs(Producer& producer, const std::vector<BlobAnswer>& answers);
+  void pull_results(Link& link, const Message& message);
+  void check_result_blobs(Producer& producer, const Payload& body);
   void carry_blobs(Worker& worker, const std::vector<BlobRequest>& requests);
   void end_fetch(Worker& worker, const BlobId& id);
   void evict(Worker& worker, const BlobId& id);
@@ -149,7 +155,9 @@ class World {
     }
   };
   std::priority_queue<Event> events_;
+  testing::BlobSet files_;  // the broker's folders, which outlive it
   std::unique_ptr<Scheduler> scheduler_;
+  std::uint64_t result_blobs_ = 0;
   std::uint64_t incarnations_ = 0;
   std::uint64_t worker_starts_ = 0;
   std::uint64_t next_peer_ = 1;

@@ -33,6 +33,10 @@ class BlobSet : public BlobFiles {
 
   // As if a worker's file had been taken.
   void add(const BlobName& name) { held_.insert({name.id, {name.size_bytes, 0}}); }
+  // The broker ended, and its folders stay for the next one.
+  void forget_pins() {
+    for (auto& [id, held] : held_) held.pins = 0;
+  }
   // The folder is emptied of what nobody pinned.
   void drop_cached() {
     std::erase_if(held_, [](const auto& entry) { return entry.second.pins == 0; });

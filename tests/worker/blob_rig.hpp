@@ -40,7 +40,8 @@ class BlobRig {
   }
   BlobName put(const std::string& content, const std::string& place = "memory") const {
     const BlobName name{digest_of(std::as_bytes(std::span(content))), content.size()};
-    std::ofstream(path(name, place), std::ios::binary) << content;
+    const std::string file = path(name, place);  // not again: somebody may have mapped it
+    if (!std::filesystem::exists(file)) std::ofstream(file, std::ios::binary) << content;
     return name;
   }
   static std::string read(const std::string& file) {

@@ -28,13 +28,16 @@ class ExecutorEnv {
   }
   void start(std::uint64_t sequence, Function function, Bytes payload,
              std::chrono::milliseconds timeout = {}) {
+    start(sequence, std::move(function), Payload{std::move(payload), 0}, timeout);
+  }
+  void start(std::uint64_t sequence, Function function, Payload payload,
+             std::chrono::milliseconds timeout = {}) {
     JobSpec spec;
     spec.function = std::move(function);
     spec.timeout = timeout;
     std::vector<TaskStart> tasks;
-    tasks.push_back({lease(sequence),
-                     std::make_shared<const JobSpec>(std::move(spec)),
-                     {std::move(payload), 0}});
+    tasks.push_back(
+        {lease(sequence), std::make_shared<const JobSpec>(std::move(spec)), std::move(payload)});
     executor->start(std::move(tasks));
   }
 

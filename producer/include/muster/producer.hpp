@@ -187,6 +187,9 @@ class MUSTER_API Producer {
   // its content. It must not change while tasks use it. Throws Error invalid when it is not there.
   Blob scatter_file(const std::string& path, std::uint64_t offset = 0,
                     std::uint64_t size_bytes = std::numeric_limits<std::uint64_t>::max());
+  // The content of a file as it is now, which is copied: the file may change afterwards. Else as
+  // scatter(); throws Error invalid when it cannot be read.
+  Blob scatter_copy(const std::string& path);
   // Whether this producer shares folders with its broker. If not, there are no blobs: scatter()
   // throws Error unusable, and everything travels inside messages (up to 1 GiB).
   bool has_blobs() const;

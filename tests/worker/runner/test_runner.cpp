@@ -15,6 +15,7 @@
 #include <muster/runner.hpp>
 #include <mutex>
 #include <set>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -24,6 +25,7 @@
 
 namespace {
 
+using muster::Blob;
 using muster::Bytes;
 using muster::RunnerTask;
 
@@ -63,12 +65,53 @@ class Program {
       const std::size_t space = text.find(' ');
       const std::string rest = space == std::string::npos ? "" : text.substr(space + 1);
       try {
-        const std::string result = act(task, text.substr(0, space), rest);
-        link_.finish(task.id, Bytes::copy(result));
+        std::vector<Blob> blobs;
+        const std::string result = act_on_blobs(task, text.substr(0, space), rest, blobs);
+        link_.finish(task.id, Bytes::copy(result), std::move(blobs));
       } catch (const std::exception& error) {
         link_.fail(task.id, "exception", error.what(), "the traceback", Bytes::copy("the extra"));
       }
     }
+  }
+
+  std::string act_on_blobs(const RunnerTask& task, const std::string& word, const std::string& rest,
+                           std::vector<Blob>& blobs) {
+    std::string text;
+    if (word == "blobs") {  // what they and those of the job hold
+      for (const Blob& blob : task.job->blobs) text.append(blob.bytes().text());
+      for (const Blob& blob : task.blobs) text.append(blob.bytes().text());
+      return text;
+    }
+    if (word == "give_back") {
+      blobs = task.blobs;
+      return rest;
+    }
+    if (word == "make") {  // a blob of these words
+      const std::span<const std::byte> part = std::as_bytes(std::span(rest));
+      blobs.push_back(link_.make_blob({&part, 1}));
+      return std::string(link_.keeps_blobs() ? "keeps " : "") +
+             (link_.shares_files() ? "shares" : "");
+    }
+    if (word == "make_and_fail") {
+      const std::span<const std::byte> part = std::as_bytes(std::span(rest));
+      const Blob blob = link_.make_blob({&part, 1});
+      throw std::runtime_error(rest);
+    }
+    if (word == "make_and_crash") {
+      const std::span<const std::byte> part = std::as_bytes(std::span(rest));
+      const Blob blob = link_.make_blob({&part, 1});
+      return speak(task, "crash", rest);
+    }
+    if (word == "size") return std::to_string(task.payload.size());
+    if (word == "read_and_wait") {  // every page of the blobs stays mapped
+      std::size_t sum = 0;
+      for (const Blob& blob : task.blobs) {
+        for (const std::byte byte : blob.bytes().span()) sum += std::to_integer<std::size_t>(byte);
+      }
+      std::ofstream(rest + "/reading") << sum;
+      return wait(task, rest + "/go");
+    }
+    return act(task, word, rest);
   }
 
   std::string act(const RunnerTask& task, const std::string& word, const std::string& rest) {
