@@ -121,6 +121,7 @@ void Embedded::start(const Options& options, const std::string& broker, const st
   for (const std::string& plugin : options.plugins) {
     argv.insert(argv.end(), {"--node-plugin", fs::absolute(plugin).lexically_normal().string()});
   }
+  if (!options.spool.empty()) argv.insert(argv.end(), {"--spool", options.spool});
   supervisor_->start(std::move(argv));
   supervisor_->run();
   await_socket();

@@ -40,7 +40,7 @@ bool shapes_pool(const Options& options) {
   const Options usual;
   return options.workers != usual.workers || options.slots != usual.slots ||
          options.executor != usual.executor || !options.plugins.empty() ||
-         !options.python.empty() || !options.environment.empty();
+         !options.python.empty() || !options.environment.empty() || !options.spool.empty();
 }
 
 // Empty: an embedded pool.

@@ -136,6 +136,30 @@ std::vector<std::string> key_options() {
   return {"--key", key.string(), "--authorized-workers", authorized.string()};
 }
 
+// Where the values that programs cache in the pool outlive its broker: one folder for each machine
+// and endpoint. Nothing: there is no place.
+std::vector<std::string> spool_options(const std::string& endpoint) {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  fs::path folder;
+  if (cache != nullptr && *cache == '/') {
+    folder = cache;
+  } else if (home != nullptr && *home == '/') {
+    folder = fs::path(home) / ".cache";
+  } else {
+    return {};
+  }
+  std::array<char, 256> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  std::string name = host.data() + path_of(endpoint);
+  std::replace(name.begin(), name.end(), '/', '-');
+  folder = folder / "muster" / "spool" / name;
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error || ::access(folder.c_str(), W_OK) != 0) return {};
+  return {"--spool", folder.string()};
+}
+
 }  // namespace
 
 std::string place_of_broker(const std::string& given) {
@@ -167,6 +191,7 @@ bool start_broker(const std::string& endpoint) {
   std::vector<std::string> words = {program, "--listen", endpoint, "--no-worker-timeout",
                                     kNoWorkerSeconds};
   for (std::string& word : key_options()) words.push_back(std::move(word));
+  for (std::string& word : spool_options(endpoint)) words.push_back(std::move(word));
   pid_t process = SpawnPlan(log).start(std::move(words));
   const auto deadline = std::chrono::steady_clock::now() + kStartPatience;
   while (!broker_runs(endpoint)) {

@@ -7,6 +7,7 @@ Threads: any. Everything blocks for an answer of the broker; `claim` as long as 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import itertools
@@ -83,15 +84,15 @@ class Store:
         """The claim, or the wait for it, ends."""
         self._ask(RELEASE, key)
 
-    def put(self, key: str, value: Spill, text: str = "") -> None:
-        """Stores what was written to `value`, and what is to be said of it."""
+    def put(self, key: str, value: Spill, text: str = "") -> int:
+        """Stores what was written to `value`, and what is to be said of it. Returns its size."""
         value.finish()
         if value.shared_name:
             self._ask(PUT, key, text=text, file=value.shared_name, size=value.size)
-            return
+            return value.size
         for _ in range(_TRIES):
             if self._put_pieces(key, value, text):
-                return
+                return value.size
         raise StoreFailed("the value could not be sent: the broker restarts again and again")
 
     def _put_pieces(self, key: str, value: Spill, text: str) -> bool:
@@ -102,9 +103,10 @@ class Store:
             )
             if len(under_way) > _PIECES_AHEAD and _end(under_way.popleft()).status == CHANGED:
                 return False
-        return all([_end(asked).status != CHANGED for asked in under_way])
+        answers = [_end(asked) for asked in under_way]  # of all, whatever they are
+        return all(answer.status != CHANGED for answer in answers)
 
-    def open(self, key: str, found: Answer) -> io.BufferedIOBase | None:
+    def open(self, key: str, found: Answer) -> Any:
         """The content of what `get` or `claim` found, as a file that is read from its beginning
         (what follows `found.size` bytes is not the value's). None: it is gone meanwhile."""
         if found.size == len(found.value):
@@ -112,13 +114,13 @@ class Store:
         local = open_shared(found)
         if local is not None:
             return local
-        file = tempfile.TemporaryFile(dir=_temporary_folder())
+        file: Any = tempfile.TemporaryFile(dir=_temporary_folder())  # noqa: SIM115
         try:
             if not self._read_pieces(key, found, file):
                 file.close()
                 return None
             file.seek(0)
-            return file  # type: ignore[return-value]
+            return file
         except BaseException:
             file.close()
             raise
@@ -165,7 +167,9 @@ class Store:
         """Raises what `session` raises; StoreFailed when there is no broker."""
         link = runner_link()
         if link is not None:
-            return link.ask(link.task() or 0, _claimant(), operation, self._name, key, **fields)
+            task = link.task() or 0
+            asked: _native.Asked = link.ask(task, _claimant(), operation, self._name, key, **fields)
+            return asked
         core = self._session()._core
         core.check()
         try:
@@ -185,18 +189,17 @@ class Spill(io.RawIOBase):
         self._folder = ""
         if answer is not None and answer.folder and answer.machine == _machine():
             self._folder = answer.folder
-        self.shared_name = ""
-        self.size = 0
+        self.shared_name: str = ""
+        self.size: int = 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B") if not isinstance(data, bytes) else data
-        target = self._memory
-        if target is not None and self.size + len(view) > _PIECE_BYTES:
-            target = self._spill()
-        (target or self._file).write(view)
+        if self._memory is not None and self.size + len(view) > _PIECE_BYTES:
+            self._spill()
+        (self._file if self._memory is None else self._memory).write(view)
         self.size += len(view)
         return len(view)
 
@@ -210,7 +213,7 @@ class Spill(io.RawIOBase):
             self._file = open(os.path.join(self._folder, name), "xb")  # noqa: SIM115
             self.shared_name = name
         else:
-            self._file = tempfile.TemporaryFile(dir=_temporary_folder())
+            self._file = tempfile.TemporaryFile(dir=_temporary_folder())  # noqa: SIM115
         self._file.write(self._memory.getbuffer())
         self._memory = None
 
@@ -232,10 +235,8 @@ class Spill(io.RawIOBase):
         if self._file is not None:
             self._file.close()
         if self.shared_name:
-            try:
+            with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self._folder, self.shared_name))
-            except OSError:
-                pass
 
 
 def open_shared(found: Answer) -> Any:
@@ -243,7 +244,7 @@ def open_shared(found: Answer) -> Any:
     if not found.file or found.machine != _machine():
         return None
     try:
-        return open(found.file, "rb")  # noqa: SIM115
+        return open(found.file, "rb")
     except OSError:
         return None  # another user's, or in another mount namespace
 

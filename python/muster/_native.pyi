@@ -92,6 +92,7 @@ class Producer:
         python: str = "",
         python_version: str = "",
         environment: dict[str, str] = ...,
+        spool: str = "",
         programs: str = "",
         connect_timeout: float = 10.0,
         broker_timeout: float = 30.0,

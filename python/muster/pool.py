@@ -69,6 +69,8 @@ class ComputePool(TaskExecutor):
       output        what tasks print, log and warn: True shows it here, a callable gets each
                     `OutputLine`, False leaves it on the nodes
       name          shown in `muster status`
+      spool         a folder where the values that `muster.joblib` caches in the pool outlive it;
+                    one pool at a time may use it
       resources     what each task takes of its node, `Resources(cpu=2, memory="4GB")`;
                     `with_options` says it for some
 
@@ -98,6 +100,7 @@ class ComputePool(TaskExecutor):
         allocation: str | None = None,
         region: str | None = None,
         ttl: float | None = None,
+        spool: str | os.PathLike[str] | None = None,
     ) -> None:
         options = TaskOptions().changed(timeout=timeout, retries=retries)
         if not callable(output) and not isinstance(output, bool):
@@ -117,7 +120,9 @@ class ComputePool(TaskExecutor):
             "allocation": allocation,
             "region": region,
             "ttl": ttl,
+            "spool": spool,
         }
+        self._spool = os.path.abspath(os.fspath(spool)) if spool is not None else ""
         shaped = any(value is not None for value in asked.values())
         self._broker = _endpoint("auto" if broker is None and not shaped else broker)
         if self._broker:
@@ -225,7 +230,11 @@ class ComputePool(TaskExecutor):
     def _open_session(self) -> Session:
         version = ".".join(platform.python_version_tuple()[:2])
         open_session = functools.partial(
-            Session, label=self._name, output=self._output, python_version=version
+            Session,
+            label=self._name,
+            output=self._output,
+            python_version=version,
+            spool=self._spool,
         )
         if self._broker:
             return open_session(broker=self._broker)

@@ -108,8 +108,8 @@ std::unique_ptr<Native> connect(Options options) {
 
 Owned make(const py::str& endpoint, const py::str& label, bool embedded, unsigned workers,
            unsigned slots, const std::string& executor, const py::str& python,
-           const py::str& python_version, const py::dict& environment, const py::str& programs,
-           double connect_timeout, double broker_timeout) {
+           const py::str& python_version, const py::dict& environment, const py::str& spool,
+           const py::str& programs, double connect_timeout, double broker_timeout) {
   Options options;
   options.endpoint = to_text(endpoint);
   options.label = to_text(label);
@@ -126,6 +126,7 @@ Owned make(const py::str& endpoint, const py::str& label, bool embedded, unsigne
   for (const auto& [name, value] : environment) {
     options.environment.emplace_back(to_text(py::str(name)), to_text(py::str(value)));
   }
+  options.spool = to_text(spool);
   options.programs = to_text(programs);
   options.connect_timeout = milliseconds(connect_timeout);
   options.broker_timeout = milliseconds(broker_timeout);
@@ -359,7 +360,7 @@ void bind_producer(py::module_& module) {
       .def(py::init(&make), py::kw_only(), py::arg("endpoint") = "", py::arg("label") = "",
            py::arg("embedded") = false, py::arg("workers") = 1, py::arg("slots") = 0,
            py::arg("executor") = "process", py::arg("python") = "", py::arg("python_version") = "",
-           py::arg("environment") = py::dict(), py::arg("programs") = "",
+           py::arg("environment") = py::dict(), py::arg("spool") = "", py::arg("programs") = "",
            py::arg("connect_timeout") = 10.0, py::arg("broker_timeout") = 30.0)
       .def_property_readonly("endpoint",
                              [](const Session& session) { return to_python(session.endpoint()); })

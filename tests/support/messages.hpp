@@ -174,6 +174,20 @@ inline std::vector<Message> sample_messages() {
       BlobChunk{kBlob, std::uint64_t{1} << 40, payload_of(limits::kBlobChunkBytes)},
       BlobGone{kBlob, "released"},
       WorkerBlobs{true, {{kBlob, 5}, {kBlob, UINT64_MAX}}, {kBlob}, 7},
+      StoreRequest{1,
+                   UINT64_MAX,
+                   {StoreOperation::put, "workflow", "f/1", "{}", Bytes::borrow("value"), "file", 7,
+                    1 << 20, 9, true, StoreLimits{1, 2, 3}}},
+      StoreAnswer{UINT64_MAX,
+                  {StoreStatus::hit,
+                   "{}",
+                   Bytes::copy(std::string(5000, 'v')),
+                   5000,
+                   9,
+                   "machine",
+                   "/file",
+                   "/folder",
+                   {{"f/1", 5000, UINT64_MAX, 3}, {"f/2", 0, 0, 0}}}},
   };
 }
 

@@ -36,6 +36,9 @@ struct Options {
   std::string python_version = {};
   // Added to the environment of the broker and the workers.
   std::vector<std::pair<std::string, std::string>> environment = {};
+  // Where the values that programs cache in the pool (docs/joblib.md, "Memory") outlive it; one
+  // pool at a time. Empty: they end with it.
+  std::string spool = {};
   // The folder of muster-broker and muster-worker. Empty: they are looked for (docs/producer.md).
   std::string programs = {};
   // Machines that the pool reaches by ssh, too: the text of a hosts file (docs/hosts.md), and its

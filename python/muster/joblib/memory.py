@@ -39,7 +39,7 @@ from joblib.disk import memstr_to_bytes
 from joblib.logger import format_time
 
 from muster import _memo
-from muster._memo import HIT, YOURS, Answer, Spill, StoreFailed
+from muster._memo import HIT, YOURS, Answer, Spill
 from muster.errors import BrokerLost, MusterError, PoolNotActive
 
 SCHEME = "muster:"
@@ -93,7 +93,9 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
     _pool: Any = None
     _broker: str | None = None
 
-    def __init__(self, name: str = "default", *, pool: Any = None, broker: str | None = None) -> None:
+    def __init__(
+        self, name: str = "default", *, pool: Any = None, broker: str | None = None
+    ) -> None:
         self._set_name(name)
         self._pool = pool
         self._broker = broker
@@ -243,10 +245,7 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
 
     def _put(self, key: str, spill: Spill, text: str) -> bool:
         try:
-            stored = self._try(
-                "store a value", lambda: self._store.put(key, spill, text) or True
-            )
-            return stored is True
+            return self._try("store a value", lambda: self._store.put(key, spill, text)) is not None
         finally:
             spill.discard()
 
@@ -340,7 +339,7 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
         if file is None:
             raise FileNotFoundError(f"{self.location} has no {key}")
         with file:
-            return file.read(found.size).decode()
+            return str(file.read(found.size), "utf-8")
 
     def clear_path(self, call_id: Any) -> None:
         self._store.remove_all(f"{_key(call_id)}/")
@@ -374,9 +373,7 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
 
     def get_items(self) -> list[Any]:
         return [
-            CacheItemInfo(
-                f"{self.location}/{key}", size, datetime.datetime.fromtimestamp(accessed)
-            )
+            CacheItemInfo(f"{self.location}/{key}", size, datetime.datetime.fromtimestamp(accessed))
             for key, size, accessed, _ in self._store.entries()
         ]
 

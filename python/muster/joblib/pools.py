@@ -58,7 +58,7 @@ class JoblibPool(ComputePool):
         if concurrency is not None or executor is not None:
             worker = Worker(concurrency=concurrency, executor=executor or "process")
         shape = (provider, nodes, worker, machine, image, accelerator, cpu, memory, joblib_version)
-        if broker is None and not any(shape):
+        if broker is None and not any(shape) and options.get("spool") is None:
             broker = _native.default_endpoint() or None
         if broker is not None:
             _refuse_versions(joblib_version=joblib_version)

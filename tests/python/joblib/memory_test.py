@@ -133,9 +133,10 @@ def test_arrays_come_back_writable_and_the_cache_stays_as_it_is(
         assert array.sum() == count * (count - 1) / 2
         array[:] = -1
     assert work.computed(folder) == [str(count)]
-    assert Parallel(n_jobs=2)([delayed(work.total_of)(cached, folder, count)] * 2) == [
-        ("ndarray", count * (count - 1) / 2)
-    ] * 2
+    assert (
+        Parallel(n_jobs=2)([delayed(work.total_of)(cached, folder, count)] * 2)
+        == [("ndarray", count * (count - 1) / 2)] * 2
+    )
 
 
 @pytest.mark.parametrize("compress", [False, True, 9, ("gzip", 3), "lzma"])
@@ -164,9 +165,10 @@ def test_memory_maps(
         assert array.sum() == 200_000 * 199_999 / 2
         if mode != "r":
             array[:] = 0  # a copy: the next one is as it was
-    assert Parallel(n_jobs=2)([delayed(work.total_of)(cached, folder, 200_000)] * 2) == [
-        ("memmap", 200_000 * 199_999 / 2)
-    ] * 2
+    assert (
+        Parallel(n_jobs=2)([delayed(work.total_of)(cached, folder, 200_000)] * 2)
+        == [("memmap", 200_000 * 199_999 / 2)] * 2
+    )
     assert Parallel(n_jobs=2)([delayed(work.total)(cached(folder, 200_000))] * 2)
     assert work.computed(folder) == ["200000"]
 
@@ -305,9 +307,7 @@ def test_changed_code_is_computed_anew_and_the_old_values_stay(
 
     old, new = (version.func for version in versions)
     assert versions[0].func_id == versions[1].func_id
-    old_cached, new_cached = (
-        memory.cache(function, ignore=["note"]) for function in (old, new)
-    )
+    old_cached, new_cached = (memory.cache(function, ignore=["note"]) for function in (old, new))
     for _ in range(2):  # no thrashing
         assert old_cached(note, 5) == 5
         assert new_cached(note, 5) == 10
@@ -336,9 +336,7 @@ def test_tasks_that_miss_at_once_compute_once(
     assert work.computed(folder) == ["7"]
 
 
-def test_threads_of_one_process_compute_once(
-    threads: ComputePool, folder: str
-) -> None:
+def test_threads_of_one_process_compute_once(threads: ComputePool, folder: str) -> None:
     memory = Memory(f"muster://{uuid.uuid4().hex}", verbose=0)
     futures = in_flight(threads, memory.cache(work.slow_square), folder, 8)
     Path(folder, "go").touch()
@@ -377,9 +375,7 @@ def test_others_compute_when_the_function_raises(
     assert work.computed(folder) == ["7", "7"]
 
 
-def test_a_cancelled_wait_and_a_cancelled_computation(
-    threads: ComputePool, folder: str
-) -> None:
+def test_a_cancelled_wait_and_a_cancelled_computation(threads: ComputePool, folder: str) -> None:
     memory = Memory(f"muster://{uuid.uuid4().hex}", verbose=0)
     cached = memory.cache(work.slow_square)
     futures = in_flight(threads, cached, folder, 3)
