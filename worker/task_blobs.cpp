@@ -32,7 +32,7 @@ constexpr int kMostVectors = 64;
 constexpr std::uint64_t kSpareShare = 16;
 constexpr std::uint64_t kMostSpareBytes = std::uint64_t{256} << 20;
 // Who may enter the folders may read; that is only their user, or a group of the user's choice.
-constexpr mode_t kFileMode = 0640;
+constexpr mode_t kFileMode = 0644;
 
 std::string hex_of(const detail::BlobFile& file) { return to_hex(BlobId{file.high, file.low}); }
 
@@ -198,7 +198,9 @@ struct IncomingFile {
       written.reset(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, kFileMode));
       has_name = true;
     }
-    return written ? 0 : errno;
+    if (!written) return errno;
+    ::fchmod(written.get(), kFileMode);  // whatever the umask says
+    return 0;
   }
   Blob finish() {
     Descriptor unnamed = std::move(written);
