@@ -35,6 +35,10 @@ inline constexpr std::size_t kResultBlobBytes = std::size_t{256} << 10;
 // Blobs of one payload: the columns of a wide frame.
 inline constexpr std::size_t kMaxPayloadBlobs = 4096;
 
+// A result with its blobs, unless the worker is told less (--max-result): the room on the node is
+// the limit that counts, this one ends what grows by mistake.
+inline constexpr std::uint64_t kMaxResultBytes = std::uint64_t{64} << 30;
+
 // A name before a payload's body: 16 bytes of id and 8 of size.
 inline constexpr std::size_t kBlobNameBytes = 24;
 

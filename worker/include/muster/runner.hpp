@@ -54,7 +54,7 @@ class RunnerLink {
     std::function<void(std::uint64_t task_id)> on_stop;
     // Results whose body and blobs together go beyond it end as an error of kind
     // "result_too_large".
-    std::uint64_t max_result_bytes = std::uint64_t{1} << 30;
+    std::uint64_t max_result_bytes = std::uint64_t{64} << 30;
   };
 
   // Takes the descriptor, a connected stream socket. Throws std::runtime_error when it is none.
