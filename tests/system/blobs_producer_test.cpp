@@ -275,6 +275,7 @@ TEST_F(BlobsProducer, WhatABrokerLostAndNobodyHasIsSaid) {
   EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers));
   const std::filesystem::path folder = [&] {
     const Blob other = producer.scatter(numbers_from(7));
+    producer.submit<std::int64_t>("sum", other).get();  // so the broker has taken it in
     return std::filesystem::path(mapped_file(other.bytes().data())).parent_path();
   }();
   worker_->stop(SIGKILL);
@@ -352,6 +353,7 @@ TEST_F(BlobsProducer, AFileThatCannotBeWrittenIsAnErrorAndLeavesNothing) {
   start();
   Producer producer(options());
   const Blob small = producer.scatter(numbers_from(1));
+  producer.submit<std::int64_t>("sum", small).get();  // so the broker has taken it in
   const std::filesystem::path file = mapped_file(small.bytes().data());
   {
     const FileSizeLimit limit(2 * kMegabyte);
@@ -371,6 +373,7 @@ TEST_F(BlobsProducer, ABlobOfAnotherProducerIsPutHereAsWell) {
   Producer producer(options());
   Options embedded;
   embedded.embedded = true;
+  embedded.programs = MUSTER_BIN_DIR;
   embedded.slots = 1;
   embedded.plugins = {MUSTER_PLUGIN_DIR "/blob_tasks.so"};
   Producer other_pool(embedded);
@@ -401,6 +404,7 @@ TEST_F(BlobsProducer, APrivatePoolTakesItsBlobsAlong) {
   {
     Options embedded;
     embedded.embedded = true;
+    embedded.programs = MUSTER_BIN_DIR;
     embedded.slots = 1;
     embedded.plugins = {MUSTER_PLUGIN_DIR "/blob_tasks.so"};
     Producer producer(embedded);
