@@ -228,6 +228,10 @@ Blob Producer::scatter(std::span<const std::byte> content) {
   return state_->client->blobs().scatter(content);
 }
 
+Blob Producer::scatter(std::span<const std::byte> content, std::chrono::nanoseconds timeout) {
+  return state_->client->blobs().scatter(content, detail::deadline_after(timeout));
+}
+
 Blob Producer::scatter_file(const std::string& path, std::uint64_t offset,
                             std::uint64_t size_bytes) {
   return state_->client->blobs().scatter_file(path, offset, size_bytes);

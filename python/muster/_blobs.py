@@ -14,11 +14,12 @@ import logging
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from muster import _arrays, _native
+from muster.errors import TaskCancelled
 
 if TYPE_CHECKING:
     from muster._native import Blob
@@ -34,6 +35,7 @@ _READ_SECONDS = 0.02
 _SECONDS_PER_BYTE = 1e-10
 """A part that comes again is read as a whole up to 1 MiB, and as long as that takes (0.1 ms per MB)
 less than 20 ms and 2 % of the call's time; else a sample tells whether it changed."""
+_WAIT_SECONDS = 0.5  # between looks whether a call is over
 _MOST_KNOWN = 1024
 _ONCE_BYTES = 64 << 20
 """So much of what was used once is kept for a second use, beside the parts of the last two pickles:
@@ -71,10 +73,16 @@ class Space:
         except _native.Error:
             return False  # it was closed: whoever pushes says so
 
-    def scatter(self, data: Any) -> Blob:
-        """Puts contiguous bytes into the pool, unless they are there. Blocks while they are copied
-        and while there is no room, which Ctrl-C interrupts. Raises muster._native.Error."""
-        return self._producer.scatter(data)
+    def scatter(self, data: Any, is_over: Callable[[], bool] = lambda: False) -> Blob:
+        """Puts contiguous bytes into the pool, unless they are there. Blocks while they are copied,
+        and until tasks have made room for them or nobody needs them any more (`is_over`). Ctrl-C
+        interrupts. Raises muster._native.Error, and TaskCancelled when it is over."""
+        while True:
+            blob = self._producer.scatter(data, _WAIT_SECONDS)
+            if blob is not None:
+                return blob
+            if is_over():
+                raise TaskCancelled("the call ended while its arguments waited for room")
 
     def scatter_file(self, path: str, offset: int, size: int) -> Blob:
         return self._producer.scatter_file(path, offset, size)
@@ -121,6 +129,7 @@ class Blobs:
         self._began = time.monotonic()
         self._read_seconds = 0.0
         self._refused = False
+        self._over = False
 
     def begin_pickle(self) -> None:
         """Another one begins."""
@@ -148,6 +157,10 @@ class Blobs:
             handle = scatter(obj, Blobs(self.space, sharing, repeated=False))
             known = self.scattered[id(obj)] = obj, handle
         return known[1]
+
+    def end(self) -> None:
+        """The call is over: a thread that waits for room gives up. Any thread may call it."""
+        self._over = True
 
     def close(self) -> None:
         """Nothing more will be pickled for the call."""
@@ -202,7 +215,7 @@ class Blobs:
         assert self.space is not None
         for attempt in range(2):
             try:
-                return self.space.scatter(data)
+                return self.space.scatter(data, lambda: self._over)
             except _native.Error as error:
                 if error.args[0] == "disconnected":
                     from muster import _failures

@@ -177,6 +177,8 @@ class MUSTER_API Producer {
   // or a task that uses it lives. Blocks while it is copied, and while there is no room for it
   // (await_blob_room); throws Error out_of_space.
   Blob scatter(std::span<const std::byte> content);
+  // The same, but returns no blob when there was no room for it within `timeout`.
+  Blob scatter(std::span<const std::byte> content, std::chrono::nanoseconds timeout);
   template <typename Range,
             typename Value = std::remove_cvref_t<decltype(*std::data(std::declval<Range>()))>>
   Blob scatter(const Range& values) {
