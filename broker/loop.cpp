@@ -30,7 +30,8 @@ SchedulerOptions with_blobs(SchedulerOptions options, BlobStore& blobs) {
 
 bool is_greeting(const Message& message) {
   return std::holds_alternative<message::HelloWorker>(message) ||
-         std::holds_alternative<message::HelloProducer>(message);
+         std::holds_alternative<message::HelloProducer>(message) ||
+         std::holds_alternative<message::HelloBulk>(message);
 }
 
 }  // namespace
@@ -47,7 +48,8 @@ BrokerLoop::BrokerLoop(const BrokerOptions& options, int signals, Endpoints& end
       blobs_(blobs),
       memo_(memo),
       notifier_(options.service),
-      scheduler_(with_blobs(options.scheduler, blobs), now()) {
+      scheduler_(with_blobs(options.scheduler, blobs), now()),
+      blob_server_(blobs, scheduler_, router_) {
   router_.watch(poller_);
   poller_.watch(signals_);
   if (lifeline_ >= 0) poller_.watch(lifeline_);
@@ -56,15 +58,17 @@ BrokerLoop::BrokerLoop(const BrokerOptions& options, int signals, Endpoints& end
 
 void BrokerLoop::run() {
   while (!nodes_.wants_end()) {
-    poller_.wait(std::min({scheduler_.next_deadline(), notifier_.next_deadline(),
-                           nodes_.next_deadline(), blobs_.next_deadline()}) -
-                 now());
+    poller_.wait(
+        std::min({scheduler_.next_deadline(), notifier_.next_deadline(), nodes_.next_deadline(),
+                  blobs_.next_deadline(), blob_server_.next_deadline()}) -
+        now());
     if (told_to_end()) break;
     take_input();
     nodes_.step(scheduler_, now());
     serve_stores();
     if (now() >= scheduler_.next_deadline()) tick();
     blobs_.tick(now());
+    blob_server_.turn(now());
     send_output();
     notifier_.turn(now(), ServiceState::ready, "serving");
   }
@@ -99,17 +103,19 @@ void BrokerLoop::hear(Received&& received) {
   received.frames.clear();
   if (auto* error = std::get_if<DecodeError>(&decoded)) {
     spdlog::warn("peer {:x} refused: {}", static_cast<std::uint64_t>(received.peer), error->reason);
+    blob_server_.forget(received.peer, now());
     scheduler_.malformed(received.peer, error->code, error->reason, now());
     return;
   }
   Message message = std::get<Message>(std::move(decoded));
+  std::optional<RemoteUser> user;
   if (received.remote && is_greeting(message)) {
-    const RemoteUser user{received.user, authenticator_.proof(received.user),
-                          authenticator_.admits(received.user)};
-    scheduler_.receive(received.peer, std::move(message), now(), &user);
-  } else {
-    scheduler_.receive(received.peer, std::move(message), now());
+    user = {received.user, authenticator_.proof(received.user),
+            authenticator_.admits(received.user)};
   }
+  const RemoteUser* its = user ? &*user : nullptr;
+  if (blob_server_.hear(received.peer, message, its, now())) return;
+  scheduler_.receive(received.peer, std::move(message), now(), its);
 }
 
 void BrokerLoop::send_output() {

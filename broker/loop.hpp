@@ -6,6 +6,7 @@
 #include <string>
 
 #include "broker/authenticator.hpp"
+#include "broker/blob_server.hpp"
 #include "broker/blob_store.hpp"
 #include "broker/endpoints.hpp"
 #include "broker/memo_server.hpp"
@@ -58,6 +59,7 @@ class BrokerLoop {
   MemoServer& memo_;
   ServiceNotifier notifier_;
   Scheduler scheduler_;
+  BlobServer blob_server_;
   Poller poller_;
   std::map<std::string, std::uint64_t> counters_told_;
 };

@@ -116,6 +116,7 @@ class Scheduler {
   struct WorkerName {
     WorkerId id;
     std::string user;  // empty: a local one
+    bool shares = false;
   };
   // The worker behind this connection; nothing when there is none.
   std::optional<WorkerName> worker_at(PeerId peer) const;
@@ -126,7 +127,10 @@ class Scheduler {
   // Whether the outcome of this lease would be taken.
   bool expects_outcome(const WorkerId& worker, const SessionId& session, JobId job,
                        TaskSequence sequence, Attempt attempt) const;
+  // Outcomes of a worker whose blobs are all here.
+  void deliver(const WorkerId& worker, message::WorkerOutcomes&& outcomes, Time now);
   // What STATUS says beside the counters.
+  void count(const std::string& name) { ++counters_[name]; }
   void set_gauge(const std::string& name, std::uint64_t number) { gauges_[name] = number; }
   // Tells a connection on which only blobs travel what it did wrong, and ignores it from now on.
   void refuse_bulk(PeerId peer, message::RefuseCode code, std::string text, Time now);

@@ -148,13 +148,19 @@ std::optional<Scheduler::WorkerName> Scheduler::worker_at(PeerId peer) const {
   const auto found = peers_.find(peer);
   if (found == peers_.end() || found->second.worker == kNoWorker) return std::nullopt;
   const WorkerRecord& worker = const_cast<WorkerTable&>(workers_).at(found->second.worker);
-  return WorkerName{worker.hello.worker, worker.user};
+  return WorkerName{worker.hello.worker, worker.user, worker.shares};
 }
 
 std::optional<Scheduler::WorkerName> Scheduler::worker_named(const WorkerId& id) const {
   const WorkerIndex index = workers_.find(id);
   if (index == kNoWorker) return std::nullopt;
-  return WorkerName{id, const_cast<WorkerTable&>(workers_).at(index).user};
+  const WorkerRecord& worker = const_cast<WorkerTable&>(workers_).at(index);
+  return WorkerName{id, worker.user, worker.shares};
+}
+
+void Scheduler::deliver(const WorkerId& worker, message::WorkerOutcomes&& said, Time now) {
+  const WorkerIndex index = workers_.find(worker);
+  if (index != kNoWorker) outcomes(index, std::move(said), now);
 }
 
 bool Scheduler::knows(PeerId peer) const {

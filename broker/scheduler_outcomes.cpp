@@ -180,8 +180,8 @@ std::string Scheduler::nobody_interprets(const Function& function) {
                      "); ";
   if (!versions.empty()) text += "start the client with Python " + *versions.rbegin() + ", or ";
   return text + "install Python " + function.python + " and muster on node " + some_node +
-         " and restart its worker with --python (of `muster up`: bring it up with --python " +
-         function.python + ", or python in its hosts file)";
+         " and restart its worker with --python (`muster status` says what nodes of `muster up` "
+         "lack)";
 }
 
 std::string Scheduler::waiting_reason(JobRecord& job, Duration& patience, const char*& kind) {

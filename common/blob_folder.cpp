@@ -62,6 +62,9 @@ std::string BlobFolder::path(const BlobId& id) const {
 }
 
 const std::string& BlobFolder::token() const { return state_->token; }
+std::uint64_t BlobFolder::largest_bytes() const {
+  return std::max(state_->memory.limit_bytes(), state_->disk.limit_bytes());
+}
 std::vector<std::string> BlobFolder::folders() const {
   return {state_->memory.path(), state_->disk.path()};
 }
@@ -95,6 +98,16 @@ std::string BlobFolder::adopt_from(const BlobName& name, const std::string& owne
   if (holds(name.id)) return "";
   return fmt::format("there is no file '{}' in '{}/incoming' or '{}/incoming'", file,
                      s.memory.path(), s.disk.path());
+}
+
+bool BlobFolder::has_incoming(const BlobId& id, const std::string& owner) const {
+  const std::string file = to_hex(id) + "." + owner;
+  return state_->memory.has_incoming(file) || state_->disk.has_incoming(file);
+}
+
+void BlobFolder::discard_from(const BlobId& id, const std::string& owner) {
+  const std::string file = to_hex(id) + "." + owner;
+  for (const BlobShelf* shelf : {&state_->memory, &state_->disk}) shelf->remove_incoming(file);
 }
 
 std::string BlobFolder::State::adopt_incoming(const BlobName& name, Place place,

@@ -54,6 +54,7 @@ class BlobFolder {
   // not held.
   std::string path(const BlobId& id) const;
   const std::string& token() const;
+  std::uint64_t largest_bytes() const;       // what may ever have room
   std::vector<std::string> folders() const;  // memory, disk
 
   // Takes what lies in an incoming folder, or a file of the user's, as this blob; an incoming file
@@ -61,6 +62,8 @@ class BlobFolder {
   std::string adopt(const BlobSource& source);
   // Looks for `<hex>.<owner>` in both incoming folders.
   std::string adopt_from(const BlobName& name, const std::string& owner);
+  bool has_incoming(const BlobId& id, const std::string& owner) const;
+  void discard_from(const BlobId& id, const std::string& owner);  // removes that file
 
   // A blob that arrives in pieces, in any order. One at a time per name.
   std::string begin(const BlobName& name);

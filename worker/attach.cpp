@@ -400,6 +400,10 @@ int Attachment::run(Input& input) {
   if (lacks_parts()) return kAttachMissing;
   if (!find()) start();
   lock_.reset();
+  if (const auto python = read_environment(cache_, config_.python_environment);
+      python && !python->lack.empty()) {
+    report("lacks " + python->lack);
+  }
   report(fmt::format("ready {}", worker_pid_));
   return hold(input);
 }

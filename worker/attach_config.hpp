@@ -30,7 +30,7 @@ struct AttachConfig {
   std::vector<std::string> labels;
   std::vector<std::pair<std::string, std::string>> environment;
   std::string directory;           // empty: the home folder
-  std::string python;              // interpreter; empty: none
+  std::string python;              // interpreter; "auto": as workers find it; empty: none
   std::string python_environment;  // digest of a prepared environment, instead of `python`
   std::vector<std::string> python_path;
   std::vector<std::string> includes;  // digests of uploaded modules

@@ -13,6 +13,7 @@
 #include <climits>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <fstream>
 #include <stdexcept>
 #include <vector>
@@ -56,8 +57,8 @@ std::vector<std::string> worker_arguments(const AttachConfig& config, const std:
           "next");
     }
     add("--python", python->interpreter);
-    add("--python-version", python->version);
-  } else {
+    if (!python->version.empty()) add("--python-version", python->version);
+  } else if (config.python != "auto") {
     add("--python", config.python.empty() ? "none" : config.python);
   }
   for (const std::string& label : config.labels) add("--label", label);
@@ -123,6 +124,14 @@ void check_directory(const std::string& directory) {
       directory));
 }
 
+// What a node lacked may have been installed meanwhile.
+bool is_recent(const std::string& path) {
+  constexpr std::time_t kSeconds = 20;
+  struct stat file {};
+  if (::stat(path.c_str(), &file) != 0) return false;
+  return std::abs(std::time(nullptr) - file.st_mtime) <= kSeconds;
+}
+
 }  // namespace
 
 std::string own_program() {
@@ -134,9 +143,14 @@ std::string own_program() {
 
 std::optional<PreparedPython> read_environment(const std::string& cache,
                                                const std::string& digest) {
-  std::ifstream ready(cache + "/environments/" + digest + "/ready");
+  const std::string path = cache + "/environments/" + digest + "/ready";
+  std::ifstream ready(path);
   PreparedPython python;
   if (!std::getline(ready, python.interpreter) || !std::getline(ready, python.version)) return {};
+  if (python.interpreter == "none") {
+    std::getline(ready, python.lack);
+    return is_recent(path) ? std::optional(python) : std::nullopt;
+  }
   if (::access(python.interpreter.c_str(), X_OK) != 0) return {};
   return python;
 }

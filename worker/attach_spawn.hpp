@@ -13,10 +13,12 @@ namespace muster {
 
 // An environment that was prepared on this node (python/node/environment.py).
 struct PreparedPython {
-  std::string interpreter;
+  std::string interpreter;  // "none": it was looked for a moment ago, and there is none
   std::string version;
+  std::string lack;  // then: what is missing, and what to do
 };
-// Nothing: it is not there, not complete, or its interpreter is gone.
+// Nothing: it is not there, not complete, its interpreter is gone, or nobody has looked for one
+// lately.
 std::optional<PreparedPython> read_environment(const std::string& cache, const std::string& digest);
 
 // The path of this program.

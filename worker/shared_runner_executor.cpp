@@ -131,7 +131,9 @@ void SharedRunnerExecutor::take_outcome(message::WorkerOutcomes& report_of, Time
   } else {
     runner_.read_output(speaker(), now);
   }
-  if (!found->reported) {
+  if (found->reported) {
+    discard_result(home_, report_of.runs[0].outcomes[0].body);
+  } else {
     results_.finished.push_back({lease, std::move(report_of.runs[0].outcomes[0]), report_of.busy});
   }
   running_.erase(found);

@@ -14,6 +14,7 @@
 
 #include "worker/executor.hpp"
 #include "worker/runner_process.hpp"
+#include "worker/task_blobs.hpp"
 
 namespace muster {
 
@@ -53,6 +54,7 @@ class SharedRunnerExecutor final : public Executor {
   const TaskStart* speaker() const { return running_.empty() ? nullptr : &running_.back().task; }
 
   const SharedRunnerExecutorOptions options_;
+  const BlobHome home_ = BlobHome::from_environment();
   Descriptor epoll_;
   RunnerProcess runner_;
   std::deque<TaskStart> queue_;

@@ -16,7 +16,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <optional>
-#include <unordered_set>
 #include <utility>
 
 #include "common/blob.hpp"
@@ -100,28 +99,67 @@ class StoredBlob : public detail::BlobFile {
 
 // --- Blobs of results ---------------------------------------------------------------------------
 
+[[noreturn]] void throw_unwritable(const std::string& path, int error) {
+  throw BlobError(fmt::format("cannot write a result to '{}': {}", path, std::strerror(error)));
+}
+
+// A file that has no name until an outcome names the blob: when the process dies before that, the
+// kernel takes it back. (Where the file system cannot do that, or there are too many of them, it
+// has its name from the beginning; whose folder it is removes old ones.)
 class MadeBlob final : public StoredBlob {
  public:
-  MadeBlob(std::shared_ptr<const BlobHome> home, const BlobName& name, std::string path)
-      : StoredBlob(std::move(home), name), path_(std::move(path)) {}
+  MadeBlob(std::shared_ptr<const BlobHome> home, const BlobName& name, std::string path,
+           Descriptor unnamed)
+      : StoredBlob(std::move(home), name), path_(std::move(path)), unnamed_(std::move(unnamed)) {
+    if (!unnamed_) return;
+    counted_ = ++unnamed_files <= kMostUnnamed;
+    if (counted_) return;
+    --unnamed_files;
+    link();
+  }
   ~MadeBlob() override {
-    if (!named_ && ::getpid() == maker_) ::unlink(path_.c_str());  // not in the child of a fork
+    if (counted_) --unnamed_files;
+    const bool wanted = delivered_ || ::getpid() != maker_;  // the child of a fork
+    if (!unnamed_ && !wanted) ::unlink(path_.c_str());
   }
   MadeBlob(const MadeBlob&) = delete;
   MadeBlob& operator=(const MadeBlob&) = delete;
 
   Opened open() const override {
-    Descriptor descriptor = open_to_read(path_);
+    const std::lock_guard lock(mutex_);
+    const std::string path = unnamed_ ? fmt::format("/proc/self/fd/{}", unnamed_.get()) : path_;
+    Descriptor descriptor = open_to_read(path);
     if (descriptor) return {descriptor.release(), 0};
     return StoredBlob::open();  // it was taken
   }
-  bool is_named() const { return named_; }
-  void name() const { named_ = true; }
+
+  // Whether it is free for an outcome. Then the outcome is delivered, or it is free again.
+  bool claim() const { return !claimed_.exchange(true); }
+  void unclaim() const { claimed_ = false; }
+  void deliver() const { delivered_ = true; }
+  // Gives the file its name.
+  void link() const {
+    const std::lock_guard lock(mutex_);
+    if (!unnamed_) return;
+    const std::string from = fmt::format("/proc/self/fd/{}", unnamed_.get());
+    if (::linkat(AT_FDCWD, from.c_str(), AT_FDCWD, path_.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+      throw_unwritable(path_, errno);
+    }
+    unnamed_.reset();
+    if (std::exchange(counted_, false)) --unnamed_files;
+  }
 
  private:
+  static constexpr int kMostUnnamed = 128;
+  static inline std::atomic<int> unnamed_files{0};  // of this process, which may have few open
+
   const std::string path_;
   const pid_t maker_ = ::getpid();
-  mutable std::atomic<bool> named_{false};
+  mutable std::mutex mutex_;
+  mutable Descriptor unnamed_;
+  mutable bool counted_ = false;  // among `unnamed_files`
+  mutable std::atomic<bool> claimed_{false};
+  mutable std::atomic<bool> delivered_{false};
 };
 
 BlobName random_name(std::uint64_t size_bytes) {
@@ -135,33 +173,45 @@ BlobName random_name(std::uint64_t size_bytes) {
   return {{words[0], words[1] | 1}, size_bytes};
 }
 
+std::string incoming_path(const BlobHome& home, const char* place, const BlobId& id) {
+  return fmt::format("{}/{}/incoming/{}.{}", home.folder, place, to_hex(id), home.owner);
+}
+
 // A file that is being written; removed unless it becomes a blob.
 struct IncomingFile {
-  IncomingFile(std::shared_ptr<const BlobHome> blob_home, const char* place, const BlobName& called)
+  IncomingFile(std::shared_ptr<const BlobHome> blob_home, const char* where, const BlobName& called)
       : home(std::move(blob_home)),
         name(called),
-        path(fmt::format("{}/{}/incoming/{}.{}", home->folder, place, to_hex(called.id),
-                         home->owner)) {}
+        place(where),
+        path(incoming_path(*home, where, called.id)) {}
   ~IncomingFile() {
-    if (written) ::unlink(path.c_str());
+    if (written && has_name) ::unlink(path.c_str());
   }
   IncomingFile(const IncomingFile&) = delete;
   IncomingFile& operator=(const IncomingFile&) = delete;
 
   // Returns errno.
   int create() {
-    written.reset(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, kFileMode));
+    const std::string folder = fmt::format("{}/{}/incoming", home->folder, place);
+    written.reset(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, kFileMode));
+    if (!written && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
+      written.reset(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, kFileMode));
+      has_name = true;
+    }
     return written ? 0 : errno;
   }
   Blob finish() {
-    written.reset();
-    return Blob(std::make_shared<MadeBlob>(home, name, path));
+    Descriptor unnamed = std::move(written);
+    if (has_name) unnamed.reset();
+    return Blob(std::make_shared<MadeBlob>(home, name, path, std::move(unnamed)));
   }
 
   const std::shared_ptr<const BlobHome> home;
   const BlobName name;
+  const char* const place;
   const std::string path;
   Descriptor written;
+  bool has_name = false;
 };
 
 // Writing until a file system is full would take from others what they have left.
@@ -180,10 +230,6 @@ bool has_room(const BlobHome& home, const char* place, std::uint64_t size_bytes)
       "no room on this node for a result of {} bytes, neither in {}/memory nor in {}/disk; free "
       "space there, or return less at a time",
       size_bytes, home.folder, home.folder));
-}
-
-[[noreturn]] void throw_unwritable(const std::string& path, int error) {
-  throw BlobError(fmt::format("cannot write a result to '{}': {}", path, std::strerror(error)));
 }
 
 // Returns errno.
@@ -301,36 +347,62 @@ Blob TaskBlobs::make(std::span<const std::span<const std::byte>> parts) const {
   throw_no_room(*home_, size_bytes);
 }
 
+// The blobs that an outcome is about to name.
+class TaskBlobs::Delivery {
+ public:
+  explicit Delivery(const TaskBlobs& blobs) : blobs_(blobs) {}
+  ~Delivery() {
+    if (done_) return;
+    for (const Blob& blob : own_) made(blob).unclaim();
+  }
+  Delivery(const Delivery&) = delete;
+  Delivery& operator=(const Delivery&) = delete;
+
+  void add(const Blob& blob) {
+    const auto* own = dynamic_cast<const MadeBlob*>(blob.file().get());
+    if (own != nullptr && own->claim()) {
+      own_.push_back(blob);
+    } else {
+      add_content(blob.bytes());
+    }
+  }
+  void add_content(const Bytes& content) {
+    const std::span<const std::byte> part = content.span();
+    own_.push_back(blobs_.make({&part, 1}));
+    made(own_.back()).claim();
+  }
+  std::vector<BlobName> deliver() {
+    std::vector<BlobName> names;
+    for (const Blob& blob : own_) {
+      made(blob).link();
+      names.push_back({{made(blob).high, made(blob).low}, made(blob).size_bytes});
+    }
+    for (const Blob& blob : own_) made(blob).deliver();
+    done_ = true;
+    return names;
+  }
+
+ private:
+  static const MadeBlob& made(const Blob& blob) {
+    return dynamic_cast<const MadeBlob&>(*blob.file());
+  }
+
+  const TaskBlobs& blobs_;
+  std::vector<Blob> own_;
+  bool done_ = false;
+};
+
 Payload TaskBlobs::payload_of(Bytes body, const std::vector<Blob>& blobs) const {
+  const bool as_blob = blobs.empty() && body.size() > limits::kMaxBodyBytes && available();
+  if (blobs.empty() && !as_blob) return {std::move(body), 0};
   if (blobs.size() > limits::kMaxPayloadBlobs) {
     throw BlobError(fmt::format("the result has {} large parts; at most {} can travel on their own",
                                 blobs.size(), limits::kMaxPayloadBlobs));
   }
-  std::vector<Blob> own;
-  if (blobs.empty() && body.size() > limits::kMaxBodyBytes && available()) {
-    const std::span<const std::byte> part = body.span();
-    own.push_back(make({&part, 1}));
-    body = {};
-  }
-  std::unordered_set<const detail::BlobFile*> taken;
-  for (const Blob& blob : blobs) {
-    const auto* made = dynamic_cast<const MadeBlob*>(blob.file().get());
-    if (made != nullptr && !made->is_named() && taken.insert(made).second) {
-      own.push_back(blob);
-      continue;
-    }
-    const Bytes content = blob.bytes();
-    const std::span<const std::byte> part = content.span();
-    own.push_back(make({&part, 1}));
-  }
-  if (own.empty()) return {std::move(body), 0};
-  std::vector<BlobName> names;
-  for (const Blob& blob : own) {
-    const auto& made = dynamic_cast<const MadeBlob&>(*blob.file());
-    made.name();
-    names.push_back({{made.high, made.low}, made.size_bytes});
-  }
-  return with_blobs(names, {std::move(body), 0});
+  Delivery delivery(*this);
+  for (const Blob& blob : blobs) delivery.add(blob);
+  if (as_blob) delivery.add_content(std::exchange(body, {}));
+  return with_blobs(delivery.deliver(), {std::move(body), 0});
 }
 
 // --- Files as blobs -----------------------------------------------------------------------------
@@ -374,7 +446,7 @@ Blob BlobFromFile::step(std::uint64_t most_bytes) {
       IncomingFile file(state.home, place, state.name);
       if (::rename(state.path.c_str(), file.path.c_str()) != 0) continue;
       ::fchmod(state.source.get(), kFileMode);
-      return file.finish();
+      return file.finish();  // it has its name
     }
   }
   const std::uint64_t wanted = state.name.size_bytes;
@@ -402,6 +474,15 @@ Blob BlobFromFile::step(std::uint64_t most_bytes) {
       state.copy.reset();
     } else if (errno != EINTR) {
       throw_unwritable(state.copy->path, errno);
+    }
+  }
+}
+
+void discard_result(const BlobHome& home, const Payload& payload) {
+  if (home.folder.empty()) return;
+  for (std::size_t i = 0; i < payload.blobs; ++i) {
+    for (const char* place : kPlaces) {
+      ::unlink(incoming_path(home, place, blob_at(payload, i).id).c_str());
     }
   }
 }

@@ -61,7 +61,7 @@ class TaskBlobs {
   // The whole payload. `what` it is called when it is damaged.
   std::variant<OpenPayload, Failure> unpack(const Payload& payload, const char* what, Time now);
   // One more for a result: these parts in a row. Unless `payload_of` names it, its file goes with
-  // the last handle. Throws NoRoomError or BlobError.
+  // the last handle, or with this process. Throws NoRoomError or BlobError.
   Blob make(std::span<const std::span<const std::byte>> parts) const;
   // A result of this body and these blobs. A large body becomes a blob; blobs that were not made
   // here are copied. Throws as `make`.
@@ -74,6 +74,8 @@ class TaskBlobs {
   const std::shared_ptr<const BlobHome>& home() const { return home_; }
 
  private:
+  class Delivery;
+
   const std::shared_ptr<const BlobHome> home_;
   mutable std::mutex mutex_;  // guards what follows
   std::vector<Blob> kept_;    // of the last payload that was opened
@@ -98,6 +100,9 @@ class BlobFromFile {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+// Removes the blobs of a result that nobody will get.
+void discard_result(const BlobHome& home, const Payload& payload);
 
 // Of the body and the blobs.
 std::uint64_t size_of_result(const Bytes& body, const std::vector<Blob>& blobs);

@@ -213,7 +213,10 @@ void ThreadExecutor::State::run_chunk(Slot& slot) {
     std::uint64_t seen = slot.window.load(std::memory_order_relaxed);
     do {
       window = Window::unpack(seen);
-      if (window.abandoned) return;  // `publish` gives the slot back
+      if (window.abandoned) {  // `publish` gives the slot back
+        discard_result(*blobs.home(), result.outcome.body);
+        return;
+      }
       ++window.current;
     } while (!slot.window.compare_exchange_weak(seen, window.pack(), std::memory_order_acq_rel));
   }

@@ -217,6 +217,7 @@ void check_software(const Facts& facts, const std::optional<Bundle>& bundle, Rep
 
 void check_python(Remote& remote, const Host& host, const std::optional<Bundle>& bundle,
                   Report& report) {
+  if (host.python == kNoPython) return;
   const std::string wanted = host.python.empty() && bundle ? bundle->python : host.python;
   const CommandOutput output =
       remote.run(shell_command(fmt::format(kPython, shell_word(wanted))), "", kPatience);

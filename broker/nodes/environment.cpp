@@ -180,17 +180,33 @@ void place_wheels(Remote& remote, const Image& image, const NodeFacts& facts,
   remote.run(shell_command(": > " + complete), "", kPatience);
 }
 
+// For the worker's start (worker/attach_spawn.cpp), and until somebody may have mended it.
+void mark_lack(Remote& remote, const Image& image, const NodeFacts& facts,
+               const std::string& reason) {
+  const std::string folder = shell_word(facts.cache + "/environments/" + image.environment);
+  const CommandOutput done = remote.run(
+      shell_command(fmt::format("umask 077; mkdir -p {0} && printf 'none\\n\\n%s\\n' {1} "
+                                ">{0}/ready.part && mv {0}/ready.part {0}/ready",
+                                folder, shell_word(reason))),
+      "", kPatience);
+  if (done.status != 0) {
+    fail("cannot write in the node's cache folder (is its disk full?): " + done.error_output);
+  }
+}
+
 }  // namespace
 
 Image describe_image(const Host& host, const Bundle& bundle) {
   Image image;
   if (!host.includes.empty()) image.include = digest_includes(host);
-  if (host.python.empty()) {
-    if (!host.pip.empty()) fail("pip needs `python`: say which, like python = \"3.11\"");
-    return image;
+  if (host.python.empty() && !host.pip.empty()) {
+    fail("pip needs `python`: say which, like python = \"3.11\"");
   }
+  if (host.python == kNoPython) return image;
   if (!host.worker.empty()) return image;  // an installed worker uses the interpreter as it is
+  image.may_lack_python = host.python.empty();
   if (bundle.python.empty()) {
+    if (image.may_lack_python) return image;
     fail(
         "this Muster was built without Python: build it with -D MUSTER_PYTHON=ON, or leave out "
         "`python`");
@@ -227,7 +243,8 @@ void prepare_environment(Remote& remote, const Host& host, const Bundle& bundle,
   const nlohmann::json wanted = {
       {"cache", facts.cache},
       {"digest", image.environment},
-      {"python", host.python},
+      {"python", host.python.empty() ? bundle.python : host.python},
+      {"optional", image.may_lack_python},
       {"pip", host.pip},
       {"bundle", folder},
       {"bundle_python", bundle.python},
@@ -238,7 +255,8 @@ void prepare_environment(Remote& remote, const Host& host, const Bundle& bundle,
       "for p in {} python{} python3 python; do if command -v \"$p\" >/dev/null 2>&1; then "
       "exec \"$p\" -I {}; fi; done; "
       "echo \"error there is no Python on the node: install it (apt install python3)\"; exit 1",
-      shell_word(host.python), bundle.python, shell_word(folder + "/share/environment.py")));
+      shell_word(host.python.empty() ? bundle.python : host.python), bundle.python,
+      shell_word(folder + "/share/environment.py")));
   std::string problem, complaint;
   const int status =
       remote.serve(command, wanted.dump() + "\n", [&](std::string_view line, bool is_error) {
@@ -252,7 +270,8 @@ void prepare_environment(Remote& remote, const Host& host, const Bundle& bundle,
       });
   if (status == 0) return;
   if (problem.empty()) problem = "the environment could not be made: " + complaint;
-  fail(problem);
+  if (!image.may_lack_python) fail(problem);
+  mark_lack(remote, image, facts, problem);
 }
 
 }  // namespace muster

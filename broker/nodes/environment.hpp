@@ -14,9 +14,10 @@
 namespace muster {
 
 struct Image {
-  std::string environment;  // digest; empty: no Python
-  std::string include;      // digest; empty: no includes
-  std::string wheels;       // digest; empty: the node's index
+  std::string environment;       // digest; empty: no Python
+  bool may_lack_python = false;  // nobody asked for it: a node without one goes without
+  std::string include;           // digest; empty: no includes
+  std::string wheels;            // digest; empty: the node's index
   std::vector<std::filesystem::path> wheel_files;
 };
 
@@ -27,7 +28,8 @@ Image describe_image(const Host& host, const Bundle& bundle);
 void place_includes(Remote& remote, const Host& host, const Image& image, const NodeFacts& facts,
                     const Progress& progress);
 
-// Makes the environment unless it is there; the bundle is. Throws NodeError.
+// Makes the environment unless it is there; the bundle is. A node that may lack Python, and does,
+// gets a mark of it instead, with the reason. Throws NodeError.
 void prepare_environment(Remote& remote, const Host& host, const Bundle& bundle, const Image& image,
                          const NodeFacts& facts, const Progress& progress);
 

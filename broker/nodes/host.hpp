@@ -10,6 +10,8 @@
 
 namespace muster {
 
+inline constexpr const char* kNoPython = "none";
+
 enum class Via { libssh, openssh };
 
 // A shared library of native functions on this machine, as it was when the host was read.
@@ -48,7 +50,9 @@ struct Host {
   std::vector<Plugin> plugins = {};  // that the worker loads
 
   // --- Python on the node ---
-  std::string python = {};            // interpreter, or a version like "3.11"; empty: commands only
+  // Interpreter, or a version like "3.11", or kNoPython; empty: the one of the bundle's version, if
+  // the node has it.
+  std::string python = {};
   std::vector<std::string> pip = {};  // requirements of a virtual environment, with pins
   std::string wheels = {};            // folder on this machine that is used instead of an index
   std::vector<std::string> includes = {};  // files and folders on this machine that tasks import

@@ -36,7 +36,7 @@ void read_address(const Value& value, Host& host) {
 
 void read_python(const Value& value, Host& host) {
   host.python = value.word();
-  if (host.python.find('/') != std::string::npos) return;
+  if (host.python == kNoPython || host.python.find('/') != std::string::npos) return;
   const auto digits = [](unsigned char c) { return std::isdigit(c) != 0 || c == '.'; };
   const bool version = std::all_of(host.python.begin(), host.python.end(), digits) &&
                        host.python.find('.') != std::string::npos &&
@@ -44,8 +44,8 @@ void read_python(const Value& value, Host& host) {
                        std::isdigit(static_cast<unsigned char>(host.python.back())) != 0;
   if (!version) {
     value.fail(
-        fmt::format("python must be a version like \"3.11\" or the path of an interpreter "
-                    "on the node, not {}",
+        fmt::format("python must be a version like \"3.11\", the path of an interpreter on the "
+                    "node, or \"none\", not {}",
                     quote(host.python)));
   }
 }

@@ -54,6 +54,7 @@ class Node {
   struct AttachEnd {
     int status = 0;
     std::string last_words;  // on its standard error
+    std::string lack;        // why there is no Python although there might be
   };
   static Time now() {
     return std::chrono::duration_cast<Time>(std::chrono::steady_clock::now().time_since_epoch());

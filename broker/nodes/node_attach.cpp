@@ -61,6 +61,8 @@ Json wishes(const Host& host, const Image& image) {
   if (!image.include.empty()) wanted["includes"].push_back(image.include);
   if (!image.environment.empty()) {
     wanted["python_environment"] = image.environment;
+  } else if (!host.worker.empty() && host.python.empty()) {
+    wanted["python"] = "auto";  // as that worker finds it
   } else if (!host.python.empty()) {
     const bool version = host.python.find_first_not_of("0123456789.") == std::string::npos;
     wanted["python"] = version ? "python" + host.python : host.python;
@@ -122,10 +124,15 @@ void Node::heard(std::string_view line, bool is_error, AttachEnd& end) {
     spdlog::info("node {}: {}", current_.name, end.last_words);
     return;
   }
+  if (line.starts_with("lacks ")) {
+    end.lack = printable(line.substr(6));
+    spdlog::info("node {}: commands and native functions only: {}", current_.name, end.lack);
+  }
   if (line.starts_with("missing ")) spdlog::info("node {}: {}", current_.name, printable(line));
   if (!line.starts_with("ready ")) return;
   backoff_.up(now());
-  set_state(State::up, "serve", "");
+  set_state(State::up, "serve",
+            end.lack.empty() ? "" : "commands and native functions only: " + end.lack);
   const std::lock_guard lock(mutex_);
   held_up_ = true;
   ++ups_;

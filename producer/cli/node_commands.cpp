@@ -59,7 +59,8 @@ NodeCommands::NodeCommands(CLI::App& app) {
       ->type_name("N")
       ->check(CLI::Range(1U, 65536U));
   up_->add_option("--python", up_options_.defaults.python,
-                  "Python of each HOST: a version like 3.11, or the interpreter's path there")
+                  "Python of each HOST: a version like 3.11, the interpreter's path there, or none "
+                  "(default: this Muster's version, if the host has it)")
       ->type_name("PYTHON");
   up_->add_option("--wait", patience_seconds_,
                   "Seconds for nodes that do not answer; the broker goes on trying")

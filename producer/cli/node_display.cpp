@@ -61,9 +61,9 @@ void NodeDisplay::tell_changes(const std::vector<NodeRow>& rows) {
   for (const NodeRow& row : rows) {
     // A step's progress is for terminals.
     const std::string now = is_up(row) ? "up" : row.state + '\n' + row.step;
-    std::string& before = told_[row.name];
-    if (now == before) continue;
-    before = now;
+    std::set<std::string>& before = told_[row.name];
+    if (is_up(row) && !before.contains(now)) before.clear();
+    if (!before.insert(now).second) continue;
     text += fmt::format("{:<{}}  {}\n", row.name, names, describe(row));
   }
   if (!text.empty()) print(text);

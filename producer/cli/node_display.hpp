@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -26,7 +27,9 @@ class NodeDisplay {
   const bool terminal_;
   std::size_t drawn_lines_ = 0;
   std::string drawn_;
-  std::map<std::string, std::string> told_;  // by node: its state and step
+  // By node: states and steps that were told since it was up last. A host that does not answer goes
+  // through the same ones at every try.
+  std::map<std::string, std::set<std::string>> told_;
 };
 
 }  // namespace muster

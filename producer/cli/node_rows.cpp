@@ -59,6 +59,7 @@ std::string describe(const NodeRow& row, std::size_t columns) {
   std::string text;
   if (is_up(row)) {
     text = fmt::format("up, {} slot{}", row.slots, row.slots == 1 ? "" : "s");
+    if (!row.detail.empty()) text += "; " + printable(row.detail);
   } else if (row.state == "up") {
     text = "up, its worker is about to come";
   } else {

@@ -140,8 +140,9 @@ std::string line_about(const Json& node) {
   if (text.empty()) return "";
   std::replace_if(
       text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
-  return fmt::format("  {}: {}: {}\n", clean(node.value("name", "?")),
-                     clean(node.value("step", "")), text);
+  const std::string name = clean(node.value("name", "?"));
+  if (node.value("state", "") == "up") return fmt::format("  {}: {}\n", name, text);
+  return fmt::format("  {}: {}: {}\n", name, clean(node.value("step", "")), text);
 }
 
 // With the title; nothing when there are no nodes.
@@ -156,7 +157,7 @@ std::string node_table(const Json& nodes) {
                     bytes_text(number(node, "bytes_in")), bytes_text(number(node, "bytes_out")),
                     duration_or_dash(number(node, "round_trip_us")), count(node, "reconnects"),
                     state == "up" ? "" : clean(node.value("step", ""))});
-    if (state != "up") lines += line_about(node);
+    lines += line_about(node);
   }
   return "Nodes\n" +
          render({{"NAME"},

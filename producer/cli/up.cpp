@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <memory>
 #include <muster/producer.hpp>
 #include <set>
 #include <stdexcept>
@@ -22,6 +23,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kLook{100};
 constexpr std::chrono::seconds kDownPatience{60};
+constexpr std::chrono::seconds kLookAgain{1};
 
 Options attach(const std::string& endpoint, const char* label) {
   Options options;
@@ -127,14 +129,35 @@ int await_broker_gone(const std::string& endpoint) {
   return 0;
 }
 
+// A broker that was killed holds its lock until the kernel has cleared it away, and looks as if it
+// ran: who gets no answer looks again. `started`: this call has started it.
+std::unique_ptr<Producer> reach_broker(const std::string& endpoint, bool& started) {
+  Options options = attach(endpoint, "muster up");
+  const auto limit = Clock::now() + options.connect_timeout;
+  options.connect_timeout = kLookAgain;
+  while (true) {
+    started |= start_broker(endpoint);
+    try {
+      return std::make_unique<Producer>(options);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::disconnected) throw;
+      if (Clock::now() < limit) continue;
+      throw std::runtime_error(fmt::format(
+          "a broker holds {} and does not answer; its log: {}; end its process, and try again",
+          endpoint, log_of_broker(endpoint)));
+    }
+  }
+}
+
 }  // namespace
 
 int bring_up(const UpOptions& options) {
   const std::vector<HostsText> texts = hosts_of(options.words, options.defaults);
   const std::string endpoint = place_of_broker(options.broker);
-  const bool started = start_broker(endpoint);
+  bool started = false;
+  const std::unique_ptr<Producer> reached = reach_broker(endpoint, started);
+  Producer& producer = *reached;
   std::set<std::string> names;
-  Producer producer(attach(endpoint, "muster up"));
   try {
     for (const HostsText& hosts : texts) {
       for (std::string& name : producer.up(hosts.text, hosts.origin)) names.insert(std::move(name));

@@ -149,9 +149,11 @@ def install(python, wanted):
 
 def check(python, wanted):
     """Muster and what it needs can be imported."""
+    # Who asked for Python may use joblib; who did not is served with what is there.
+    needed = NEEDED[-1:] if wanted["optional"] else NEEDED
     environment = dict(os.environ, PYTHONPATH=os.path.join(wanted["bundle"], "python"))
     environment.pop("PYTHONHOME", None)
-    for module in NEEDED:
+    for module in needed:
         done = subprocess.run(
             [python, "-c", "import " + module],
             check=False,

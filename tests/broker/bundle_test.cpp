@@ -98,8 +98,14 @@ TEST(Image, EnvironmentsDifferByWhatIsInThem) {
   bundle.version = "1";
   bundle.python = "3.11";
   Host host;
+  EXPECT_EQ(describe_image(host, {}).environment, "");  // a Muster without Python
+  const Image unasked = describe_image(host, bundle);
+  EXPECT_TRUE(unasked.may_lack_python);
+  host.python = kNoPython;
   EXPECT_EQ(describe_image(host, bundle).environment, "");
   host.python = "3.11";
+  EXPECT_FALSE(describe_image(host, bundle).may_lack_python);
+  EXPECT_NE(describe_image(host, bundle).environment, unasked.environment);
   host.pip = {"numpy==1", "joblib"};
   const std::string first = describe_image(host, bundle).environment;
   std::swap(host.pip[0], host.pip[1]);

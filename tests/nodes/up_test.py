@@ -144,6 +144,23 @@ def test_the_broker_is_killed_and_its_workers_are_found_again(rig: Rig, client: 
     assert client.workers() == before
 
 
+def test_a_broker_that_dies_is_not_taken_for_one_that_runs(rig: Rig, client: Client) -> None:
+    hosts = client.write_hosts(rig.hosts(slots=1))
+    assert client.run("up", hosts).returncode == 0
+    broker = client.brokers()[0]
+    # As while the kernel clears a large one away: it holds its lock, and says nothing more.
+    os.kill(broker, signal.SIGSTOP)
+    up = client.start("up", hosts)
+    try:
+        wait_until(lambda: len(os.listdir(f"/proc/{up.pid}/task")) > 1, "it asks the broker")
+        os.kill(broker, signal.SIGKILL)
+        output, errors = up.communicate(timeout=PATIENCE)
+    finally:
+        up.kill()
+    assert up.returncode == 0, errors
+    assert output.startswith("3 of 3 nodes up")
+
+
 def test_a_run_survives_the_broker(rig: Rig, client: Client) -> None:
     hosts = client.write_hosts(rig.hosts(slots=1))
     assert client.run("up", hosts).returncode == 0
@@ -204,6 +221,72 @@ def test_a_node_that_does_not_answer(rig: Rig, client: Client) -> None:
     assert up.returncode == 1
     assert "2 of 3 nodes up" in up.stdout
     assert "muster up: n2 (" in up.stderr and "goes on trying" in up.stderr
+
+
+def test_a_host_that_refuses_is_told_once(rig: Rig, client: Client) -> None:
+    node = rig.nodes[1]
+    node.kill_sshd()
+    try:
+        up = client.run("up", "--wait", "6", client.write_hosts(rig.hosts()))
+    finally:
+        node.restart_sshd()
+    assert up.returncode == 1
+    told = [line for line in up.stderr.splitlines() if line.startswith("n2  ")]
+    assert any("waiting: connect" in line for line in told), up.stderr
+    assert len(told) == len(set(told)), up.stderr
+
+
+ASK = """
+from muster import ComputePool
+with ComputePool(broker="auto") as pool:
+    print(pool.submit(lambda: __import__("socket").gethostname()).result(60))
+"""
+
+
+def ask_for_python(client: Client) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/usr/bin/python3", "-c", ASK],
+        env=client.rig.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+
+
+def test_the_python_of_a_node_is_used_unasked(rig: Rig, client: Client) -> None:
+    node = rig.nodes[0]
+    up = client.run("up", node.address)
+    assert up.returncode == 0 and "commands and native" not in up.stderr, up.stderr
+    done = ask_for_python(client)
+    assert done.stdout == "n1\n", done.stderr
+    none = client.run("up", "--python", "none", node.address)
+    assert none.returncode == 0 and "commands and native" not in none.stderr, none.stderr
+    assert "--python" in ask_for_python(client).stderr
+
+
+def test_a_node_that_lacks_python_says_so(rig: Rig, client: Client) -> None:
+    node = rig.nodes[0]
+    packages = "/usr/lib/python3/dist-packages"
+    assert node.run(f"mount -t tmpfs tmpfs {packages}").returncode == 0
+    try:
+        node.run("rm -rf ~ada/.cache/muster/environments")
+        up = client.run("up", f"{node.address}*2")
+        assert up.returncode == 0, up.stderr
+        line = next(line for line in up.stderr.splitlines() if "up, 2 slots" in line)
+        assert "commands and native functions only" in line and "cloudpickle" in line, line
+        assert "commands and native functions only" in client.run("status").stdout
+        assert client.run("run", "--shell", "echo {}", ":::", "x").stdout == "x\n"
+        assert "--python" in ask_for_python(client).stderr
+        assert client.run("down").returncode == 0
+    finally:
+        node.run(f"umount -l {packages}")
+    # What was missing is looked for again.
+    node.run("touch -d '2 minutes ago' ~ada/.cache/muster/environments/*/ready")
+    up = client.run("up", node.address)
+    assert up.returncode == 0 and "commands and native" not in up.stderr, up.stderr
+    assert ask_for_python(client).stdout == "n1\n"
 
 
 def test_a_full_disk_for_the_log(rig: Rig, client: Client) -> None:

@@ -72,12 +72,17 @@ with ComputePool(SSH(sys.argv[1]), image=Image(wheels=sys.argv[2], pip=["joblib"
 
 TYPED = """
 from joblib import Parallel, delayed  # type: ignore  # it says no types
-from muster import SSH, ComputePool, Image, JoblibPool, Resources, Worker, as_completed
+from muster import SSH, ComputePool, Image, JoblibPool, Resources, Worker, as_completed, compute
 from muster.joblib import ScikitLearnPool
 
 
 def half(number: int) -> float:
     return number / 2
+
+
+@compute
+def double(number: int) -> int:
+    return 2 * number
 
 
 def main() -> list[float]:
@@ -87,6 +92,9 @@ def main() -> list[float]:
         values.append(future.result())
         values += [done.result() for done in as_completed([future])]
         values += pool.with_options(retries=2).map(half, [1])
+        values.append(pool.submit(sum, pool.scatter([1.0])).result())
+        doubled: int = double(3) >> pool
+        values.append(doubled)
     with JoblibPool(SSH("node1", identity="~/.ssh/id"), image=Image(pip=["numpy"])):
         values += Parallel(n_jobs=-1)(delayed(half)(i) for i in range(3))
     with ScikitLearnPool(resources=Resources(cpu=2, memory="1GB")) as estimators:
@@ -97,7 +105,7 @@ WRONG = """
 from muster import ComputePool
 
 with ComputePool(nodes="two") as pool:
-    pool.submit(5)
+    text: str = pool.submit(len, "x").result()
 """
 
 

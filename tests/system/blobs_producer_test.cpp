@@ -222,7 +222,9 @@ TEST_F(BlobsProducer, ASlowConsumerLeavesABoundedPartOfTheResults) {
     if (folder.empty()) {
       folder = std::filesystem::path(mapped_file(numbers.data())).parent_path();
     }
-    if (results == 0) EXPECT_TRUE(eventually([&] { return bytes_in(folder) > 100 * kMegabyte; }));
+    if (results == 0) {
+      EXPECT_TRUE(eventually([&] { return bytes_in(folder) > 100 * kMegabyte; }));
+    }
     most = std::max(most, bytes_in(folder));
     ++results;
   }

@@ -1,6 +1,7 @@
 // `muster-worker attach` and the worker that it starts or finds: real processes, no broker.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -219,6 +220,21 @@ TEST_F(Attach, SaysWhatIsMissing) {
   EXPECT_EQ(session.child->wait(), kAttachMissing);
   EXPECT_EQ(session.child->output(),
             "missing include 1234\nmissing plugin 90ab/libtasks.so\nmissing environment 5678\n");
+}
+
+TEST_F(Attach, GoesWithoutAPythonThatIsNotThere) {
+  const std::string folder = folder_.path("cache/muster/environments/5678");
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder + "/ready") << "none\n\ninstall python3.11\n";
+  Session session = attach({{"python_environment", "5678"}});
+  EXPECT_GT(session.ready(), 0) << session.child->error_output();
+  EXPECT_EQ(session.child->output().find("lacks install python3.11\nready "), 0U)
+      << session.child->output();
+  // Somebody may have installed it since.
+  std::filesystem::last_write_time(
+      folder + "/ready", std::filesystem::file_time_type::clock::now() - std::chrono::minutes(2));
+  Session later = attach({{"python_environment", "5678"}});
+  EXPECT_EQ(later.child->wait(), kAttachMissing);
 }
 
 TEST_F(Attach, RefusesWhatIsNoConfiguration) {

@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <fstream>
 #include <initializer_list>
-#include <iterator>
 #include <string>
 #include <vector>
 
@@ -45,8 +44,10 @@ class BlobRig {
     return name;
   }
   static std::string read(const std::string& file) {
-    std::ifstream stream(file, std::ios::binary);
-    return {std::istreambuf_iterator<char>(stream), {}};
+    std::string content(std::filesystem::file_size(file), '\0');
+    std::ifstream(file, std::ios::binary)
+        .read(content.data(), static_cast<std::streamsize>(content.size()));
+    return content;
   }
   BlobName put_file(const std::string& file) const { return put(read(file)); }
   static Payload payload(std::initializer_list<BlobName> names, Bytes body = {}) {

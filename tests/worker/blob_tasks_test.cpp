@@ -272,6 +272,13 @@ TEST_P(RunnerBlobs, OfAFailedTaskAreRemoved) {
   EXPECT_TRUE(rig.incoming().empty());
 }
 
+TEST_P(RunnerBlobs, OfAProcessThatDiesAreGoneWithIt) {
+  start(0, "make_and_crash here it ends");
+  env.wait_for(1);
+  EXPECT_EQ(env.failure(0).kind, "crashed");
+  EXPECT_TRUE(rig.incoming().empty());
+}
+
 TEST_P(RunnerBlobs, CarryLargeBodiesBothWays) {
   const std::string large(5'000'000, 'b');
   const BlobName argument = rig.put("size " + large);
@@ -298,6 +305,23 @@ TEST_P(RunnerBlobs, ThatAreGoneFailTheirTaskOrJob) {
   EXPECT_EQ(env.failure(0).kind, "blob_lost");
   EXPECT_EQ(env.failure(1).kind, "blob_lost");
   EXPECT_EQ(text(2), "on");
+}
+
+TEST(RunnerBlobsOnThreads, OfATaskThatWasGivenUpAreRemoved) {
+  BlobRig rig;
+  ExecutorEnv env(std::make_unique<SharedRunnerExecutor>(
+      SharedRunnerExecutorOptions{2, {{MUSTER_BIN_DIR "/test_runner", "--threads", "2"}, {}}}));
+  const Function work{FunctionKind::python, "work", "3.11", {Bytes::copy("body"), 0}};
+  const std::string go = rig.folder.path("go");
+  env.start(0, work, Bytes::copy("make_when " + go));
+  env.start(1, work, Bytes::copy("echo both run"));
+  env.wait_for(1);
+  env.executor->stop({ExecutorEnv::lease(0)});
+  env.wait_for(2);
+  EXPECT_EQ(env.stuck, 1U);
+  std::ofstream(go).flush();
+  env.wait_until([&] { return env.stuck == 0; });
+  EXPECT_TRUE(rig.incoming().empty());
 }
 
 // --- Memory limits ------------------------------------------------------------------------------

@@ -7,6 +7,9 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
+#include <iterator>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -19,6 +22,12 @@ namespace muster {
 namespace {
 
 std::string text_of(const Blob& blob) { return std::string(blob.bytes().text()); }
+
+class Missing final : public detail::BlobFile {
+ public:
+  Missing() : BlobFile(1, 2, 3) {}
+  Opened open() const override { throw BlobError("it is gone"); }
+};
 
 class TaskBlobsTest : public ::testing::Test {
  protected:
@@ -187,11 +196,41 @@ TEST_F(TaskBlobsTest, ThatNobodyNamedAreRemoved) {
   {
     const Blob dropped = make("never named");
     const Blob named = make("named");
-    EXPECT_EQ(rig.incoming().size(), 2U);
-    const Payload payload = blobs.payload_of({}, {named});
-    EXPECT_TRUE(is_one_blob(payload));
+    EXPECT_TRUE(is_one_blob(blobs.payload_of({}, {named})));
+    EXPECT_EQ(text_of(dropped), "never named");
   }
   EXPECT_EQ(rig.incoming().size(), 1U);
+}
+
+TEST_F(TaskBlobsTest, AreManyWithFewOpenFiles) {
+  const auto open_files = [] {
+    const std::filesystem::directory_iterator files("/proc/self/fd");
+    return std::distance(begin(files), end(files));
+  };
+  const auto before = open_files();
+  std::vector<Blob> many;
+  for (int i = 0; i < 1000; ++i) many.push_back(make(std::to_string(i)));
+  EXPECT_LT(open_files() - before, 200);
+  EXPECT_EQ(text_of(many[0]) + text_of(many[999]), "0999");
+  const Payload payload = blobs.payload_of({}, {many[999], many[0]});
+  many.clear();
+  EXPECT_EQ(open_files(), before);
+  EXPECT_EQ(rig.incoming().size(), 2U);
+  EXPECT_EQ(rig.take(payload), (std::vector<std::string>{"999", "0"}));
+}
+
+TEST_F(TaskBlobsTest, OfAResultThatFailedAreFreeForAnother) {
+  const Blob own = make("own");
+  const Blob gone(std::make_shared<Missing>());
+  EXPECT_THROW(blobs.payload_of({}, {own, gone}), BlobError);
+  EXPECT_EQ(rig.take(blobs.payload_of({}, {own})), std::vector<std::string>{"own"});
+}
+
+TEST_F(TaskBlobsTest, OfResultsThatNobodyGetsAreRemoved) {
+  const Payload payload = blobs.payload_of({}, {make("one"), make("two")});
+  EXPECT_EQ(rig.incoming().size(), 2U);
+  discard_result(rig.home(), payload);
+  EXPECT_TRUE(rig.incoming().empty());
 }
 
 TEST_F(TaskBlobsTest, HaveDifferentNames) {
@@ -243,7 +282,7 @@ TEST_F(TaskBlobsTest, AreNotRemovedByTheChildOfAFork) {
   }
   int status = 0;
   EXPECT_EQ(::waitpid(child, &status, 0), child);
-  EXPECT_EQ(rig.incoming().size(), 1U);
+  EXPECT_EQ(rig.take(blobs.payload_of({}, {blob})), std::vector<std::string>{"the parent's"});
 }
 
 // File systems of a few megabytes, in the place of the folders.
@@ -272,6 +311,7 @@ class SmallFolders : public TaskBlobsTest {
 TEST_F(SmallFolders, LargeResultsGoToDisk) {
   const Blob small = make(std::string(1 << 20, 's'));
   const Blob large = make(std::string(8 << 20, 'l'));
+  const Payload payload = blobs.payload_of({}, {small, large});
   EXPECT_EQ(rig.incoming("memory").size(), 1U);
   EXPECT_EQ(rig.incoming("disk").size(), 1U);
   EXPECT_EQ(large.bytes().size(), std::size_t{8} << 20);
@@ -299,6 +339,7 @@ TEST_F(SmallFolders, FilesGoWhereThereIsRoom) {
   for (; !blob; ++steps) blob = file.step(1 << 20);
   EXPECT_EQ(steps, 8) << "a megabyte at a time";
   EXPECT_EQ(blob.bytes().size(), std::size_t{8} << 20);
+  const Payload payload = blobs.payload_of({}, {blob});
   EXPECT_EQ(rig.incoming("disk").size(), 1U);
   EXPECT_TRUE(std::filesystem::exists(path)) << "copied, not moved";
 }

@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 
 EXCLUSIONS: dict[str, str] = {
-    r"test_auto_memmap_on_arrays_from_generator": (
-        "wants arrays over `max_nbytes` as files in the client's `temp_folder`"
-    ),
     r"test_memmapping_leaks": "looks into the client's `temp_folder`",
     r"test_backend_hinting_and_constraints": "wants loky as the default backend",
     r"test_parallel_pickling": "wants the words of loky's own error",
