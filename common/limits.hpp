@@ -57,10 +57,6 @@ inline constexpr std::size_t kMaxPathBytes = 4096;
 // starts, so that a slow consumer bounds what piles up.
 inline constexpr std::uint64_t kHeldResultBytes = std::uint64_t{256} << 20;
 
-// Values of stores travel in pieces of this size, so that a message delays others by about a
-// millisecond; a value of one piece is in the answer itself.
-inline constexpr std::size_t kStorePieceBytes = std::size_t{512} << 10;
-
 // A key: the path of a function and the digests of its code and its arguments.
 inline constexpr std::size_t kMaxStoreKeyBytes = 2048;
 

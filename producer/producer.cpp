@@ -10,6 +10,7 @@
 #include <mutex>
 #include <utility>
 
+#include "common/store_future.hpp"
 #include "producer/channel.hpp"
 #include "producer/discovery.hpp"
 #include "producer/embedded.hpp"
@@ -276,8 +277,8 @@ std::vector<OutputLine> Producer::next_output(std::chrono::nanoseconds timeout) 
   return client->next_output(timeout);
 }
 
-std::future<StoreReply> Producer::ask(std::uint64_t claimant, StoreQuestion question) {
-  return state_->client->ask_store(claimant, std::move(question));
+std::unique_ptr<PendingReply> Producer::ask(std::uint64_t claimant, StoreQuestion question) {
+  return std::make_unique<FutureReply>(state_->client->ask_store(claimant, std::move(question)));
 }
 
 const std::string& Producer::endpoint() const { return state_->endpoint; }

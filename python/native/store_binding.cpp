@@ -3,8 +3,8 @@
 
 #include <pybind11/pybind11.h>
 
-#include <chrono>
 #include <future>
+#include <memory>
 #include <muster/outcome.hpp>
 #include <optional>
 #include <string>
@@ -21,7 +21,7 @@ namespace {
 // A question that was asked: its answer, some time.
 class Asked {
  public:
-  explicit Asked(std::future<StoreReply> reply) : reply_(std::move(reply)) {}
+  explicit Asked(std::unique_ptr<PendingReply> reply) : reply_(std::move(reply)) {}
 
   // None: not yet. Once only.
   py::object wait(double timeout) {
@@ -29,12 +29,8 @@ class Asked {
     {
       const py::gil_scoped_release unlocked;
       try {
-        if (reply_.wait_for(to_duration(timeout)) != std::future_status::ready) {
-          reply = std::nullopt;
-        } else {
-          reply = reply_.get();
-        }
-      } catch (const std::future_error&) {
+        reply = reply_->wait_for(to_duration(timeout));
+      } catch (const std::future_error&) {  // the producer was destroyed
         throw Error(ErrorCode::disconnected, "closed", "the pool is closed");
       }
     }
@@ -52,7 +48,7 @@ class Asked {
   }
 
  private:
-  std::future<StoreReply> reply_;
+  std::unique_ptr<PendingReply> reply_;
 };
 
 }  // namespace
@@ -92,13 +88,13 @@ StoreQuestion store_question(int operation, const py::str& store, const py::str&
   return question;
 }
 
-py::object store_asked(std::future<StoreReply> reply) {
+py::object store_asked(std::unique_ptr<PendingReply> reply) {
   return py::cast(std::make_unique<Asked>(std::move(reply)));
 }
 
 void bind_stores(py::module_& module) {
   py::class_<Asked>(module, "Asked", py::is_final()).def("wait", &Asked::wait, py::arg("timeout"));
-  module.attr("STORE_PIECE_BYTES") = limits::kStorePieceBytes;
+  module.attr("STORE_PIECE_BYTES") = kStorePieceBytes;
 }
 
 }  // namespace muster::python

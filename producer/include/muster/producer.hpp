@@ -17,7 +17,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <future>
 #include <iterator>
 #include <limits>
 #include <memory>
@@ -219,9 +218,9 @@ class MUSTER_API Producer {
   // it is empty). At most 10,000 lines wait; beyond that the oldest are dropped and counted.
   std::vector<OutputLine> next_output(std::chrono::nanoseconds timeout);
   // Asks the pool's stores of computed values. `claimant`: any number but 0 that stands for one
-  // thread of this program. Never blocks; the answer may take as long as another's computation. The
-  // future throws Error disconnected or refused, std::future_error when the producer ends.
-  std::future<StoreReply> ask(std::uint64_t claimant, StoreQuestion question);
+  // thread of this program. Never blocks; the answer may take as long as another's computation.
+  // Threads: any.
+  std::unique_ptr<PendingReply> ask(std::uint64_t claimant, StoreQuestion question);
   // The endpoint in use, to hand to other programs.
   const std::string& endpoint() const;
 
