@@ -193,7 +193,7 @@ Blob BlobKeeper::scatter(std::span<const std::byte> content, Deadline deadline) 
 Blob BlobKeeper::scatter_copy(const std::string& path) {
   if (!shares()) check_usable();
   const FileContent content(path);
-  return put(content.name(), content.writer(), std::nullopt);
+  return put(content.name(), content.writer());
 }
 
 Blob BlobKeeper::scatter_file(const std::string& path, std::uint64_t offset,

@@ -92,7 +92,7 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   };
   using Entries = std::unordered_map<BlobId, Entry>;
 
-  Blob put(const BlobName& name, const ContentWriter& content, Deadline deadline);
+  Blob put(const BlobName& name, const ContentWriter& content, Deadline deadline = std::nullopt);
   Blob put_file(BlobSource source);
   Entry* find_ready(Lock& lock, const BlobId& id);
   bool make_room(Lock& lock, std::uint64_t size_bytes, Deadline deadline);
