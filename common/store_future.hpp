@@ -2,6 +2,7 @@
 #pragma once
 
 #include <future>
+#include <muster/outcome.hpp>
 #include <muster/store.hpp>
 #include <optional>
 #include <utility>
@@ -13,7 +14,11 @@ class FutureReply final : public PendingReply {
   explicit FutureReply(std::future<StoreReply> future) : future_(std::move(future)) {}
   std::optional<StoreReply> wait_for(std::chrono::nanoseconds timeout) override {
     if (!future_.valid() || future_.wait_for(timeout) != std::future_status::ready) return {};
-    return future_.get();
+    try {
+      return future_.get();
+    } catch (const std::future_error&) {
+      throw Error(ErrorCode::disconnected, "closed", "the connection to the broker has ended");
+    }
   }
 
  private:

@@ -3,9 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
-#include <future>
 #include <memory>
-#include <muster/outcome.hpp>
 #include <optional>
 #include <string>
 #include <utility>
@@ -28,11 +26,7 @@ class Asked {
     std::optional<StoreReply> reply;
     {
       const py::gil_scoped_release unlocked;
-      try {
-        reply = reply_->wait_for(to_duration(timeout));
-      } catch (const std::future_error&) {  // the producer was destroyed
-        throw Error(ErrorCode::disconnected, "closed", "the pool is closed");
-      }
+      reply = reply_->wait_for(to_duration(timeout));
     }
     if (!reply) return py::none();
     py::list entries;

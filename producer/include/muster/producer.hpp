@@ -219,7 +219,6 @@ class MUSTER_API Producer {
   std::vector<OutputLine> next_output(std::chrono::nanoseconds timeout);
   // Asks the pool's stores of computed values. `claimant`: any number but 0 that stands for one
   // thread of this program. Never blocks; the answer may take as long as another's computation.
-  // Threads: any.
   std::unique_ptr<PendingReply> ask(std::uint64_t claimant, StoreQuestion question);
   // The endpoint in use, to hand to other programs.
   const std::string& endpoint() const;

@@ -26,6 +26,8 @@ class _InFlight:
     func_id: str
     store_backend: Store
     func_code_info: Any
+    _verbose: int
+    warn: Any
     _coded: tuple[Any, str] | None = None
 
     def _code_digest(self) -> str:
@@ -42,8 +44,8 @@ class _InFlight:
 
     def clear(self, warn: bool = True) -> None:
         """Removes what this function has in the cache, of all versions of its code."""
-        if self._verbose > 0 and warn:  # type: ignore[attr-defined]
-            self.warn(f"Clearing function cache identified by {self.func_id}")  # type: ignore[attr-defined]
+        if self._verbose > 0 and warn:
+            self.warn(f"Clearing function cache identified by {self.func_id}")
         self.store_backend.clear_path([self.func_id])
 
 
