@@ -54,7 +54,7 @@ std::string cache_folder() {
 std::string folder_name(const std::string& endpoint) {
   std::array<char, 256> host{};
   gethostname(host.data(), host.size() - 1);
-  const std::string text = std::string(host.data()) + " " + endpoint;
+  const std::string text = fmt::format("{} {} {}", host.data(), geteuid(), endpoint);
   return "broker-" + to_hex(digest_of(std::as_bytes(std::span(text.data(), text.size()))));
 }
 

@@ -91,7 +91,7 @@ std::optional<MemoStore::Found> MemoStore::find(const MemoName& name) {
   Descriptor file;
   std::optional<Found> answer = open(name, found, file);
   if (!answer) return std::nullopt;
-  if (entry.size_bytes > 0 && entry.size_bytes <= limits::kStorePieceBytes) {
+  if (entry.size_bytes > 0 && entry.size_bytes <= kStorePieceBytes) {
     auto buffer = std::make_shared_for_overwrite<std::byte[]>(entry.size_bytes);
     if (!read_all(file.get(), buffer.get(), entry.size_bytes, 0)) return std::nullopt;
     const std::span<const std::byte> view(buffer.get(), entry.size_bytes);
@@ -111,7 +111,7 @@ std::optional<Bytes> MemoStore::read(const MemoName& name, std::uint64_t version
                                      std::uint64_t offset, std::size_t size_bytes) {
   const auto found = entries_.find(name);
   if (found == entries_.end() || found->second.version != version ||
-      size_bytes > limits::kStorePieceBytes || offset > found->second.size_bytes ||
+      size_bytes > kStorePieceBytes || offset > found->second.size_bytes ||
       size_bytes > found->second.size_bytes - offset) {
     return std::nullopt;
   }

@@ -32,7 +32,7 @@ class Mapping;
 // The maps that live. Shared by them, because some outlive the statics at the end of a process.
 struct Mappings {
   std::mutex mutex;
-  std::map<Part, std::weak_ptr<Mapping>> entries;  // guarded by `mutex`
+  std::map<Part, std::weak_ptr<Mapping>> entries;  // guarded by `mutex`, as each BlobFile's map is
 };
 
 class Mapping {
@@ -121,11 +121,13 @@ std::shared_ptr<Mapping> map(const BlobFile& file, const Source& source, int pro
 Bytes BlobFile::map_shared() const {
   static const auto mappings = std::make_shared<Mappings>();
   if (size_bytes == 0) return {};
-  const std::lock_guard own_lock(mutex_);
+  std::shared_ptr<Mapping> mapping;  // its end takes the lock
+  std::unique_lock lock(mappings->mutex);
   if (map_ != nullptr) return {map_, content_};
+  lock.unlock();
   const Source source = open_whole(*this);
-  std::shared_ptr<Mapping> mapping;
-  const std::lock_guard lock(mappings->mutex);
+  lock.lock();
+  if (map_ != nullptr) return {map_, content_};
   const auto found = mappings->entries.find(source.part);
   if (found != mappings->entries.end()) mapping = found->second.lock();
   if (mapping == nullptr) {
@@ -134,7 +136,7 @@ Bytes BlobFile::map_shared() const {
     mapping->list(mappings, source.part);
   }
   content_ = {mapping->content(skipped(source.part)), size_bytes};
-  map_ = std::move(mapping);
+  map_ = mapping;
   return {map_, content_};
 }
 

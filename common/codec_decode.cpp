@@ -200,7 +200,7 @@ void read(Reader& r, message::StoreRequest& m) {
   r.get(q.may_block);
   r.get(q.limits);
   r.finish();
-  if (q.value.size() > limits::kStorePieceBytes) {
+  if (q.value.size() > kStorePieceBytes) {
     throw Fault{"a piece of a value over the limit", RefuseCode::over_limit};
   }
 }
@@ -217,7 +217,7 @@ void read(Reader& r, message::StoreAnswer& m) {
   r.get(a.folder, limits::kMaxPathBytes);
   r.get(a.entries, limits::kMaxStoreEntries);
   r.finish();
-  if (a.value.size() > limits::kStorePieceBytes) {
+  if (a.value.size() > kStorePieceBytes) {
     throw Fault{"a piece of a value over the limit", RefuseCode::over_limit};
   }
 }

@@ -116,14 +116,27 @@ bool is_same(int descriptor, const std::string& path) {
          held.st_ino == named.st_ino && held.st_dev == named.st_dev;
 }
 
+// Whether a folder holds nothing that its owner could go on with.
+bool is_bare(const std::string& path) {
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(path, error), end; !error && entry != end;
+       entry.increment(error)) {
+    const std::string name = entry->path().filename();
+    std::error_code unknown;
+    const bool is_empty = std::filesystem::is_empty(entry->path(), unknown) && !unknown;
+    if (name != kLock && name != "token" && !is_empty) return false;
+  }
+  return !error;
+}
+
 // Whether nobody owns the folder any more; `lock` is locked then.
-bool is_dead(int lock, const Owner& here) {
+bool is_dead(const std::string& path, int lock, const Owner& here) {
   if (flock(lock, LOCK_EX | LOCK_NB) != 0) return false;
   const Owner owner = read_owner(lock);
   struct stat status {};
   if (owner.boot.empty() || fstat(lock, &status) != 0) return false;
   const std::time_t age = std::time(nullptr) - status.st_mtime;
-  if (owner.boot == here.boot) return !owner.lasting || age > kLastingSeconds;
+  if (owner.boot == here.boot) return !owner.lasting || age > kLastingSeconds || is_bare(path);
   return owner.host == here.host || age > kForeignSeconds;
 }
 
@@ -173,7 +186,7 @@ void remove_dead_folders(const std::string& parent) {
     if (lstat(path.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) continue;
     if (status.st_uid != geteuid()) continue;
     const Descriptor lock(open((path + "/" + kLock).c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
-    if (!lock || !is_dead(lock.get(), here)) continue;
+    if (!lock || !is_dead(path, lock.get(), here)) continue;
     std::error_code ignored;
     std::filesystem::remove_all(path, ignored);
   }

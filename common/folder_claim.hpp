@@ -2,7 +2,8 @@
 //
 // The owner holds a lock (flock) on FOLDER/lock, which names the machine's boot. A folder whose
 // lock is free has no owner: a new claim of the same folder takes it over, and anybody may remove
-// it. One that is *lasting* is left alone for ten minutes, because its owner may be started again.
+// it. One that is *lasting* is left alone for ten minutes if there is anything in it, because its
+// owner may be started again.
 // Threads: a claim belongs to one; distinct claims are independent.
 #pragma once
 

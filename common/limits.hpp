@@ -35,6 +35,10 @@ inline constexpr std::size_t kResultBlobBytes = std::size_t{256} << 10;
 // Blobs of one payload: the columns of a wide frame.
 inline constexpr std::size_t kMaxPayloadBlobs = 4096;
 
+// A result with its blobs, unless the worker is told less (--max-result): the room on the node is
+// the limit that counts, this one ends what grows by mistake.
+inline constexpr std::uint64_t kMaxResultBytes = std::uint64_t{64} << 30;
+
 // A name before a payload's body: 16 bytes of id and 8 of size.
 inline constexpr std::size_t kBlobNameBytes = 24;
 
@@ -52,10 +56,6 @@ inline constexpr std::size_t kMaxPathBytes = 4096;
 // Blob bytes of a job's outcomes that its producer has not released: beyond it no task of the job
 // starts, so that a slow consumer bounds what piles up.
 inline constexpr std::uint64_t kHeldResultBytes = std::uint64_t{256} << 20;
-
-// Values of stores travel in pieces of this size, so that a message delays others by about a
-// millisecond; a value of one piece is in the answer itself.
-inline constexpr std::size_t kStorePieceBytes = std::size_t{512} << 10;
 
 // A key: the path of a function and the digests of its code and its arguments.
 inline constexpr std::size_t kMaxStoreKeyBytes = 2048;

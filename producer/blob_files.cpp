@@ -52,8 +52,9 @@ int write_all(int descriptor, std::span<const std::byte> content) {
 
 // Zero, or what went wrong; then nothing is left behind.
 int write_file(const std::string& path, const ContentWriter& content) {
-  const Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0440));
+  const Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444));
   if (!file) return errno == EEXIST ? 0 : errno;  // put and let go a moment ago: the same content
+  ::fchmod(file.get(), 0444);  // whatever the umask says: a broker of several users reads it
   const int error = content(file.get());
   if (error != 0) ::unlink(path.c_str());
   return error;

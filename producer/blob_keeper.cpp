@@ -149,16 +149,17 @@ bool BlobKeeper::await_room(std::uint64_t size_bytes, Deadline deadline) {
 // Throws what makes waiting useless; false: `deadline` passed.
 bool BlobKeeper::make_room(Lock& lock, std::uint64_t size_bytes, Deadline deadline) {
   const std::uint64_t failures = failures_;
-  std::optional<Time> hopeless_since;
   while (used_bytes_ + size_bytes > credit_bytes_) {
     const Time now = clock_now();
     if (deadline && now >= deadline->time_since_epoch()) return false;
     if (freeable_bytes_ > 0 && size_bytes <= credit_bytes_) {
-      hopeless_since.reset();
-    } else if (!hopeless_since) {
-      hopeless_since = now;
+      hopeless_since_.reset();
+    } else {
+      const bool is_new = !hopeless_since_ || now - hopeless_seen_ > 2 * kHandlePatience;
+      if (is_new) hopeless_since_ = now;
+      hopeless_seen_ = now;
     }
-    const Time give_up = hopeless_since ? *hopeless_since + kHandlePatience : kNever;
+    const Time give_up = hopeless_since_ ? *hopeless_since_ + kHandlePatience : kNever;
     if (now >= give_up || size_bytes > credit_bytes_) {
       throw Error(ErrorCode::out_of_space, "out_of_space",
                   fmt::format("there is no room for a blob of {} bytes: the broker keeps {} bytes "
@@ -178,14 +179,15 @@ bool BlobKeeper::make_room(Lock& lock, std::uint64_t size_bytes, Deadline deadli
     check_usable();
     if (failures_ != failures) throw Error(*failure_);
   }
+  hopeless_since_.reset();
   return true;
 }
 
 // --- Putting
 
-Blob BlobKeeper::scatter(std::span<const std::byte> content) {
+Blob BlobKeeper::scatter(std::span<const std::byte> content, Deadline deadline) {
   if (!shares()) check_usable();
-  return put(name_of(content), writer_of(content));
+  return put(name_of(content), writer_of(content), deadline);
 }
 
 Blob BlobKeeper::scatter_copy(const std::string& path) {
@@ -210,11 +212,11 @@ BlobKeeper::Entry* BlobKeeper::find_ready(Lock& lock, const BlobId& id) {
   }
 }
 
-Blob BlobKeeper::put(const BlobName& name, const ContentWriter& content) {
+Blob BlobKeeper::put(const BlobName& name, const ContentWriter& content, Deadline deadline) {
   Lock lock(mutex_);
   Entry* entry = find_ready(lock, name.id);
   while (entry == nullptr && used_bytes_ + name.size_bytes > credit_bytes_) {
-    make_room(lock, name.size_bytes, std::nullopt);
+    if (!make_room(lock, name.size_bytes, deadline)) return {};
     entry = find_ready(lock, name.id);
   }
   if (entry != nullptr && (entry->lost.empty() || entry->origin == Origin::result)) {

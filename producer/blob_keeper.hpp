@@ -48,7 +48,8 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   // --- For applications. They throw Error unusable when shares() is false, out_of_space when there
   // is no room and nothing will make some, disconnected or refused when waiting became useless.
   bool shares() const { return shares_.load(std::memory_order_relaxed); }
-  Blob scatter(std::span<const std::byte> content);
+  // No blob: `deadline` passed before there was room.
+  Blob scatter(std::span<const std::byte> content, Deadline deadline = std::nullopt);
   Blob scatter_file(const std::string& path, std::uint64_t offset, std::uint64_t size_bytes);
   Blob scatter_copy(const std::string& path);
   // False: `deadline` passed.
@@ -91,7 +92,7 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   };
   using Entries = std::unordered_map<BlobId, Entry>;
 
-  Blob put(const BlobName& name, const ContentWriter& content);
+  Blob put(const BlobName& name, const ContentWriter& content, Deadline deadline = std::nullopt);
   Blob put_file(BlobSource source);
   Entry* find_ready(Lock& lock, const BlobId& id);
   bool make_room(Lock& lock, std::uint64_t size_bytes, Deadline deadline);
@@ -128,6 +129,10 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   std::uint64_t memory_bytes_ = 0;    // ... into the folder in memory
   std::uint64_t freeable_bytes_ = 0;  // ... which only payloads use
   unsigned waiters_ = 0;              // for room
+  // Since when only handles could make room, and when that was seen last: who waits may do so in
+  // many short waits.
+  std::optional<Time> hopeless_since_;
+  Time hopeless_seen_{};
   std::uint64_t failures_ = 0;
   std::optional<Error> failure_;
   bool closed_ = false;

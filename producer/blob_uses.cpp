@@ -48,9 +48,9 @@ BlobId BlobKeeper::own(const Blob& blob, std::vector<Blob>& put_here) {
   const auto* kept = dynamic_cast<const KeptFile*>(&file);
   if (kept == nullptr || kept->keeper.get() != this) {
     const bool is_file = kept != nullptr && kept->source.place == BlobPlace::file;
-    put_here.push_back(
-        is_file ? put_file(kept->source)
-                : put({{file.high, file.low}, file.size_bytes}, writer_of(blob.bytes().span())));
+    put_here.push_back(is_file ? put_file(kept->source)
+                               : put({{file.high, file.low}, file.size_bytes},
+                                     writer_of(blob.bytes().span()), std::nullopt));
   }
   return {file.high, file.low};
 }

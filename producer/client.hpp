@@ -88,6 +88,7 @@ class Client {
   template <typename Ready>
   bool wait(std::unique_lock<std::mutex>& lock, std::condition_variable& changed, Deadline deadline,
             const Ready& ready);
+  // It throws Error, std::future_error when the client is stopped.
   std::future<StoreReply> ask_store(std::uint64_t claimant, StoreQuestion question);
   // Something else than a Sink's call made a wait's `ready()` true.
   void stir();

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <utility>
 
+#include "common/store_future.hpp"
 #include "producer/channel.hpp"
 #include "producer/discovery.hpp"
 #include "producer/embedded.hpp"
@@ -228,6 +229,10 @@ Blob Producer::scatter(std::span<const std::byte> content) {
   return state_->client->blobs().scatter(content);
 }
 
+Blob Producer::scatter(std::span<const std::byte> content, std::chrono::nanoseconds timeout) {
+  return state_->client->blobs().scatter(content, detail::deadline_after(timeout));
+}
+
 Blob Producer::scatter_file(const std::string& path, std::uint64_t offset,
                             std::uint64_t size_bytes) {
   return state_->client->blobs().scatter_file(path, offset, size_bytes);
@@ -272,8 +277,8 @@ std::vector<OutputLine> Producer::next_output(std::chrono::nanoseconds timeout) 
   return client->next_output(timeout);
 }
 
-std::future<StoreReply> Producer::ask(std::uint64_t claimant, StoreQuestion question) {
-  return state_->client->ask_store(claimant, std::move(question));
+std::unique_ptr<PendingReply> Producer::ask(std::uint64_t claimant, StoreQuestion question) {
+  return std::make_unique<FutureReply>(state_->client->ask_store(claimant, std::move(question)));
 }
 
 const std::string& Producer::endpoint() const { return state_->endpoint; }

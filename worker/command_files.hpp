@@ -14,6 +14,7 @@
 
 #include "common/codec.hpp"
 #include "common/descriptor.hpp"
+#include "worker/blob_from_file.hpp"
 #include "worker/task_blobs.hpp"
 
 namespace muster {

@@ -23,7 +23,8 @@ constexpr int kRefusedExitCode = 2;
 void pack_results(message::WorkerOutcomes& outcomes) {
   for (OutcomeRun& run : outcomes.runs) {
     for (Outcome& outcome : run.outcomes) {
-      if (outcome.status != OutcomeStatus::result || outcome.body.unpacked_bytes != 0) continue;
+      const bool is_plain = outcome.body.unpacked_bytes == 0 && outcome.body.blobs == 0;
+      if (outcome.status != OutcomeStatus::result || !is_plain) continue;
       outcome.body = pack_payload(std::move(outcome.body.bytes), Packing::when_smaller);
     }
   }

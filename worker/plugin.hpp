@@ -28,7 +28,7 @@ class PluginError : public std::runtime_error {
 class FunctionRegistry final : public Registry {
  public:
   // A result of more bytes is an error of its task.
-  explicit FunctionRegistry(std::uint64_t max_result_bytes = limits::kMaxPayloadBytes)
+  explicit FunctionRegistry(std::uint64_t max_result_bytes = limits::kMaxResultBytes)
       : max_result_bytes_(max_result_bytes) {}
 
   // Loads a shared library and its functions, for the life of the process. Throws PluginError.
@@ -73,6 +73,6 @@ struct Call {
 };
 // Whatever the function throws becomes the failure.
 CallResult call_function(const Call& call, const BlobMaker& make_blob,
-                         std::uint64_t max_result_bytes = limits::kMaxPayloadBytes);
+                         std::uint64_t max_result_bytes = limits::kMaxResultBytes);
 
 }  // namespace muster

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/store_future.hpp"
 #include "worker/runner_link_state.hpp"
 
 namespace muster {
@@ -72,9 +73,9 @@ void RunnerLink::State::take_answer(message::StoreAnswer&& answer) {
   promise.set_value(std::move(answer.reply));
 }
 
-std::future<StoreReply> RunnerLink::ask(std::uint64_t task_id, std::uint64_t claimant,
-                                        StoreQuestion question) {
-  return state_->ask(task_id, claimant, std::move(question));
+std::unique_ptr<PendingReply> RunnerLink::ask(std::uint64_t task_id, std::uint64_t claimant,
+                                              StoreQuestion question) {
+  return std::make_unique<FutureReply>(state_->ask(task_id, claimant, std::move(question)));
 }
 
 }  // namespace muster

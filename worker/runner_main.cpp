@@ -23,7 +23,7 @@ int main(int argument_count, char** arguments) {
       "A part of muster-worker, which starts one for each slot. Not for people: start "
       "muster-worker instead.");
   app.add_option("--plugin", plugins, "A shared library of native functions")->type_name("FILE");
-  std::uint64_t max_result_bytes = muster::limits::kMaxPayloadBytes;
+  std::uint64_t max_result_bytes = muster::limits::kMaxResultBytes;
   app.add_option("--max-result", max_result_bytes, "The largest result of a function, in bytes");
   CLI11_PARSE(app, argument_count, arguments);
   // Line by line: the worker reads what tasks print.

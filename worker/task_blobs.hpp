@@ -32,8 +32,13 @@ struct BlobHome {
   static BlobHome from_environment();
 };
 
-// Neither folder has room for a result.
+// A result cannot be written: there is no room, or the text says what else.
 class NoRoomError : public BlobError {
+ public:
+  using BlobError::BlobError;
+};
+// It has more parts, or more bytes in one message, than can travel.
+class TooLargeError : public BlobError {
  public:
   using BlobError::BlobError;
 };
@@ -61,10 +66,10 @@ class TaskBlobs {
   // The whole payload. `what` it is called when it is damaged.
   std::variant<OpenPayload, Failure> unpack(const Payload& payload, const char* what, Time now);
   // One more for a result: these parts in a row. Unless `payload_of` names it, its file goes with
-  // the last handle, or with this process. Throws NoRoomError or BlobError.
+  // the last handle, or with this process. Throws NoRoomError.
   Blob make(std::span<const std::span<const std::byte>> parts) const;
   // A result of this body and these blobs. A large body becomes a blob; blobs that were not made
-  // here are copied. Throws as `make`.
+  // here are copied. Throws BlobError.
   Payload payload_of(Bytes body, const std::vector<Blob>& blobs) const;
 
   // Ends maps that were kept long enough; `next_deadline`: when to call it.
@@ -82,32 +87,13 @@ class TaskBlobs {
   Time kept_until_ = kNever;
 };
 
-// A file that becomes a blob of a result: moved if that can be done, copied otherwise, piece by
-// piece because the caller has other things to do. Owner: one thread.
-class BlobFromFile {
- public:
-  // Nothing is changed yet. Throws BlobError when there is no such file.
-  BlobFromFile(const TaskBlobs& blobs, const std::string& path);
-  ~BlobFromFile();
-  BlobFromFile(const BlobFromFile&) = delete;
-  BlobFromFile& operator=(const BlobFromFile&) = delete;
-
-  std::uint64_t size_bytes() const;
-  // Goes on for at most about `most_bytes`. The blob once it is whole. Throws as `TaskBlobs::make`.
-  Blob step(std::uint64_t most_bytes);
-
- private:
-  struct State;
-  std::unique_ptr<State> state_;
-};
-
 // Removes the blobs of a result that nobody will get.
 void discard_result(const BlobHome& home, const Payload& payload);
 
 // Of the body and the blobs.
 std::uint64_t size_of_result(const Bytes& body, const std::vector<Blob>& blobs);
 
-// The failure of a task whose blobs are gone, or whose result finds no room.
+// The failure of a task whose blobs are gone, or whose result finds no room or is too large.
 Failure blob_failure(const BlobError& error);
 
 }  // namespace muster

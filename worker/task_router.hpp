@@ -22,7 +22,7 @@ struct TaskRouterOptions {
   std::uint32_t slots = 1;
   std::vector<std::string> plugins;  // for the runners
   std::string node;
-  std::uint64_t max_result_bytes = limits::kMaxPayloadBytes;
+  std::uint64_t max_result_bytes = limits::kMaxResultBytes;
   Python python = {};
   std::uint32_t cores = 1;             // that the slots share
   std::vector<std::string> gpus = {};  // as CUDA_VISIBLE_DEVICES names them

@@ -51,7 +51,7 @@ struct Options {
   std::string node;
   int lifeline = -1;
   std::uint32_t drain_timeout_seconds = 10;
-  std::uint64_t max_result_bytes = limits::kMaxPayloadBytes;
+  std::uint64_t max_result_bytes = limits::kMaxResultBytes;
   std::string log_level = "warn";
   // What of the machine it takes.
   std::uint32_t max_cores = 0;     // 0: all
@@ -148,10 +148,10 @@ void declare(CLI::App& app, Options& options) {
       ->capture_default_str()
       ->type_name("SECONDS");
   app.add_option("--max-result", options.max_result_bytes,
-                 "The largest result of a native function, e.g. 100MiB; a larger one is an error "
-                 "of its task")
+                 "The largest result of a function with all of its parts, e.g. 100MiB; a larger "
+                 "one is an error of its task")
       ->transform(CLI::AsSizeValue(false))
-      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{limits::kMaxPayloadBytes}))
+      ->check(CLI::Range(std::uint64_t{1}, limits::kMaxResultBytes))
       ->capture_default_str()
       ->type_name("BYTES");
   app.add_option("--log-level", options.log_level, "What to write to standard error")

@@ -47,17 +47,18 @@ def reduce_array(array: Any, store: Store, numpy: Any) -> Any:
         reduced = _reduce_mapped(array, store, numpy)
         if reduced is not None:
             return reduced
-    if kind is not numpy.ndarray and kind not in (numpy.memmap, numpy.matrix, numpy.recarray):
+    if kind is numpy.memmap:  # of no file that could be mapped again
+        array = array.view(numpy.ndarray)
+    elif kind is not numpy.ndarray and kind not in (numpy.matrix, numpy.recarray):
         return NotImplemented
     if array.nbytes < store.least_bytes or array.dtype.hasobject or not array.dtype.itemsize:
-        if store.writable and kind is numpy.ndarray and not array.flags.writeable:
+        if type(array) is not numpy.ndarray:
+            return NotImplemented
+        if store.writable and not array.flags.writeable:
             return array.copy("K").__reduce_ex__(5)
-        return NotImplemented
-    if kind is not numpy.ndarray:
-        plain = array.view(numpy.ndarray)
-        if kind is numpy.memmap:  # of no file that could be mapped again
-            return reduce_array(plain, store, numpy)
-        return view_as, (plain, kind)
+        return NotImplemented if kind is numpy.ndarray else array.__reduce_ex__(5)
+    if type(array) is not numpy.ndarray:
+        return view_as, (array.view(numpy.ndarray), kind)
     place = store.put_array(array)
     if place is None:
         return NotImplemented

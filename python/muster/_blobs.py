@@ -10,15 +10,17 @@ Threads: a Blobs and its stores belong to one thread at a time.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import weakref
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from muster import _arrays, _native
+from muster.errors import TaskCancelled
 
 if TYPE_CHECKING:
     from muster._native import Blob
@@ -34,6 +36,7 @@ _READ_SECONDS = 0.02
 _SECONDS_PER_BYTE = 1e-10
 """A part that comes again is read as a whole up to 1 MiB, and as long as that takes (0.1 ms per MB)
 less than 20 ms and 2 % of the call's time; else a sample tells whether it changed."""
+_WAIT_SECONDS = 0.5  # between looks whether a call is over
 _MOST_KNOWN = 1024
 _ONCE_BYTES = 64 << 20
 """So much of what was used once is kept for a second use, beside the parts of the last two pickles:
@@ -71,10 +74,16 @@ class Space:
         except _native.Error:
             return False  # it was closed: whoever pushes says so
 
-    def scatter(self, data: Any) -> Blob:
-        """Puts contiguous bytes into the pool, unless they are there. Blocks while they are copied
-        and while there is no room, which Ctrl-C interrupts. Raises muster._native.Error."""
-        return self._producer.scatter(data)
+    def scatter(self, data: Any, is_over: Callable[[], bool] = lambda: False) -> Blob:
+        """Puts contiguous bytes into the pool, unless they are there. Blocks while they are copied,
+        and until tasks have made room for them or nobody needs them any more (`is_over`). Ctrl-C
+        interrupts. Raises muster._native.Error, and TaskCancelled when it is over."""
+        while True:
+            blob = self._producer.scatter(data, _WAIT_SECONDS)
+            if blob is not None:
+                return blob
+            if is_over():
+                raise TaskCancelled("the call ended while its arguments waited for room")
 
     def scatter_file(self, path: str, offset: int, size: int) -> Blob:
         return self._producer.scatter_file(path, offset, size)
@@ -116,11 +125,13 @@ class Blobs:
         }
         self._repeated = repeated
         self._known: OrderedDict[Any, _Known] = OrderedDict()
+        self._gone: deque[Any] = deque()  # keys whose owner is gone, and its address free again
         self._files: dict[tuple[str, int, int], Blob] = {}
         self._dump = 0
         self._began = time.monotonic()
         self._read_seconds = 0.0
         self._refused = False
+        self._over = False
 
     def begin_pickle(self) -> None:
         """Another one begins."""
@@ -149,6 +160,10 @@ class Blobs:
             known = self.scattered[id(obj)] = obj, handle
         return known[1]
 
+    def end(self) -> None:
+        """The call is over: a thread that waits for room gives up. Any thread may call it."""
+        self._over = True
+
     def close(self) -> None:
         """Nothing more will be pickled for the call."""
         self.scattered = {key: (obj, None) for key, (obj, _) in self.scattered.items()}
@@ -161,7 +176,7 @@ class Blobs:
         if not self._repeated or isinstance(owner, bytearray):
             return self._sent(self._scatter(data))
         key = (_identity(owner), _native.address_of(data), memoryview(data).nbytes)
-        known = self._known.get(key)
+        known = self._find(key)
         blob = None
         if known is not None:
             blob = self._again(known, data, owner)
@@ -177,12 +192,19 @@ class Blobs:
 
         owner = _arrays.owner_of(array)
         key = (_identity(owner), _arrays.address_of(array), array.shape, array.strides, array.dtype)
-        known = self._known.get(key)
-        if known is not None and known.fingerprint == _sample_elements(array):
-            return self._used(key, known)
+        known = self._find(key)
+        if known is not None and not self._may_read(known.size, 10 * _SECONDS_PER_BYTE):
+            if known.fingerprint == _sample_elements(array):
+                return self._used(key, known)
+            known = None
+        began = time.monotonic()
         blob = self._scatter(_arrays.flat_bytes(numpy.ascontiguousarray(array)))
         if not self._repeated:
             return self._sent(blob)
+        if known is not None:
+            self._read_seconds += time.monotonic() - began
+            if blob is not None and blob.id == known.blob.id:
+                return self._used(key, known)
         return self._remember(key, blob, owner, lambda: _sample_elements(array))
 
     def put_file(self, path: str, offset: int, size: int) -> Blob | None:
@@ -202,7 +224,7 @@ class Blobs:
         assert self.space is not None
         for attempt in range(2):
             try:
-                return self.space.scatter(data)
+                return self.space.scatter(data, lambda: self._over)
             except _native.Error as error:
                 if error.args[0] == "disconnected":
                     from muster import _failures
@@ -219,18 +241,20 @@ class Blobs:
         """The same blob if its content is as it was; else another one, or None."""
         if isinstance(owner, bytes):
             return known.blob
-        whole = known.size > _READ_BYTES
-        cost = known.size * _SECONDS_PER_BYTE
-        allowed = _READ_SECONDS + _READ_SHARE * (time.monotonic() - self._began)
-        if whole and self._read_seconds + cost > allowed:
+        if not self._may_read(known.size, _SECONDS_PER_BYTE):
             return known.blob if known.fingerprint == _native.fingerprint(data) else None
         began = time.monotonic()
         blob = self._scatter(data)
-        if whole:
+        if known.size > _READ_BYTES:
             self._read_seconds += time.monotonic() - began
         if blob is not None and blob.id == known.blob.id:
             return known.blob
         return blob
+
+    def _may_read(self, size: int, seconds_per_byte: float) -> bool:
+        """Whether all of a part that comes again may be looked at."""
+        allowed = _READ_SECONDS + _READ_SHARE * (time.monotonic() - self._began)
+        return size <= _READ_BYTES or self._read_seconds + size * seconds_per_byte <= allowed
 
     def _used(self, key: Any, known: _Known) -> Blob:
         known.uses += 1
@@ -245,11 +269,9 @@ class Blobs:
         assert blob is not None
         holder = owner
         if not _is_temporary(owner):
-            try:
-                forget = weakref.WeakMethod(self._forget)
-                holder = weakref.ref(owner, lambda _: (forget() or _nothing)(key))
-            except TypeError:
-                pass  # `bytes` has no weak references: it is kept
+            gone = self._gone
+            with contextlib.suppress(TypeError):  # `bytes` has no weak references: it is kept
+                holder = weakref.ref(owner, lambda _: gone.append(key))
         self._known.pop(key, None)
         self._known[key] = _Known(blob, blob.size, holder, fingerprint(), self._dump)
         return blob
@@ -258,13 +280,16 @@ class Blobs:
         self.sent_bytes += 0 if blob is None else blob.size
         return blob
 
-    def _forget(self, key: Any) -> None:
-        """The owner is gone, and its address free for another one."""
-        self._known.pop(key, None)
+    def _find(self, key: Any) -> _Known | None:
+        while self._gone:
+            self._known.pop(self._gone.popleft(), None)
+        return self._known.get(key)
 
     def _trim(self) -> None:
         while len(self._known) > _MOST_KNOWN:
             self._known.popitem(last=False)
+        if len(self._known) == 1:
+            return
         once = [(key, known) for key, known in self._known.items() if not known.uses]
         size = sum(known.size for _, known in once)
         for key, known in once:
@@ -272,10 +297,6 @@ class Blobs:
                 break
             size -= known.size
             self._known.pop(key, None)
-
-
-def _nothing(_key: Any) -> None:
-    pass
 
 
 def _is_temporary(owner: Any) -> bool:

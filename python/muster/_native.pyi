@@ -132,9 +132,9 @@ class Producer:
     def push(self, job: int, payload: Any, blobs: Iterable[Blob] = ()) -> int:
         """Returns the task's sequence. The payload is copied, and names these blobs. Blocks only
         where `scatter` does: a payload beyond 1 MiB becomes a blob."""
-    def scatter(self, data: Any) -> Blob:
-        """Puts contiguous bytes into the pool, unless they are there. Blocks while they are copied
-        and while there is no room for them. Raises Error."""
+    def scatter(self, data: Any, timeout: float) -> Blob | None:
+        """Puts contiguous bytes into the pool, unless they are there. Blocks while they are copied,
+        and up to `timeout` while there is no room for them (None). Raises Error."""
     def scatter_file(self, path: str, offset: int, size: int) -> Blob:
         """A part of a file, which stays where it is."""
     def has_blobs(self) -> bool:

@@ -23,7 +23,7 @@ from muster._offender import describe_offender
 from muster._portable import PROTOCOL, Packed, PicklerFactory, Portable, Readable, Store
 from muster._scattered import Scattered
 from muster._stores import RESULT_BYTES, ArgumentStore, ResultStore, digest_of
-from muster.errors import BrokerLost, PoolNotActive, SerializationError
+from muster.errors import BrokerLost, PoolNotActive, SerializationError, TaskCancelled
 
 if TYPE_CHECKING:
     from muster._native import Blob
@@ -91,7 +91,7 @@ def make(make_pickler: PicklerFactory, obj: object, what: str, store: Store) -> 
     pickled; `obj` is `what` ("the arguments") there."""
     try:
         return _portable.make(obj, make_pickler, store)
-    except (BrokerLost, PoolNotActive):
+    except (BrokerLost, PoolNotActive, TaskCancelled):
         raise
     except Exception as exc:
         if type(exc) is SerializationError:

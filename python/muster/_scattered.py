@@ -6,6 +6,7 @@ Threads: a handle may be used from any.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,15 @@ class _Slot:
         self.lock = threading.Lock()
         self.made = False
         self.value: Any = None
+        self.used = time.monotonic()
+
+
+def forget_unused(seconds: float) -> None:
+    """Lets go of objects that no task has used for so long: their handles may be gone."""
+    oldest = time.monotonic() - seconds
+    with _lock:
+        for key in [key for key, slot in _slots.items() if slot.used < oldest]:
+            del _slots[key]
 
 
 _lock = threading.Lock()
@@ -78,6 +88,7 @@ def _resolve(key: bytes, portable: Portable) -> Any:
     with _lock:
         slot = _slots.setdefault(key, _Slot())
         _slots.move_to_end(key)
+        slot.used = time.monotonic()
         while len(_slots) > _KEPT_OBJECTS:
             _slots.popitem(last=False)
     with slot.lock:

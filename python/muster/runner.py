@@ -35,6 +35,8 @@ _THREAD_VARIABLES = (
 )
 
 
+_UNUSED_SECONDS = 60.0  # that scattered objects are kept for the next task
+
 _SIGNALS = (
     (int(signal.SIGINT), int(signal.SIG_IGN)),  # a terminal's Ctrl-C is the client's to handle
     (int(signal.SIGTERM), int(signal.SIG_DFL)),
@@ -123,6 +125,8 @@ class _Jobs:
                 gone = self._jobs.pop(key, None)
             if gone and gone.job:
                 gone.job.forget()
+                if scattered := sys.modules.get("muster._scattered"):
+                    scattered.forget_unused(_UNUSED_SECONDS)
         key = task.job_key
         slot = self._jobs.get(key)
         if slot is None:

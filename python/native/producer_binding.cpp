@@ -277,13 +277,16 @@ std::uint64_t push(Session& session, std::uint32_t job, const py::object& payloa
   });
 }
 
-py::object scatter(Session& session, const py::object& data) {
+py::object scatter(Session& session, const py::object& data, double timeout) {
   const View view(data);
-  await_room(session, view.size());
-  return to_python(session.use([&](Native& native) {
-    const py::gil_scoped_release unlocked;
-    return native.producer.scatter(view.span());
-  }));
+  const auto blob =
+      wait(session, timeout, kSlice,
+           [&](Native& native, std::chrono::nanoseconds slice) -> std::optional<Blob> {
+             Blob put = native.producer.scatter(view.span(), slice);
+             if (!put) return std::nullopt;
+             return put;
+           });
+  return blob ? to_python(*blob) : py::none();
 }
 
 py::object scatter_file(Session& session, const py::str& path, std::uint64_t offset,
@@ -316,7 +319,7 @@ void bind_channel(py::class_<Session, Owned>& producer) {
            py::arg("gpus") = 0, py::arg("labels") = std::vector<std::string>(),
            py::arg("forward_output") = false)
       .def("push", &push, py::arg("job"), py::arg("payload"), py::arg("blobs") = py::tuple())
-      .def("scatter", &scatter, py::arg("data"))
+      .def("scatter", &scatter, py::arg("data"), py::arg("timeout"))
       .def("scatter_file", &scatter_file, py::arg("path"), py::arg("offset"), py::arg("size"))
       .def("has_blobs", &has_blobs)
       .def(

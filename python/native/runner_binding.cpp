@@ -67,7 +67,7 @@ class Link {
   py::object ask(std::uint64_t task_id, std::uint64_t claimant, int operation, const py::str& store,
                  const py::str& key, const py::kwargs& fields) {
     StoreQuestion question = store_question(operation, store, key, fields);
-    std::future<StoreReply> reply;
+    std::unique_ptr<PendingReply> reply;
     {
       const py::gil_scoped_release unlocked;
       reply = link_->ask(task_id, claimant, std::move(question));

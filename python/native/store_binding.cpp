@@ -3,9 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
-#include <chrono>
-#include <future>
-#include <muster/outcome.hpp>
+#include <memory>
 #include <optional>
 #include <string>
 #include <utility>
@@ -21,22 +19,14 @@ namespace {
 // A question that was asked: its answer, some time.
 class Asked {
  public:
-  explicit Asked(std::future<StoreReply> reply) : reply_(std::move(reply)) {}
+  explicit Asked(std::unique_ptr<PendingReply> reply) : reply_(std::move(reply)) {}
 
   // None: not yet. Once only.
   py::object wait(double timeout) {
     std::optional<StoreReply> reply;
     {
       const py::gil_scoped_release unlocked;
-      try {
-        if (reply_.wait_for(to_duration(timeout)) != std::future_status::ready) {
-          reply = std::nullopt;
-        } else {
-          reply = reply_.get();
-        }
-      } catch (const std::future_error&) {
-        throw Error(ErrorCode::disconnected, "closed", "the pool is closed");
-      }
+      reply = reply_->wait_for(to_duration(timeout));
     }
     if (!reply) return py::none();
     py::list entries;
@@ -52,7 +42,7 @@ class Asked {
   }
 
  private:
-  std::future<StoreReply> reply_;
+  std::unique_ptr<PendingReply> reply_;
 };
 
 }  // namespace
@@ -92,13 +82,13 @@ StoreQuestion store_question(int operation, const py::str& store, const py::str&
   return question;
 }
 
-py::object store_asked(std::future<StoreReply> reply) {
+py::object store_asked(std::unique_ptr<PendingReply> reply) {
   return py::cast(std::make_unique<Asked>(std::move(reply)));
 }
 
 void bind_stores(py::module_& module) {
   py::class_<Asked>(module, "Asked", py::is_final()).def("wait", &Asked::wait, py::arg("timeout"));
-  module.attr("STORE_PIECE_BYTES") = limits::kStorePieceBytes;
+  module.attr("STORE_PIECE_BYTES") = kStorePieceBytes;
 }
 
 }  // namespace muster::python

@@ -3,15 +3,13 @@
 
 #include <pybind11/pybind11.h>
 
-#include <future>
+#include <memory>
 #include <muster/store.hpp>
-
-#include "common/limits.hpp"
 
 namespace muster::python {
 
 StoreQuestion store_question(int operation, const pybind11::str& store, const pybind11::str& key,
                              const pybind11::dict& fields);
-pybind11::object store_asked(std::future<StoreReply> reply);
+pybind11::object store_asked(std::unique_ptr<PendingReply> reply);
 
 }  // namespace muster::python

@@ -134,6 +134,22 @@ TEST_F(BlobFolderLifeTest, WhoNeverComesBackLeavesNothingForLong) {
   EXPECT_TRUE(std::filesystem::exists(memory_)) << "its owner lives";
 }
 
+TEST_F(BlobFolderLifeTest, ALastingOneWithNothingInItIsNotMissed) {
+  BlobFolderOptions its_options = options(kMega, kMega);
+  its_options.lasting = true;
+  make_and_die(its_options, content_of(1, 1000));
+  remove_dead_folders(folder_.path("cache"));
+  EXPECT_FALSE(std::filesystem::exists(disk_)) << "its blob was in memory";
+  std::filesystem::remove(memory_ + "/" + to_hex(id_of(1)));
+  remove_dead_folders(folder_.path("shm"));
+  EXPECT_TRUE(std::filesystem::exists(memory_)) << "somebody was writing";
+  for (const auto& entry : std::filesystem::directory_iterator(memory_ + "/incoming")) {
+    std::filesystem::remove(entry.path());
+  }
+  remove_dead_folders(folder_.path("shm"));
+  EXPECT_FALSE(std::filesystem::exists(memory_));
+}
+
 TEST_F(BlobFolderLifeTest, AGroupMayEnterAndWriteWhereItIsMeantTo) {
   BlobFolderOptions its_options = options(kMega, kMega);
   its_options.group = true;

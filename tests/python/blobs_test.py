@@ -243,9 +243,9 @@ def test_an_array_travels_once_in_a_call() -> None:
         available = True
         puts = 0
 
-        def scatter(self, data: Any) -> Any:
+        def scatter(self, data: Any, is_over: Callable[[], bool]) -> Any:
             type(self).puts += 1
-            return real.scatter(data)
+            return real.scatter(data, is_over)
 
     with ComputePool() as pool:
         real = pool.session.space

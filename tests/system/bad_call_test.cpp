@@ -1,6 +1,4 @@
 // Calls that cannot succeed: each ends with a text that says what to do, and harms nothing else.
-#include <sys/mman.h>
-
 #include <muster/producer.hpp>
 
 #include "tests/system/daemons.hpp"
@@ -43,19 +41,6 @@ TEST_F(BadCalls, WithoutAWorkerTasksEndAndSayHowToStartOne) {
   Producer producer(options());
   expect_error([&] { producer.submit<int>("square", 3).get(); }, "no_worker",
                {"muster-worker --connect " + endpoint_});
-}
-
-TEST_F(BadCalls, APayloadOverTheLimitIsRefusedBeforeItIsSent) {
-  const auto broker = start_broker();
-  Producer producer(options());
-  constexpr std::size_t kSize = (std::size_t{1} << 30) + 1;
-  void* memory =
-      mmap(nullptr, kSize, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  ASSERT_NE(memory, MAP_FAILED);
-  const Bytes payload(nullptr, {static_cast<const std::byte*>(memory), kSize});
-  auto job = producer.job({"echo"});
-  expect_error([&] { job.submit_raw(payload).get(); }, "invalid", {"1073741824"});
-  munmap(memory, kSize);
 }
 
 class BadTasks : public BadCalls, public ::testing::WithParamInterface<const char*> {};

@@ -1,122 +1,14 @@
-// Large data from the producer's side: a real broker, real workers, files in real folders.
-#include <gtest/gtest.h>
-#include <sys/resource.h>
-
+// Large data from the producer's side.
 #include <atomic>
-#include <csignal>
-#include <cstdint>
-#include <fstream>
-#include <functional>
-#include <muster/producer.hpp>
-#include <numeric>
-#include <string>
 #include <thread>
-#include <vector>
+#include <tuple>
 
-#include "tests/system/program.hpp"
+#include "tests/system/blob_pool.hpp"
 
 namespace muster::test {
 namespace {
 
-using namespace std::chrono_literals;
-using Numbers = std::vector<std::int64_t>;
-
-constexpr std::size_t kMegabyte = std::size_t{1} << 20;
-
-Numbers numbers_from(std::int64_t first, std::size_t size_bytes = kMegabyte) {
-  Numbers numbers(size_bytes / sizeof(std::int64_t));
-  std::iota(numbers.begin(), numbers.end(), first);
-  return numbers;
-}
-std::int64_t sum(const Numbers& numbers) {
-  return std::accumulate(numbers.begin(), numbers.end(), std::int64_t{0});
-}
-
-ErrorCode code_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    EXPECT_STRNE(error.what(), "");
-    return error.code();
-  }
-  ADD_FAILURE() << "no Error was thrown";
-  return ErrorCode::invalid;
-}
-
-// The file of a map in this process that has `address`; empty: there is none.
-std::string mapped_file(const void* address) {
-  const auto wanted = reinterpret_cast<std::uintptr_t>(address);
-  std::ifstream maps("/proc/self/maps");
-  for (std::string line; std::getline(maps, line);) {
-    std::uintptr_t begin = 0;
-    std::uintptr_t end = 0;
-    char dash = 0;
-    std::istringstream words(line);
-    words >> std::hex >> begin >> dash >> end;
-    if (wanted < begin || wanted >= end) continue;
-    const auto path = line.find('/');
-    return path == std::string::npos ? "" : line.substr(path);
-  }
-  return "";
-}
-
-std::uint64_t bytes_in(const std::string& folder) {
-  std::uint64_t bytes = 0;
-  std::error_code ignored;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder, ignored)) {
-    const auto size = entry.is_regular_file(ignored) ? entry.file_size(ignored) : 0;
-    if (!ignored) bytes += size;
-  }
-  return bytes;
-}
-
-class BlobsProducer : public ::testing::Test {
- protected:
-  std::string endpoint() const { return "ipc://" + folder_ / "broker"; }
-  void start_broker(const std::vector<std::string>& limits = {}) {
-    std::vector<std::string> argv = {MUSTER_BIN_DIR "/muster-broker",
-                                     "--listen",
-                                     endpoint(),
-                                     "--log-level",
-                                     "error",
-                                     "--blob-folder",
-                                     folder_ / "disk"};
-    argv.insert(argv.end(), limits.begin(), limits.end());
-    broker_ = std::make_unique<Program>(argv);
-  }
-  void start_worker(const std::string& executor = "process") {
-    worker_ = std::make_unique<Program>(std::vector<std::string>{
-        MUSTER_BIN_DIR "/muster-worker", "--connect", endpoint(), "--slots", "2", "--executor",
-        executor, "--plugin", MUSTER_PLUGIN_DIR "/test_tasks.so", "--plugin",
-        MUSTER_PLUGIN_DIR "/blob_tasks.so", "--log-level", "error"});
-  }
-  void start(const std::vector<std::string>& limits = {}) {
-    start_broker(limits);
-    start_worker();
-  }
-  Options options() const {
-    Options options;
-    options.endpoint = endpoint();
-    return options;
-  }
-  void tell() const { std::ofstream(folder_ / "go").put('x'); }
-  bool started(std::size_t count) const {
-    return eventually([&] {
-      std::ifstream file(folder_ / "starts");
-      std::size_t lines = 0;
-      for (std::string line; std::getline(file, line);) ++lines;
-      return lines >= count;
-    });
-  }
-  ~BlobsProducer() override {
-    if (worker_) worker_->stop(SIGTERM);
-    if (broker_) broker_->stop(SIGTERM);
-  }
-
-  Folder folder_;
-  std::unique_ptr<Program> broker_;
-  std::unique_ptr<Program> worker_;
-};
+using BlobsProducer = BlobPoolTest;
 
 TEST_F(BlobsProducer, OneArrayIsSharedByManyTasks) {
   start();
@@ -233,144 +125,12 @@ TEST_F(BlobsProducer, ASlowConsumerLeavesABoundedPartOfTheResults) {
   EXPECT_TRUE(eventually([&] { return bytes_in(folder) < 10 * kMegabyte; })) << bytes_in(folder);
 }
 
-TEST_F(BlobsProducer, HeldBlobsOutliveABrokerThatIsKilled) {
-  start();
-  Producer producer(options());
-  const Numbers numbers = numbers_from(5, 2 * kMegabyte);
-  const Blob blob = producer.scatter(numbers);
-  auto running = producer.submit<std::int64_t>("sum_when_told", blob, folder_ / "");
-  ASSERT_TRUE(started(1));
-  auto queued = producer.job({"sum"}, {.priority = -1});
-  std::vector<Future<std::int64_t>> more;
-  for (int i = 0; i < 20; ++i) more.push_back(queued.submit<std::int64_t>(blob));
-  broker_->stop(SIGKILL);
-  start_broker();
-  tell();
-  EXPECT_EQ(running.get(), sum(numbers));
-  for (auto& future : more) EXPECT_EQ(future.get(), sum(numbers));
-  EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers));
-}
-
-TEST_F(BlobsProducer, WhatABrokerLostIsWrittenAgainFromAMap) {
-  start();
-  Producer producer(options());
-  const Numbers numbers = numbers_from(5);
-  const Blob blob = producer.scatter(numbers);
-  EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers));
-  const Bytes content = blob.bytes();
-  const std::filesystem::path folder =
-      std::filesystem::path(mapped_file(content.data())).parent_path();
-  worker_->stop(SIGKILL);
-  broker_->stop(SIGKILL);
-  std::filesystem::remove_all(folder);
-  start();
-  EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers));
-}
-
-TEST_F(BlobsProducer, WhatABrokerLostAndNobodyHasIsSaid) {
-  start();
-  Producer producer(options());
-  const Numbers numbers = numbers_from(6);
-  const Blob blob = producer.scatter(numbers);
-  EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers));
-  const std::filesystem::path folder = [&] {
-    const Blob other = producer.scatter(numbers_from(7));
-    return std::filesystem::path(mapped_file(other.bytes().data())).parent_path();
-  }();
-  worker_->stop(SIGKILL);
-  broker_->stop(SIGKILL);
-  std::filesystem::remove_all(folder);
-  start();
-  try {
-    producer.submit<std::int64_t>("sum", blob).get();
-    ADD_FAILURE() << "no Error was thrown";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind(), "blob_lost") << error.what();
-  }
-  const Blob again = producer.scatter(numbers);
-  EXPECT_EQ(producer.submit<std::int64_t>("sum", again).get(), sum(numbers));
-}
-
-TEST_F(BlobsProducer, MoreThanThereIsRoomForGoesThroughBitByBit) {
-  start({"--blob-memory", "8MiB", "--blob-disk", "8MiB"});
-  Producer producer(options());
-  Stream stream = producer.stream({"sum"});
-  BytesArena arena;
-  std::int64_t expected = 0;
-  for (int i = 0; i < 40; ++i) {
-    const Numbers numbers = numbers_from(i);
-    expected += sum(numbers);
-    const Blob blob = producer.scatter(numbers);
-    stream.push(pack_arguments(arena, blob), {blob});
-  }
-  stream.close();
-  std::int64_t total = 0;
-  while (const auto item = stream.next()) {
-    ASSERT_FALSE(item->error) << item->error->what();
-    total += unpack_value<std::int64_t>(item->result);
-  }
-  EXPECT_EQ(total, expected);
-}
-
-TEST_F(BlobsProducer, HandlesThatFillAllRoomAreAnError) {
-  start({"--blob-memory", "4MiB", "--blob-disk", "4MiB"});
-  Producer producer(options());
-  std::vector<Blob> held;
-  EXPECT_EQ(code_of([&] {
-              for (int i = 0; i < 100; ++i) held.push_back(producer.scatter(numbers_from(i)));
-            }),
-            ErrorCode::out_of_space);
-  EXPECT_GE(held.size(), 2U);
-  EXPECT_EQ(code_of([&] { producer.await_blob_room(kMegabyte, 1min); }), ErrorCode::out_of_space);
-  held.pop_back();
-  EXPECT_TRUE(producer.await_blob_room(kMegabyte, 0s));
-  EXPECT_EQ(producer.submit<std::int64_t>("sum", producer.scatter(numbers_from(500))).get(),
-            sum(numbers_from(500)));
-}
-
-// Files of this process may not grow beyond a size meanwhile.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) : old_action_(std::signal(SIGXFSZ, SIG_IGN)) {
-    ::getrlimit(RLIMIT_FSIZE, &old_);
-    const rlimit limit{bytes, old_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &old_);
-    std::signal(SIGXFSZ, old_action_);
-  }
-  FileSizeLimit(const FileSizeLimit&) = delete;
-  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
-
- private:
-  rlimit old_{};
-  void (*old_action_)(int);
-};
-
-TEST_F(BlobsProducer, AFileThatCannotBeWrittenIsAnErrorAndLeavesNothing) {
-  start();
-  Producer producer(options());
-  const Blob small = producer.scatter(numbers_from(1));
-  const std::filesystem::path file = mapped_file(small.bytes().data());
-  {
-    const FileSizeLimit limit(2 * kMegabyte);
-    EXPECT_EQ(code_of([&] { producer.scatter(numbers_from(2, 4 * kMegabyte)); }),
-              ErrorCode::out_of_space);
-    EXPECT_EQ(
-        code_of([&] { producer.submit<std::uint64_t>("length", std::string(4 * kMegabyte, 'a')); }),
-        ErrorCode::out_of_space);
-  }
-  EXPECT_TRUE(eventually([&] { return bytes_in(file.parent_path()) < 2 * kMegabyte; }));
-  const Numbers numbers = numbers_from(2, 4 * kMegabyte);
-  EXPECT_EQ(producer.submit<std::int64_t>("sum", producer.scatter(numbers)).get(), sum(numbers));
-}
-
 TEST_F(BlobsProducer, ABlobOfAnotherProducerIsPutHereAsWell) {
   start();
   Producer producer(options());
   Options embedded;
   embedded.embedded = true;
+  embedded.programs = MUSTER_BIN_DIR;
   embedded.slots = 1;
   embedded.plugins = {MUSTER_PLUGIN_DIR "/blob_tasks.so"};
   Producer other_pool(embedded);
@@ -401,6 +161,7 @@ TEST_F(BlobsProducer, APrivatePoolTakesItsBlobsAlong) {
   {
     Options embedded;
     embedded.embedded = true;
+    embedded.programs = MUSTER_BIN_DIR;
     embedded.slots = 1;
     embedded.plugins = {MUSTER_PLUGIN_DIR "/blob_tasks.so"};
     Producer producer(embedded);

@@ -76,7 +76,7 @@ TEST_F(MemoStoreTest, AValueIsFoundUntilItIsRemoved) {
 
 TEST_F(MemoStoreTest, ValuesSurviveTheBrokerAndAKill) {
   put("f/1", "one", "said");
-  put("f/2", std::string(3 * limits::kStorePieceBytes / 2, 'x'));
+  put("f/2", std::string(3 * kStorePieceBytes / 2, 'x'));
   std::unique_ptr<MemoStore::Upload> cut_off;
   ASSERT_EQ(store_->begin(100, cut_off), "");
   EXPECT_EQ(cut_off->append(std::as_bytes(std::span("half", 4))), "");
@@ -92,7 +92,7 @@ TEST_F(MemoStoreTest, ValuesSurviveTheBrokerAndAKill) {
   const auto large = after.find({"s", "f/2"});
   ASSERT_TRUE(large.has_value());
   EXPECT_TRUE(large->value.empty()) << "it comes in pieces";
-  const auto piece = after.read({"s", "f/2"}, large->version, limits::kStorePieceBytes, 10);
+  const auto piece = after.read({"s", "f/2"}, large->version, kStorePieceBytes, 10);
   ASSERT_TRUE(piece.has_value());
   EXPECT_EQ(piece->text(), "xxxxxxxxxx");
   EXPECT_FALSE(after.read({"s", "f/2"}, large->version + 1, 0, 10).has_value());

@@ -16,6 +16,7 @@
 
 #include "common/user_file.hpp"
 #include "tests/worker/blob_rig.hpp"
+#include "worker/blob_from_file.hpp"
 #include "worker/clock.hpp"
 
 namespace muster {

@@ -14,7 +14,6 @@
 #include <cstdint>
 #include <memory>
 #include <muster/bytes.hpp>
-#include <mutex>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -57,8 +56,8 @@ class BlobFile {
   const std::uint64_t size_bytes;
 
  private:
-  mutable std::mutex mutex_;
-  mutable std::shared_ptr<const void> map_;  // of the whole content, from map_shared() on
+  // Of the whole content, from map_shared() on; guarded by a lock of all maps.
+  mutable std::shared_ptr<const void> map_;
   mutable std::span<const std::byte> content_;
 };
 

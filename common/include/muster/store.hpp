@@ -6,9 +6,12 @@
 // values; threads: any.
 #pragma once
 
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <muster/bytes.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,6 +39,10 @@ enum class StoreStatus : std::uint8_t {
   changed = 4,  // begin again
   refused = 5,  // `text` says why and what to do
 };
+
+// Values travel in pieces of this size, so that a message delays others by about a millisecond; a
+// value of one piece is in the answer itself.
+inline constexpr std::size_t kStorePieceBytes = std::size_t{512} << 10;
 
 inline constexpr std::uint64_t kNoLimit = std::numeric_limits<std::uint64_t>::max();
 
@@ -82,6 +89,15 @@ struct StoreReply {
   // Where a file for a put may be written, under any new name.
   std::string folder = {};
   std::vector<StoreEntry> entries = {};  // list; empty: no more
+};
+
+// A reply, some time. Owner and threads: one.
+class PendingReply {
+ public:
+  virtual ~PendingReply() = default;
+  // Once; nothing: it has not come within `timeout`. Throws Error disconnected or refused when none
+  // will come.
+  virtual std::optional<StoreReply> wait_for(std::chrono::nanoseconds timeout) = 0;
 };
 
 }  // namespace muster

@@ -17,7 +17,6 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <future>
 #include <iterator>
 #include <limits>
 #include <memory>
@@ -177,6 +176,8 @@ class MUSTER_API Producer {
   // or a task that uses it lives. Blocks while it is copied, and while there is no room for it
   // (await_blob_room); throws Error out_of_space.
   Blob scatter(std::span<const std::byte> content);
+  // The same, but returns no blob when there was no room for it within `timeout`.
+  Blob scatter(std::span<const std::byte> content, std::chrono::nanoseconds timeout);
   template <typename Range,
             typename Value = std::remove_cvref_t<decltype(*std::data(std::declval<Range>()))>>
   Blob scatter(const Range& values) {
@@ -217,9 +218,8 @@ class MUSTER_API Producer {
   // it is empty). At most 10,000 lines wait; beyond that the oldest are dropped and counted.
   std::vector<OutputLine> next_output(std::chrono::nanoseconds timeout);
   // Asks the pool's stores of computed values. `claimant`: any number but 0 that stands for one
-  // thread of this program. Never blocks; the answer may take as long as another's computation. The
-  // future throws Error disconnected or refused, std::future_error when the producer ends.
-  std::future<StoreReply> ask(std::uint64_t claimant, StoreQuestion question);
+  // thread of this program. Never blocks; the answer may take as long as another's computation.
+  std::unique_ptr<PendingReply> ask(std::uint64_t claimant, StoreQuestion question);
   // The endpoint in use, to hand to other programs.
   const std::string& endpoint() const;
 

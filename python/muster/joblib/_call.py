@@ -230,6 +230,7 @@ class Call:
         return self._job
 
     def _end(self, abandon: bool) -> None:
+        self._blobs.end()  # a submit that waits for room holds the lock
         with self._lock:
             if self._over:
                 return

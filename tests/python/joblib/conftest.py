@@ -3,10 +3,13 @@ than most tests."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import joblib
 import pytest
+from joblib import Memory
 
 from muster import ComputePool, Worker
 from muster.joblib import sklearn_backend
@@ -39,3 +42,14 @@ def threads(thread_pool: ComputePool) -> Iterator[ComputePool]:
     """joblib runs on this pool of 120 thread slots."""
     with sklearn_backend(thread_pool):
         yield thread_pool
+
+
+@pytest.fixture
+def memory(pool: ComputePool) -> Memory:
+    """A new store of the pool."""
+    return Memory(f"muster://{uuid.uuid4().hex}", verbose=0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    return str(tmp_path)

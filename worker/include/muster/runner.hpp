@@ -18,7 +18,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <future>
 #include <memory>
 #include <muster/blob.hpp>
 #include <muster/bytes.hpp>
@@ -54,7 +53,7 @@ class RunnerLink {
     std::function<void(std::uint64_t task_id)> on_stop;
     // Results whose body and blobs together go beyond it end as an error of kind
     // "result_too_large".
-    std::uint64_t max_result_bytes = std::uint64_t{1} << 30;
+    std::uint64_t max_result_bytes = std::uint64_t{64} << 30;
   };
 
   // Takes the descriptor, a connected stream socket. Throws std::runtime_error when it is none.
@@ -90,8 +89,8 @@ class RunnerLink {
   // Asks the pool's stores of computed values, for a task that runs. `claimant`: any number but 0
   // that stands for one thread of one task; what it claims ends with the task. Never blocks; the
   // answer may take as long as another's computation.
-  std::future<StoreReply> ask(std::uint64_t task_id, std::uint64_t claimant,
-                              StoreQuestion question);
+  std::unique_ptr<PendingReply> ask(std::uint64_t task_id, std::uint64_t claimant,
+                                    StoreQuestion question);
   // Keys of jobs of which no task will come any more, since the last call.
   std::vector<std::uint64_t> forgotten();
   // For the child of a fork: closes the link, so that only the parent speaks. The other calls have

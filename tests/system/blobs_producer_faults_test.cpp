@@ -1,0 +1,147 @@
+// Large data when brokers end, files are lost and room runs out.
+#include <sys/resource.h>
+
+#include "tests/system/blob_pool.hpp"
+
+namespace muster::test {
+namespace {
+
+using BlobsProducerFaults = BlobPoolTest;
+
+TEST_F(BlobsProducerFaults, HeldBlobsOutliveABrokerThatIsKilled) {
+  start();
+  Producer producer(options());
+  const Numbers numbers = numbers_from(5, 2 * kMegabyte);
+  const Blob blob = producer.scatter(numbers);
+  auto running = producer.submit<std::int64_t>("sum_when_told", blob, folder_ / "");
+  ASSERT_TRUE(started(1));
+  auto queued = producer.job({"sum"}, {.priority = -1});
+  std::vector<Future<std::int64_t>> more;
+  for (int i = 0; i < 20; ++i) more.push_back(queued.submit<std::int64_t>(blob));
+  broker_->stop(SIGKILL);
+  start_broker();
+  tell();
+  EXPECT_EQ(running.get(), sum(numbers));
+  for (auto& future : more) EXPECT_EQ(future.get(), sum(numbers));
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers));
+}
+
+TEST_F(BlobsProducerFaults, WhatABrokerLostIsWrittenAgainFromAMap) {
+  start();
+  Producer producer(options());
+  const Numbers numbers = numbers_from(5);
+  const Blob blob = producer.scatter(numbers);
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers));
+  const Bytes content = blob.bytes();
+  const std::filesystem::path folder =
+      std::filesystem::path(mapped_file(content.data())).parent_path();
+  worker_->stop(SIGKILL);
+  broker_->stop(SIGKILL);
+  std::filesystem::remove_all(folder);
+  start();
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers));
+}
+
+TEST_F(BlobsProducerFaults, WhatABrokerLostAndNobodyHasIsSaid) {
+  start();
+  Producer producer(options());
+  const Numbers numbers = numbers_from(6);
+  const Blob blob = producer.scatter(numbers);
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers));
+  const std::filesystem::path folder = [&] {
+    const Blob other = producer.scatter(numbers_from(7));
+    producer.submit<std::int64_t>("sum", other).get();  // so the broker has taken it in
+    return std::filesystem::path(mapped_file(other.bytes().data())).parent_path();
+  }();
+  worker_->stop(SIGKILL);
+  broker_->stop(SIGKILL);
+  std::filesystem::remove_all(folder);
+  start();
+  try {
+    producer.submit<std::int64_t>("sum", blob).get();
+    ADD_FAILURE() << "no Error was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), "blob_lost") << error.what();
+  }
+  const Blob again = producer.scatter(numbers);
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", again).get(), sum(numbers));
+}
+
+TEST_F(BlobsProducerFaults, MoreThanThereIsRoomForGoesThroughBitByBit) {
+  start({"--blob-memory", "8MiB", "--blob-disk", "8MiB"});
+  Producer producer(options());
+  Stream stream = producer.stream({"sum"});
+  BytesArena arena;
+  std::int64_t expected = 0;
+  for (int i = 0; i < 40; ++i) {
+    const Numbers numbers = numbers_from(i);
+    expected += sum(numbers);
+    const Blob blob = producer.scatter(numbers);
+    stream.push(pack_arguments(arena, blob), {blob});
+  }
+  stream.close();
+  std::int64_t total = 0;
+  while (const auto item = stream.next()) {
+    ASSERT_FALSE(item->error) << item->error->what();
+    total += unpack_value<std::int64_t>(item->result);
+  }
+  EXPECT_EQ(total, expected);
+}
+
+TEST_F(BlobsProducerFaults, HandlesThatFillAllRoomAreAnError) {
+  start({"--blob-memory", "4MiB", "--blob-disk", "4MiB"});
+  Producer producer(options());
+  std::vector<Blob> held;
+  EXPECT_EQ(code_of([&] {
+              for (int i = 0; i < 100; ++i) held.push_back(producer.scatter(numbers_from(i)));
+            }),
+            ErrorCode::out_of_space);
+  EXPECT_GE(held.size(), 2U);
+  EXPECT_EQ(code_of([&] { producer.await_blob_room(kMegabyte, 1min); }), ErrorCode::out_of_space);
+  held.pop_back();
+  EXPECT_TRUE(producer.await_blob_room(kMegabyte, 0s));
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", producer.scatter(numbers_from(500))).get(),
+            sum(numbers_from(500)));
+}
+
+// Files of this process may not grow beyond a size meanwhile.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(rlim_t bytes) : old_action_(std::signal(SIGXFSZ, SIG_IGN)) {
+    ::getrlimit(RLIMIT_FSIZE, &old_);
+    const rlimit limit{bytes, old_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FileSizeLimit() {
+    ::setrlimit(RLIMIT_FSIZE, &old_);
+    std::signal(SIGXFSZ, old_action_);
+  }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+
+ private:
+  rlimit old_{};
+  void (*old_action_)(int);
+};
+
+TEST_F(BlobsProducerFaults, AFileThatCannotBeWrittenIsAnErrorAndLeavesNothing) {
+  start();
+  Producer producer(options());
+  const Blob small = producer.scatter(numbers_from(1));
+  producer.submit<std::int64_t>("sum", small).get();  // so the broker has taken it in
+  const std::filesystem::path file = mapped_file(small.bytes().data());
+  {
+    const FileSizeLimit limit(2 * kMegabyte);
+    EXPECT_EQ(code_of([&] { producer.scatter(numbers_from(2, 4 * kMegabyte)); }),
+              ErrorCode::out_of_space);
+    EXPECT_EQ(
+        code_of([&] { producer.submit<std::uint64_t>("length", std::string(4 * kMegabyte, 'a')); }),
+        ErrorCode::out_of_space);
+  }
+  EXPECT_TRUE(eventually([&] { return bytes_in(file.parent_path()) < 2 * kMegabyte; }));
+  const Numbers numbers = numbers_from(2, 4 * kMegabyte);
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", producer.scatter(numbers)).get(), sum(numbers));
+}
+
+}  // namespace
+}  // namespace muster::test
