@@ -96,12 +96,13 @@ void BlobCache::drop(const BlobName& name, Time now) {
 
 // --- The connection -----------------------------------------------------------------------------
 
-void BlobCache::connected(bool restarted, Time now) {
+void BlobCache::connected(Time now) {
   disconnected();
   connected_ = true;
-  if (restarted) patient_until_ = now + kRestartPatience;
   go_on(now);
 }
+
+void BlobCache::be_patient(Time now) { patient_until_ = now + kRestartPatience; }
 
 void BlobCache::disconnected() {
   connected_ = false;

@@ -31,13 +31,15 @@ class BlobCache {
 
   void obey(const BlobRequest& request, Time now);
 
-  // The broker welcomed this connection. `restarted`: it is not the one of before, and may have to
-  // hear from producers first what it had.
-  void connected(bool restarted, Time now);
+  // The broker welcomed this connection.
+  void connected(Time now);
   void disconnected();
   void receive(message::BlobChunk& chunk, Time now);
   void receive(const message::BlobGone& gone, Time now);
   void receive(const message::BlobWant& want);
+
+  // The broker was restarted, and may have to hear from producers first what it had.
+  void be_patient(Time now);
 
   void tick(Time now);
   Time next_deadline() const;

@@ -43,6 +43,9 @@ class BulkLink::State {
   void connect(const BulkBroker& broker) {
     post([&] { next_broker_ = broker; });
   }
+  void be_patient() {
+    post([&] { is_patient_ = true; });
+  }
   void obey(const std::vector<BlobRequest>& requests) {
     post([&] { requests_.insert(requests_.end(), requests.begin(), requests.end()); });
   }
@@ -85,6 +88,7 @@ class BulkLink::State {
 
   std::mutex mutex_;  // guards what follows, up to the next comment
   bool is_ending_ = false;
+  bool is_patient_ = false;
   std::optional<BulkBroker> next_broker_;
   std::vector<BlobRequest> requests_;
   std::vector<BlobReport> reports_;
@@ -99,7 +103,6 @@ class BulkLink::State {
   bool is_connected_ = false;  // there is somebody to say HELLO_BULK to
   bool is_welcome_ = false;
   bool has_more_ = false;
-  Incarnation incarnation_;
   Time dial_at_{};
   Time hello_at_ = kNever;  // say it again then
   Time heard_at_{};
@@ -128,6 +131,7 @@ bool BulkLink::State::take_orders(Time now) {
     const std::lock_guard lock(mutex_);
     if (is_ending_) return false;
     next = std::exchange(next_broker_, std::nullopt);
+    if (std::exchange(is_patient_, false)) cache_.be_patient(now);
   }
   if (next) {
     broker_ = std::move(*next);
@@ -198,6 +202,7 @@ void BulkLink::State::receive(Time now) {
     auto decoded = decode(*frames);
     if (auto* message = std::get_if<Message>(&decoded)) {
       handle(std::move(*message), now);
+      say(now);  // a piece came: the next one is asked for before this turn ends
     } else {
       spdlog::warn("dropped a malformed message about blobs: {}",
                    std::get<DecodeError>(decoded).reason);
@@ -242,8 +247,7 @@ void BulkLink::State::welcome(const message::Welcome& m, Time now) {
   is_welcome_ = true;
   hello_at_ = kNever;
   heard_at_ = now;
-  const Incarnation before = std::exchange(incarnation_, m.incarnation);
-  cache_.connected(!before.is_zero() && before != m.incarnation, now);
+  cache_.connected(now);
 }
 
 void BulkLink::State::check_link(Time now) {
@@ -307,6 +311,7 @@ BulkLink::BulkLink(BulkOptions options, std::unique_ptr<BlobFolder> folder)
     : state_(std::make_unique<State>(options, std::move(folder))) {}
 BulkLink::~BulkLink() = default;
 void BulkLink::connect(const BulkBroker& broker) { state_->connect(broker); }
+void BulkLink::be_patient() { state_->be_patient(); }
 void BulkLink::obey(const std::vector<BlobRequest>& requests) { state_->obey(requests); }
 std::vector<BlobReport> BulkLink::poll() { return state_->poll(); }
 int BulkLink::descriptor() const { return state_->descriptor(); }

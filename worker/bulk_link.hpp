@@ -42,6 +42,8 @@ class BulkLink {
   // From now on the broker is there: a connection to another one, or an older one to the same, is
   // ended. Pieces that had come stay.
   void connect(const BulkBroker& broker);
+  // That broker was restarted: it may have to hear from producers first what it had.
+  void be_patient();
   void obey(const std::vector<BlobRequest>& requests);
 
   std::vector<BlobReport> poll();

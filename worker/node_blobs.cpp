@@ -40,6 +40,8 @@ void NodeBlobs::connect(const BulkBroker& broker) {
 bool NodeBlobs::settle(const message::Welcome& welcome) {
   shares_ = share(welcome);
   if (!shares_) use_own();
+  const Incarnation before = std::exchange(incarnation_, welcome.incarnation);
+  if (link_ && !before.is_zero() && before != incarnation_) link_->be_patient();
   return shares_;
 }
 

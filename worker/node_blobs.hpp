@@ -53,6 +53,7 @@ class NodeBlobs {
   NodeBlobsOptions options_;
   WorkerFolder folder_;
   BulkBroker broker_;
+  Incarnation incarnation_;  // of the broker that welcomed us last
   bool shares_ = false;
   std::unique_ptr<BulkLink> link_;  // made when the first broker is elsewhere
   std::vector<std::string> own_;    // the folders that it fills, memory and disk

@@ -42,7 +42,7 @@ class Cache : public ::testing::Test {
   void ask(BlobRequest::Kind kind, const BlobName& name) { cache_->obey({kind, name}, now_); }
   void fetch(const BlobName& name) { ask(BlobRequest::Kind::fetch, name); }
   void release(const BlobName& name) { ask(BlobRequest::Kind::release, name); }
-  void connect(bool restarted = false) { cache_->connected(restarted, now_); }
+  void connect() { cache_->connected(now_); }
   void advance(Duration by) {
     now_ += by;
     cache_->tick(now_);
@@ -217,7 +217,8 @@ TEST_F(Cache, ABlobThatTheBrokerDoesNotHaveIsGone) {
 TEST_F(Cache, ARestartedBrokerMayStillHearOfTheBlobFromItsProducer) {
   const BlobName blob = name_of_blob(1, 10);
   fetch(blob);
-  connect(true);
+  connect();
+  cache_->be_patient(now_);
   for (int i = 0; i < 3; ++i) {
     EXPECT_EQ(wants(), "1@0 ");
     cache_->receive(message::BlobGone{blob.id, "not here"}, now_);

@@ -51,9 +51,9 @@ class BulkListener {
     return heard;
   }
   void say(const Message& message) { router_.send(peer_, encode(message, Packing::never)); }
-  void welcome(const std::string& proof = "", const Incarnation& incarnation = {5, 6}) {
+  void welcome(const std::string& proof = "") {
     message::Welcome welcome;
-    welcome.incarnation = incarnation;
+    welcome.incarnation = {5, 6};
     welcome.proof = proof;
     say(welcome);
   }
@@ -177,7 +177,7 @@ TEST_F(Bulk, ABrokerThatComesBackIsAskedOnlyForTheRest) {
   broker.reset();
   broker.emplace(folder_.endpoint("broker"));
   ASSERT_TRUE(broker->hear<message::HelloBulk>());
-  broker->welcome("", {7, 8});
+  broker->welcome();
   broker->serve(15);
   expect_blob();
 }
