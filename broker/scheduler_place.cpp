@@ -299,7 +299,7 @@ void Scheduler::check_places() const {
     CHECK(job->names_blobs || !names);
     blob_jobs += job->names_blobs ? 1 : 0;
     std::uint64_t held_bytes = 0;
-    job->session->blobs.each([&](const BlobId&, const BlobTable::Kept& kept) {
+    job->session->blobs.each([&, key = key](const BlobId&, const BlobTable::Kept& kept) {
       if (kept.job == key) held_bytes += kept.result_bytes;
     });
     CHECK(held_bytes == job->held_result_bytes);
