@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,17 +87,6 @@ def test_changes_between_calls_are_seen(pool: ComputePool) -> None:
         for i in range(4):
             array[i] = 1e9
             assert parallel(delayed(np.sum)(array) for _ in range(4)) == [array.sum()] * 4
-
-
-def test_a_generator_may_fill_one_array_again(pool: ComputePool) -> None:
-    def arrays() -> Iterator[Any]:
-        array = np.zeros(300_000)
-        for i in range(100):
-            array.fill(i)
-            yield array
-
-    found = Parallel(n_jobs=-1, pre_dispatch="all")(delayed(np.mean)(a) for a in arrays())
-    assert found == list(range(100))
 
 
 def inner(array: Any) -> list[float]:
