@@ -112,7 +112,10 @@ class Program {
     if (word == "read_and_wait") {  // every page of the blobs stays mapped
       std::size_t sum = 0;
       for (const Blob& blob : task.blobs) {
-        for (const std::byte byte : blob.bytes().span()) sum += std::to_integer<std::size_t>(byte);
+        const std::span<const std::byte> content = blob.bytes().span();
+        for (std::size_t i = 0; i < content.size(); i += 4096) {
+          sum += std::to_integer<std::size_t>(content[i]);
+        }
       }
       std::ofstream(rest + "/reading") << sum;
       return wait(task, rest + "/go");
