@@ -258,6 +258,7 @@ class Scheduler {
   bool was_waiting(const JobRecord& job, TaskRecord& task, const WorkerRecord& worker);
   static std::uint64_t blob_bytes(const Payload& payload);
   void count_result(JobRecord& job, const Outcome& outcome);
+  void review_limit(JobRecord& job);
   void release_result(JobKey job, std::uint64_t size_bytes);
   void check_places() const;
 

@@ -245,9 +245,7 @@ void Scheduler::close_lease(JobRecord& job, TaskRecord& task) {
   worker.lease_bytes -= task.data.bytes.size();
   if (job.demand != nullptr) refund(job, worker);
   task.worker = kNoWorker;
-  if (job.lease_limit() == UINT64_MAX) return;
-  set_runnable(job);
-  if (job.has_last_chance()) last_chance_jobs_.insert(job.key);
+  if (job.lease_limit() != UINT64_MAX) review_limit(job);
 }
 
 JobRecord* Scheduler::find_job(JobKey key) {

@@ -266,7 +266,13 @@ void Scheduler::count_result(JobRecord& job, const Outcome& outcome) {
     const std::uint64_t sample = std::min(size_bytes, kMostBytes);
     mean = mean == 0 ? sample : (mean * 3 + sample) / 4;
   }
+  review_limit(job);
+}
+
+// The job may have more leases out than before, or fewer.
+void Scheduler::review_limit(JobRecord& job) {
   set_runnable(job);
+  if (job.has_last_chance()) last_chance_jobs_.insert(job.key);
 }
 
 // The producer needs so many bytes of blobs of this job's outcomes no longer.
@@ -274,7 +280,7 @@ void Scheduler::release_result(JobKey key, std::uint64_t size_bytes) {
   JobRecord* job = find_job(key);
   if (job == nullptr) return;
   job->held_result_bytes -= size_bytes;
-  set_runnable(*job);
+  review_limit(*job);
 }
 
 void Scheduler::check_places() const {
@@ -293,7 +299,7 @@ void Scheduler::check_places() const {
     CHECK(job->names_blobs || !names);
     blob_jobs += job->names_blobs ? 1 : 0;
     std::uint64_t held_bytes = 0;
-    job->session->blobs.each([&](const BlobId&, const BlobTable::Kept& kept) {
+    job->session->blobs.each([&, key = key](const BlobId&, const BlobTable::Kept& kept) {
       if (kept.job == key) held_bytes += kept.result_bytes;
     });
     CHECK(held_bytes == job->held_result_bytes);

@@ -121,9 +121,8 @@ def grid_nodes(hosts: str) -> None:
     show("nodes", len(copies))
 
 
-def blocks(count: int, size_bytes: int) -> Iterator[np.ndarray[Any, Any]]:
+def blocks(ring: list[np.ndarray[Any, Any]], count: int) -> Iterator[np.ndarray[Any, Any]]:
     """Arrays of which none is like another; each is written anew when the others had their turn."""
-    ring = [fresh_array(size_bytes, seed) for seed in range(4)]
     for number in range(count):
         array = ring[number % len(ring)]
         array[:: 4096 // 8] = number  # in every page
@@ -140,10 +139,11 @@ def bulk(endpoint: str, megabytes: str, block_megabytes: str) -> None:
 
     count = int(megabytes) // int(block_megabytes)
     size = int(block_megabytes) * MEGA
+    ring = [fresh_array(size, seed) for seed in range(4)]
     with ComputePool(broker=endpoint) as pool:
-        list(pool.map(length, blocks(2, size)))
+        list(pool.map(length, ring[:2]))
         start = time.perf_counter()
-        received = sum(pool.map(length, blocks(count, size)))
+        received = sum(pool.map(length, blocks(ring, count)))
         taken = time.perf_counter() - start
     if received != count * size:
         raise RuntimeError(f"{received} of {count * size} bytes arrived")

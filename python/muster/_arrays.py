@@ -62,11 +62,15 @@ def reduce_array(array: Any, store: Store, numpy: Any) -> Any:
     place = store.put_array(array)
     if place is None:
         return NotImplemented
-    order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
     make = load_array
     if store.large_bytes is not None and place.size >= store.large_bytes:
         make = load_mapped
-    return make, (store.token(place), array.dtype, array.shape, order)
+    return make, (store.token(place), array.dtype, array.shape, _stored_order(array))
+
+
+def _stored_order(array: Any) -> str:
+    """Of the elements where `Store.put_array` has put them."""
+    return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
 
 
 def load_array(buffer: Any, dtype: Any, shape: tuple[int, ...], order: str) -> Any:
@@ -179,7 +183,7 @@ def _reduce_content(array: Any, store: Store, numpy: Any) -> Any:
     place = store.put_array(array) if array.nbytes >= store.least_bytes else None
     if place is None:
         return numpy.array(array).__reduce_ex__(5)
-    return load_array, (store.token(place), array.dtype, array.shape, "C")
+    return load_array, (store.token(place), array.dtype, array.shape, _stored_order(array))
 
 
 def load_strided(

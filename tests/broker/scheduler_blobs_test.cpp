@@ -366,5 +366,32 @@ TEST_F(SchedulerBlobs, AReleaseLetsTheJobGoOn) {
   EXPECT_EQ(held(worker), 2U);
 }
 
+TEST_F(SchedulerBlobs, AReleaseLetsATaskOnItsLastRunGoOnAsWell) {
+  constexpr std::uint64_t kFinished = 5;
+  std::vector<PeerId> nodes;
+  for (std::uint64_t i = 0; i < kFinished + 2; ++i) nodes.push_back(add_sharing(1));
+  const PeerId producer = add_producer(1);
+  JobSpec spec;
+  spec.crash_budget = 2;
+  const JobId job = declare(producer, 1, spec);
+  submit(producer, job, 0, nodes.size());
+  message::BlobRelease release;
+  for (std::uint64_t i = 0; i < kFinished; ++i) {
+    finish_with(nodes[i], {{{9, i + 1}, 60 * kMegabyte}});
+    release.blobs.push_back({9, i + 1});
+  }
+  std::vector<PeerId> alive{producer};
+  for (const PeerId node : nodes) {
+    if (node != nodes[kFinished]) alive.push_back(node);
+  }
+  pass(15s, alive);
+  ASSERT_EQ(scheduler_->counter("leases_lost"), 1U);
+  for (std::uint64_t i = 0; i < kFinished; ++i) EXPECT_EQ(held(nodes[i]), 0U);
+  send(producer, release);
+  std::size_t leases = 0;
+  for (std::uint64_t i = 0; i < kFinished; ++i) leases += held(nodes[i]);
+  EXPECT_EQ(leases, 1U);
+}
+
 }  // namespace
 }  // namespace muster

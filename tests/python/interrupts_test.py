@@ -67,6 +67,7 @@ class Program:
         self.folder = folder
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
+        self.folders = blob_folders()
         text = PROGRAM.replace("BODY", body).replace("LEAVE", str(leave))
         self.process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(text), str(folder), executor],
@@ -95,7 +96,11 @@ class Program:
         everyone = self.family | self.task_children()
         wait_until(lambda: not {pid for pid in everyone if is_alive(pid)}, 60)
         assert [path.name for path in self.temporary.iterdir()] == []
-        assert not [name for name in os.listdir("/dev/shm") if "muster" in name]
+        wait_until(lambda: blob_folders() <= self.folders, 60)
+
+
+def blob_folders() -> set[Path]:
+    return set(Path(f"/dev/shm/muster-{os.getuid()}").glob("*"))
 
 
 def is_alive(pid: int) -> bool:

@@ -54,9 +54,12 @@ VIEWS: dict[str, Callable[[Any], Any]] = {
 def file_of(array: Any) -> str:
     """What it is mapped from."""
     part = array
-    while part is not None and not isinstance(part.base, mmap.mmap):
-        part = part.base
-    return "" if part is None else str(part.filename)
+    while part is not None:
+        base = getattr(part, "base", None)
+        if isinstance(base, mmap.mmap):
+            return str(part.filename)
+        part = base
+    return ""
 
 
 def look(array: Any) -> tuple[Any, str, tuple[int, ...], bool]:
@@ -71,7 +74,8 @@ def test_views_are_mapped_again(pool: ComputePool, path: Path, name: str) -> Non
         *pool.map(look, [view]),
     ):
         assert np.array_equal(content, view)
-        assert (file, strides, writeable) == (str(path), view.strides, False)
+        assert (file, writeable) == (str(path), False)
+        assert strides == view.strides or view.size == 1
 
 
 def test_offsets_types_and_orders(pool: ComputePool, path: Path) -> None:

@@ -111,7 +111,7 @@ inline message::Status sample_status() {
   return status;
 }
 
-inline std::vector<Message> sample_messages() {
+inline std::vector<Message> make_sample_messages() {
   using namespace message;  // NOLINT: the table below is nothing but these names
   const JobSpec spec = sample_spec();
   const std::vector<OutputLine> lines = {{TaskSequence{3}, OutputKind::output, 0, "", "hello"},
@@ -189,6 +189,12 @@ inline std::vector<Message> sample_messages() {
                    "/folder",
                    {{"f/1", 5000, UINT64_MAX, 3}, {"f/2", 0, 0, 0}}}},
   };
+}
+
+// One of each type, in their order.
+inline const std::vector<Message>& sample_messages() {
+  static const std::vector<Message> kMessages = make_sample_messages();
+  return kMessages;
 }
 
 }  // namespace muster::testing
