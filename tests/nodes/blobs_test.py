@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 from nodes.rig import USER_ID, Node, Rig, wait_until
@@ -23,6 +24,8 @@ from muster import SSH, ComputePool, Image, Worker
 MB = 1_000_000
 PATIENCE = 120.0
 WORKER = "[m]uster-worker --control"
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # nodes do not have these tests
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +95,7 @@ def test_an_array_of_many_tasks_crosses_each_tunnel_once(rig: Rig) -> None:
 
 
 def test_small_tasks_run_while_large_data_comes(rig: Rig) -> None:
-    data = random_bytes(300 * MB)
+    data = random_bytes(200 * MB)
     with pool(rig, slots=1) as it:
         assert it.submit(pow, 2, 3).result(PATIENCE) == 8
         before = sent(it)
@@ -105,13 +108,13 @@ def test_small_tasks_run_while_large_data_comes(rig: Rig) -> None:
 
 
 def test_a_cut_cable_costs_what_was_on_its_way(rig: Rig) -> None:
-    data = random_bytes(300 * MB)
+    data = random_bytes(200 * MB)
     node = rig.nodes[0]
     with pool(rig) as it:
         assert it.submit(pow, 2, 3).result(PATIENCE) == 8
         before = sent(it)
         future = it.submit(look, data, 7)
-        wait_until(lambda: sent(it) - before > 100 * MB, "a third of the data went")
+        wait_until(lambda: sent(it) - before > 70 * MB, "a third of the data went")
         node.cut()
         try:
             wait_until(lambda: row(it, "n1")["state"] != "up", "the broker noticed")
@@ -120,7 +123,7 @@ def test_a_cut_cable_costs_what_was_on_its_way(rig: Rig) -> None:
             node.restore()
         assert future.result(PATIENCE) == ("n1", int(data[7]))
         # What a socket and a tunnel hold is lost, and no more.
-        assert sent(it) - before < len(data) + 60 * MB
+        assert sent(it) - before < len(data) + 40 * MB
 
 
 def test_a_killed_worker_leaves_no_data_and_its_tasks_run(rig: Rig) -> None:
@@ -133,6 +136,7 @@ def test_a_killed_worker_leaves_no_data_and_its_tasks_run(rig: Rig) -> None:
         node.kill(WORKER)
         assert [f.result(PATIENCE)[1] for f in futures] == [int(data[i]) for i in range(40)]
         assert copies(node) == [len(data)]  # and not also the one of the worker that died
+    wait_until(lambda: not node.processes(WORKER), "the worker ends with its pool")
     wait_until(lambda: not copies(node), "nothing stays")
 
 
