@@ -7,6 +7,8 @@
 #include <random>
 #include <string>
 
+#include "common/blob.hpp"
+
 namespace muster::test {
 namespace {
 
@@ -92,6 +94,54 @@ TEST(Collector, TheWindowCountsBytesOfPayloadsAndResults) {
   EXPECT_FALSE(env.collector.has_room());
   EXPECT_EQ(env.take_all(), (Sequences{0, 1}));
   EXPECT_TRUE(env.collector.has_room());
+}
+
+Payload naming(std::uint64_t blob, std::uint64_t size_bytes) {
+  const BlobName name{{blob, 1}, size_bytes};
+  return with_blobs({&name, 1}, {});
+}
+
+TEST(Collector, TheWindowCountsBlobsThatOneTaskNames) {
+  CollectorEnv env(Order::submission, 100, 1000);
+  env.collector.pushed(24, naming(1, 600));
+  EXPECT_TRUE(env.collector.has_room());
+  env.collector.pushed(24, naming(2, 600));
+  EXPECT_FALSE(env.collector.has_room());
+  EXPECT_EQ(env.collector.blob_bytes(), 1200U);
+  env.deliver(0, 1);
+  EXPECT_TRUE(env.collector.has_room());
+  env.deliver(1, 1);
+  EXPECT_EQ(env.collector.blob_bytes(), 0U);
+}
+
+TEST(Collector, ABlobThatTasksShareDoesNotCount) {
+  CollectorEnv env(Order::submission, 100, 1000);
+  env.collector.pushed(24, naming(1, 5000));
+  EXPECT_FALSE(env.collector.has_room());
+  EXPECT_TRUE(env.collector.has_room(1));  // so many slots wait for work
+  env.collector.pushed(24, naming(1, 5000));
+  EXPECT_EQ(env.collector.blob_bytes(), 0U);
+  EXPECT_TRUE(env.collector.has_room());
+  env.deliver(0, 2);
+  env.collector.pushed(24, naming(1, 5000));  // nobody else names it now
+  EXPECT_EQ(env.collector.blob_bytes(), 5000U);
+}
+
+TEST(Collector, SlotsThatWaitDoNotOpenTheWindowForPlainBytes) {
+  CollectorEnv env(Order::submission, 100, 1000);
+  env.push(1, 5000);
+  EXPECT_FALSE(env.collector.has_room(16));
+}
+
+TEST(Collector, BlobsOfResultsCountUntilTheyAreTaken) {
+  CollectorEnv env(Order::submission, 100, 1000);
+  env.push(2);
+  std::vector<Outcome> outcomes(1);
+  outcomes[0].body = naming(7, 900);
+  env.collector.deliver(TaskSequence{0}, std::move(outcomes));
+  EXPECT_EQ(env.collector.blob_bytes(), 900U);
+  env.take_all();
+  EXPECT_EQ(env.collector.blob_bytes(), 0U);
 }
 
 TEST(Collector, ReturnsEachOnceWhateverTheOrderOfArrival) {

@@ -83,6 +83,7 @@ class BlobPoolTest : public ::testing::Test {
                                      folder_ / "disk"};
     argv.insert(argv.end(), limits.begin(), limits.end());
     broker_ = std::make_unique<Program>(argv);
+    ASSERT_TRUE(eventually([&] { return std::filesystem::exists(folder_ / "broker"); }, 100s));
   }
   void start_worker(const std::string& executor = "process") {
     worker_ = std::make_unique<Program>(std::vector<std::string>{
