@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pool_support import wait_until
+from pool_support import left_in_memory, wait_until
 
 PROGRAM = """
 import concurrent.futures, os, pathlib, subprocess, sys, time
@@ -95,7 +95,7 @@ class Program:
         everyone = self.family | self.task_children()
         wait_until(lambda: not {pid for pid in everyone if is_alive(pid)}, 60)
         assert [path.name for path in self.temporary.iterdir()] == []
-        assert not [name for name in os.listdir("/dev/shm") if "muster" in name]
+        wait_until(lambda: not left_in_memory())
 
 
 def is_alive(pid: int) -> bool:
