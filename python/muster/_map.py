@@ -336,7 +336,7 @@ class MapResults(Iterator[T]):
             arguments = items[0] if self._starred else (items[0],)
             payload = _pickling.pack((arguments, {}), "the arguments", self._blobs)
         else:
-            payload = _pickling.pack(items, "an item of map", self._blobs)
+            payload = _pickling.pack_items(items, "an item of map", self._blobs)
         size = len(payload.body) + self._blobs.sent_bytes - sent
         chunk = _Chunk(len(items), size, items if self._keep else None)
         with self._mailbox.changed:

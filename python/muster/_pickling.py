@@ -20,7 +20,15 @@ import cloudpickle
 from muster import _arrays, _portable
 from muster._blobs import Blobs
 from muster._offender import describe_offender
-from muster._portable import PROTOCOL, Packed, PicklerFactory, Portable, Readable, Store
+from muster._portable import (
+    PROTOCOL,
+    Packed,
+    PicklerFactory,
+    Portable,
+    Readable,
+    Reduced,
+    Store,
+)
 from muster._scattered import Scattered
 from muster._stores import RESULT_BYTES, ArgumentStore, ResultStore, digest_of
 from muster.errors import BrokerLost, PoolNotActive, SerializationError, TaskCancelled
@@ -112,6 +120,38 @@ def pack_with(make_pickler: PicklerFactory, obj: object, what: str, blobs: Blobs
 def pack(obj: object, what: str, blobs: Blobs) -> Packed:
     """As `pack_with`, with nothing special about it."""
     return pack_with(Pickler, obj, what, blobs)
+
+
+def pack_items(
+    items: list[Any], what: str, blobs: Blobs, make_pickler: PicklerFactory = Pickler
+) -> Packed:
+    """For the items of a chunk; `unpack_items` gives them. What one item does to its copies of
+    large arrays no other one sees, though the same array is in many."""
+    store = ArgumentStore(blobs)
+    if len(items) > 1 and blobs.sharing.copied and not _is_plain(items, 2):
+        portable = make(make_pickler, items, what, store)
+        if not portable.buffers:
+            return store.packed(portable)
+        apart = ArgumentStore(blobs)
+        items = [_pack_apart(item, what, apart, blobs, make_pickler) for item in items]
+        return apart.packed(make(make_pickler, items, what, apart))
+    return pack_with(make_pickler, items, what, blobs)
+
+
+def _pack_apart(
+    item: Any, what: str, outer: ArgumentStore, blobs: Blobs, make_pickler: PicklerFactory
+) -> Reduced:
+    store = ArgumentStore(blobs)
+    portable = make(make_pickler, item, what, store)
+    return Reduced(outer.nest(portable, store.blobs))
+
+
+def unpack_items(packed: Packed, what: str) -> Iterable[Any]:
+    """What `pack_items` packed. Raises SerializationError, now or when it comes to an item."""
+    items: list[Any] = unpack(packed, what)
+    if items and type(items[0]) is Portable:
+        return (load(item, what) for item in items)
+    return items
 
 
 make_blob: Callable[[Iterable[Any]], Blob] | None = None

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Union
 from muster import _failures
 from muster._blobs import Blobs, Sharing
 from muster._functions import Shared, add_functions, remove_functions
-from muster._pickling import DumpError, Pickler, load, make, pack_result, unpack
+from muster._pickling import DumpError, Pickler, load, make, pack_result, unpack, unpack_items
 from muster._portable import Packed
 from muster._stores import ArgumentStore, ResultStore
 from muster.errors import TaskStopped
@@ -74,7 +74,7 @@ class MapChunk:
         self._starred = starred
 
     def __call__(self, payload: Packed) -> Packed:
-        items = unpack(payload, "the arguments of this task")
+        items = unpack_items(payload, "the arguments of this task")
         function = self._function
         results: list[Any] = []
         append = results.append

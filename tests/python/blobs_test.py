@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import operator
 import os
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pool_support import run_script, wait_until
+from pool_support import left_in_memory, run_script, wait_until
 
 from muster import ComputePool, SerializationError, Worker, _pickling
 from muster._blobs import Blobs, Sharing
@@ -156,8 +154,9 @@ def test_large_arrays_are_maps_that_all_share(pool: ComputePool, name: str) -> N
 
 
 def write(array: Any) -> float:
+    before = float(array.sum())
     array[:] = -1
-    return float(array.sum())
+    return before
 
 
 def test_a_task_cannot_write_to_a_large_argument(pool: ComputePool) -> None:
@@ -169,12 +168,14 @@ def test_a_task_cannot_write_to_a_large_argument(pool: ComputePool) -> None:
 def test_a_task_may_write_to_its_copy(pool: ComputePool) -> None:
     copies = pool.with_options(mmap_mode="c")
     for array in (FLOATS, FLOATS[::2]):
-        assert copies.submit(write, array).result() == -len(array)
-        assert list(copies.map(write, [array] * 4)) == [-len(array)] * 4
-        assert list(copies.map(np.sum, [array] * 4)) == [array.sum()] * 4
+        assert copies.submit(write, array).result() == array.sum()
+        assert list(copies.map(write, [array] * 9)) == [array.sum()] * 9
+        assert list(copies.map(write, [array] * 9, chunksize=4)) == [array.sum()] * 9
+        assert list(copies.map(np.sum, [array] * 9)) == [array.sum()] * 9
     small = np.ones(SOME)
-    assert list(pool.map(write, [small] * 4)) == [-SOME] * 4
-    assert list(pool.map(np.sum, [small] * 4)) == [SOME] * 4
+    assert list(copies.map(write, [small] * 9, chunksize=4)) == [SOME] * 9
+    assert list(pool.map(write, [small] * 9, chunksize=1)) == [SOME] * 9
+    assert list(pool.map(np.sum, [small] * 9)) == [SOME] * 9
 
 
 def test_bytearrays_are_the_tasks_own(pool: ComputePool) -> None:
@@ -341,28 +342,15 @@ def test_a_task_may_fork() -> None:
         assert list(pool.map(fork_and_drop, [FLOATS] * 5)) == [FLOATS.sum()] * 5
 
 
-def own_folders() -> set[str]:
-    """Those of Muster in /dev/shm that nobody holds: what was left behind."""
-    left = set()
-    for lock in Path(f"/dev/shm/muster-{os.getuid()}").glob("*/lock"):
-        try:
-            with lock.open() as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.add(lock.parent.name)
-        except OSError:
-            pass  # in use, or gone
-    return left
-
-
 def test_nothing_stays_in_memory_when_the_pool_ends() -> None:
-    before = own_folders()
+    before = left_in_memory()
     with ComputePool() as pool:
         assert sum(pool.map(np.sum, [FLOATS] * 3)) == 3 * FLOATS.sum()
-    wait_until(lambda: own_folders() <= before)
+    wait_until(lambda: left_in_memory() <= before)
 
 
 def test_nothing_stays_in_memory_when_the_client_is_killed() -> None:
-    before = own_folders()
+    before = left_in_memory()
     run_script(
         """
         import os, signal
@@ -375,4 +363,4 @@ def test_nothing_stays_in_memory_when_the_client_is_killed() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         """
     )
-    wait_until(lambda: own_folders() <= before)
+    wait_until(lambda: left_in_memory() <= before)

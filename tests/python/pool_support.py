@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30) -> None:
@@ -26,3 +29,16 @@ def run_script(text: str, *arguments: str, seconds: float = 60) -> subprocess.Co
         timeout=seconds,
         check=False,
     )
+
+
+def left_in_memory() -> set[str]:
+    """Folders of Muster in /dev/shm that no process holds."""
+    left = set()
+    for lock in Path(f"/dev/shm/muster-{os.getuid()}").glob("*/lock"):
+        try:
+            with lock.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.add(lock.parent.name)
+        except OSError:
+            pass  # in use, or gone
+    return left

@@ -17,7 +17,7 @@ import joblib
 from joblib._parallel_backends import ThreadingBackend
 
 from muster import _tasks
-from muster._pickling import unpack
+from muster._pickling import unpack_items
 from muster._portable import Packed
 
 Initializer = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -65,7 +65,7 @@ class RunBatch:
         return RunBatch, (self._initializer,)
 
     def __call__(self, payload: Packed) -> Packed:
-        items = unpack(payload, "the arguments of this task")
+        items = unpack_items(payload, "the arguments of this task")
         if self._cores is None:
             self._cores = slot_cores() or 1
             os.environ[_JOBLIB_CORES] = str(self._cores)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from muster._functions import SharedFunctions, SharingPickler
-from muster._pickling import DumpError, pack_with
+from muster._pickling import DumpError, pack_items, pack_with
 from muster._portable import Packed
 
 
@@ -78,7 +78,8 @@ class BatchFunctions(SharedFunctions):
     def pack_batch(self, items: Sequence[tuple[Any, tuple[Any, ...], dict[str, Any]]]) -> Packed:
         """The payload of a batch of (function, args, kwargs)."""
         try:
-            return self.pack(list(items), "the tasks")
+            make_pickler = functools.partial(_BatchPickler, functions=self)
+            return pack_items(list(items), "the tasks", self.blobs, make_pickler)
         except DumpError:
             for function, args, kwargs in items:  # for an error that names the argument
                 self.pack(function, "the function")

@@ -71,14 +71,16 @@ def fill(array: Any) -> float:
 @pytest.mark.parametrize("mode", ["c", "r+", "w+"])
 def test_what_a_task_writes_is_its_own(pool: ComputePool, mode: str) -> None:
     for array in (LARGE, MIDDLE):
-        found = Parallel(n_jobs=-1, mmap_mode=mode)(delayed(fill)(array) for _ in range(9))
-        assert found == [array.sum()] * 9
+        for batch_size in ("auto", 4):
+            parallel = Parallel(n_jobs=-1, mmap_mode=mode, batch_size=batch_size)
+            assert parallel(delayed(fill)(array) for _ in range(20)) == [array.sum()] * 20
 
 
 def test_writing_to_a_large_array_is_an_error(pool: ComputePool) -> None:
     with pytest.raises(ValueError, match="read-only"):
         Parallel(n_jobs=-1)(delayed(fill)(LARGE) for _ in range(3))
-    assert Parallel(n_jobs=-1)(delayed(fill)(MIDDLE) for _ in range(9)) == [MIDDLE.sum()] * 9
+    parallel = Parallel(n_jobs=-1, batch_size=1)
+    assert parallel(delayed(fill)(MIDDLE) for _ in range(9)) == [MIDDLE.sum()] * 9
 
 
 def test_changes_between_calls_are_seen(pool: ComputePool) -> None:
