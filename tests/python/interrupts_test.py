@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pool_support import left_in_memory, wait_until
+from pool_support import wait_until
 
 PROGRAM = """
 import concurrent.futures, os, pathlib, subprocess, sys, time
