@@ -20,6 +20,7 @@ from pool_support import run_script, wait_until
 
 import muster
 from muster import ComputePool, Worker
+from muster._portable import Packed
 from muster._session import Session
 from muster.joblib import JoblibPool, ScikitLearnPool
 from muster.provider import programs_folder
@@ -140,9 +141,11 @@ def test_a_lost_broker_ends_every_task(
     outcomes: list[object] = []
     session = Session(broker=endpoint, python_version="3.11", broker_timeout=1.0)
     job = session.open_job(
-        b"body", "lost", lambda sequence, _result, failure: outcomes.append((sequence, failure))
+        Packed(b"body"),
+        "lost",
+        lambda sequence, _result, failure: outcomes.append((sequence, failure)),
     )
-    assert [job.push(b""), job.push(b"")] == [0, 1]
+    assert [job.push(Packed(b"")), job.push(Packed(b""))] == [0, 1]
     broker.kill()
     wait_until(lambda: len(outcomes) == 2)
     assert [(sequence, failure[0]) for sequence, failure in outcomes] == [  # type: ignore[misc]
@@ -150,9 +153,9 @@ def test_a_lost_broker_ends_every_task(
         (1, "disconnected"),
     ]
     with pytest.raises(muster.BrokerLost):
-        job.push(b"")
+        job.push(Packed(b""))
     with pytest.raises(muster.BrokerLost):
-        session.open_job(b"body", "late", lambda *_: None)
+        session.open_job(Packed(b"body"), "late", lambda *_: None)
     session.close()
 
 

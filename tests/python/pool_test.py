@@ -131,7 +131,7 @@ def test_timeout_and_retries(tmp_path: Path) -> None:
             raise RuntimeError("not yet")
         return count
 
-    with ComputePool(worker=Worker(concurrency=1), timeout=0.5, retries=2) as pool:
+    with ComputePool(worker=Worker(concurrency=1), timeout=3, retries=2) as pool:
         assert pool.submit(fails_twice).result(30) == 2
         with pytest.raises(muster.TaskTimeout) as caught:
             pool.submit(time.sleep, 600).result(60)
