@@ -21,6 +21,7 @@ from source_tree import version
 pytestmark = pytest.mark.timeout(1800)  # the first that asks for the wheel builds it
 
 MOST_BYTES = 16_000_000
+PATIENCE = 300.0
 OF_THE_MACHINE = re.compile(
     r"ld-linux-x86-64\.so\.2|lib(c|m|pthread|resolv|stdc\+\+|gcc_s)\.so\.\d+"
 )
@@ -123,9 +124,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def venv(wheel: pathlib.Path, index: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """A virtual environment with nothing but the wheel and what it asks for."""
     place = folder / "venv"
-    run(["/usr/bin/python3", "-m", "venv", place])
-    install = [place / "bin" / "pip", "install", "--quiet", "--no-index", "--find-links", index]
-    run([*install, wheel], seconds=120)
+    # Without a pip of its own, which takes longer than all else; the minimal Debian has one.
+    run(["/usr/bin/python3", "-m", "venv", "--without-pip", place], seconds=PATIENCE)
+    install = ["/usr/bin/python3", "-m", "pip", "--python", place / "bin" / "python", "install"]
+    install += ["--quiet", "--no-index", "--find-links", index, wheel]
+    run(install, seconds=PATIENCE)
     return place
 
 
@@ -178,11 +181,13 @@ def test_it_carries_what_it_loads_and_the_licenses(venv: pathlib.Path) -> None:
 
 def test_functions_and_commands_run(venv: pathlib.Path, folder: pathlib.Path) -> None:
     (folder / "program.py").write_text(PROGRAM)
-    done = run([venv / "bin" / "python", folder / "program.py"], seconds=120, **clean(folder))
+    done = run([venv / "bin" / "python", folder / "program.py"], seconds=PATIENCE, **clean(folder))
     assert done.stdout.startswith(f"{version()} {venv}"), done
-    muster = run([venv / "bin" / "muster", "--version"], **clean(folder))
+    muster = run([venv / "bin" / "muster", "--version"], seconds=PATIENCE, **clean(folder))
     assert muster.stdout == f"muster {version()}\n"
-    shared = run(["sh", "-c", SHARED, "sh", folder, venv / "bin"], seconds=120, **clean(folder))
+    shared = run(
+        ["sh", "-c", SHARED, "sh", folder, venv / "bin"], seconds=PATIENCE, **clean(folder)
+    )
     expected = ["1 squared is 1", "2 squared is 4", "3 squared is 9", str(venv)]
     assert shared.stdout.splitlines() == expected, shared.stderr
 
@@ -193,7 +198,7 @@ def check_types(venv: pathlib.Path, folder: pathlib.Path, text: str) -> tuple[in
         ["/usr/bin/python3", "-m", "mypy", "--strict", "--config-file", os.devnull]
         + ["--python-executable", venv / "bin" / "python"]
         + ["--cache-dir", folder / "mypy", folder / "typed.py"],
-        seconds=300,
+        seconds=PATIENCE,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
@@ -223,18 +228,20 @@ def test_machines_become_nodes(
     node = rig.nodes[0]
     muster = venv / "bin" / "muster"
     try:
-        up = run([muster, "up", f"{node.address}*2"], seconds=120, **environment)
+        up = run([muster, "up", f"{node.address}*2"], seconds=PATIENCE, **environment)
         assert up.stdout.startswith("1 of 1 nodes up, 2 slots"), up
         # An empty MUSTER_BROKER means a pool of one's own.
         environment["MUSTER_BROKER"] = re.findall(r"ipc://\S+", up.stdout)[0]
-        done = run([muster, "run", "--shell", "hostname; : {}", ":::", "1"], **environment)
+        done = run(
+            [muster, "run", "--shell", "hostname; : {}", ":::", "1"], PATIENCE, **environment
+        )
         assert done.stdout == f"{node.name}\n"
     finally:
-        run([muster, "down"], seconds=120, check=False, **environment)
+        run([muster, "down"], seconds=PATIENCE, check=False, **environment)
     environment["MUSTER_BROKER"] = ""
     (folder / "remote.py").write_text(REMOTE)
     command = [venv / "bin" / "python", folder / "remote.py", node.address, index]
-    assert run(command, seconds=200, **environment).stdout == f"{node.name}\n"
+    assert run(command, seconds=PATIENCE, **environment).stdout == f"{node.name}\n"
 
 
 def test_a_minimal_debian_needs_nothing_else(wheel: pathlib.Path, index: pathlib.Path) -> None:
@@ -247,15 +254,15 @@ def test_a_minimal_debian_needs_nothing_else(wheel: pathlib.Path, index: pathlib
         files = root.files()
         assert not any("libzmq" in path or "libfmt" in path for path in files)
         (root.path / "tmp/program.py").write_text(PROGRAM)
-        root.run("python3", "-m", "venv", "/opt/venv", seconds=120)
+        root.run("python3", "-m", "venv", "/opt/venv", seconds=PATIENCE)
         root.run(
             *("/opt/venv/bin/pip", "install", "--quiet", "--no-index", "--find-links", "/tmp"),
             f"/tmp/{wheel.name}",
-            seconds=120,
+            seconds=PATIENCE,
         )
-        done = root.run("/opt/venv/bin/python", "/tmp/program.py", seconds=120)
+        done = root.run("/opt/venv/bin/python", "/tmp/program.py", seconds=PATIENCE)
         assert done.stdout.startswith(f"{version()} /opt/venv/"), done.stderr
-        shared = root.run("sh", "-c", SHARED, "sh", "/tmp", "/opt/venv/bin", seconds=120)
+        shared = root.run("sh", "-c", SHARED, "sh", "/tmp", "/opt/venv/bin", seconds=PATIENCE)
         assert shared.stdout.splitlines()[-1] == "/opt/venv", shared.stderr
 
 
