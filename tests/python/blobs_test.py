@@ -123,18 +123,6 @@ def test_frames_and_sparse_matrices(pool: ComputePool) -> None:
     assert (pool.submit(lambda m: m.tocsc(), matrix).result() != matrix).nnz == 0
 
 
-def test_arrow_tables_and_buffers(pool: ComputePool) -> None:
-    arrow = pytest.importorskip("pyarrow")
-    table = arrow.table({"a": FLOATS, "b": [f"text {i}" for i in range(MANY)]})
-    assert pool.submit(lambda t: (t.num_rows, t["b"][7].as_py()), table).result() == (
-        MANY,
-        "text 7",
-    )
-    assert pool.submit(lambda t: t, table).result().equals(table)
-    buffer = arrow.py_buffer(os.urandom(MANY))
-    assert pool.submit(lambda b: b.to_pybytes(), buffer).result() == buffer.to_pybytes()
-
-
 def is_mapped(array: Any) -> bool:
     """Whether it lies in a file that other processes have mapped, too."""
     address = array.__array_interface__["data"][0]

@@ -122,27 +122,28 @@ def make(i: int) -> Any:
     return np.full(1_000_000, float(i))
 
 
-@pytest.mark.skipif(not hasattr(joblib, "parallel_config"), reason="joblib 1.2 has no generators")
-def test_large_results_wait_in_the_pool_for_a_slow_consumer(
-    pool: ComputePool, tmp_path: Path
-) -> None:
-    """8 MB each: 256 MB are under way at most, and a few more."""
+if hasattr(joblib, "parallel_config"):
 
-    def make_and_tell(i: int) -> Any:
-        (tmp_path / str(i)).touch()
-        return make(i)
+    def test_large_results_wait_in_the_pool_for_a_slow_consumer(
+        pool: ComputePool, tmp_path: Path
+    ) -> None:
+        """8 MB each: 256 MB are under way at most, and a few more."""
 
-    results = Parallel(n_jobs=-1, return_as="generator", pre_dispatch="all", batch_size=1)(
-        delayed(make_and_tell)(i) for i in range(200)
-    )
-    ahead = []
-    for i, result in enumerate(results):
-        assert result[0] == result[-1] == i
-        if i % 10 == 0:
-            ahead.append(len(os.listdir(tmp_path)) - i)
-        del result
-    assert i == 199
-    print(f"ahead of the consumer by {ahead}")
+        def make_and_tell(i: int) -> Any:
+            (tmp_path / str(i)).touch()
+            return make(i)
+
+        results = Parallel(n_jobs=-1, return_as="generator", pre_dispatch="all", batch_size=1)(
+            delayed(make_and_tell)(i) for i in range(200)
+        )
+        ahead = []
+        for i, result in enumerate(results):
+            assert result[0] == result[-1] == i
+            if i % 10 == 0:
+                ahead.append(len(os.listdir(tmp_path)) - i)
+            del result
+        assert i == 199
+        print(f"ahead of the consumer by {ahead}")
 
 
 def test_large_results_of_a_list(pool: ComputePool) -> None:

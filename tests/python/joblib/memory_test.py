@@ -206,36 +206,38 @@ def evaluate(memory: Memory, folder: str, x: int) -> int:
     return int(memory.eval(work.square, folder, x))
 
 
-@pytest.mark.skipif(not NEWER, reason="joblib 1.2 has no such callback")
-def test_a_validation_callback_decides(memory: Memory, folder: str) -> None:
-    seen: list[dict[str, Any]] = []
+if NEWER:
 
-    def is_valid(metadata: dict[str, Any]) -> bool:
-        seen.append(metadata)
-        return len(seen) > 1
+    def test_a_validation_callback_decides(memory: Memory, folder: str) -> None:
+        seen: list[dict[str, Any]] = []
 
-    cached = memory.cache(work.square, cache_validation_callback=is_valid)
-    assert [cached(folder, 4) for _ in range(3)] == [16, 16, 16]
-    assert work.computed(folder) == ["4", "4"]
-    assert seen[0]["input_args"]["x"] == "4" and seen[0]["duration"] >= 0 and seen[0]["time"] > 0
+        def is_valid(metadata: dict[str, Any]) -> bool:
+            seen.append(metadata)
+            return len(seen) > 1
+
+        cached = memory.cache(work.square, cache_validation_callback=is_valid)
+        assert [cached(folder, 4) for _ in range(3)] == [16, 16, 16]
+        assert work.computed(folder) == ["4", "4"]
+        assert (
+            seen[0]["input_args"]["x"] == "4" and seen[0]["duration"] >= 0 and seen[0]["time"] > 0
+        )
 
 
-@pytest.mark.skipif(
-    not hasattr(joblib.memory, "AsyncMemorizedFunc"), reason="this joblib has no such functions"
-)
-def test_coroutines(memory: Memory, folder: str) -> None:
-    async def work_later(x: int) -> int:
-        work.note(folder, x)
-        await asyncio.sleep(0)
-        return x * x
+if hasattr(joblib.memory, "AsyncMemorizedFunc"):
 
-    cached = memory.cache(work_later)
+    def test_coroutines(memory: Memory, folder: str) -> None:
+        async def work_later(x: int) -> int:
+            work.note(folder, x)
+            await asyncio.sleep(0)
+            return x * x
 
-    async def all_of_them() -> list[int]:
-        return [*await asyncio.gather(cached(2), cached(3)), await cached(2)]
+        cached = memory.cache(work_later)
 
-    assert asyncio.run(all_of_them()) == [4, 9, 4]
-    assert sorted(work.computed(folder)) == ["2", "3"]
+        async def all_of_them() -> list[int]:
+            return [*await asyncio.gather(cached(2), cached(3)), await cached(2)]
+
+        assert asyncio.run(all_of_them()) == [4, 9, 4]
+        assert sorted(work.computed(folder)) == ["2", "3"]
 
 
 def test_limits_remove_what_was_not_used_for_longest(memory: Memory, folder: str) -> None:
