@@ -89,9 +89,11 @@ std::optional<BlobPlace> link_blob(const BlobFolders& folders, const BlobName& n
   const std::string incoming = kIncoming + folders.incoming_name(name.id);
   for (const BlobPlace place : {BlobPlace::memory, BlobPlace::disk, BlobPlace::memory}) {
     const std::string& folder = place == BlobPlace::memory ? folders.memory : folders.disk;
-    if (::link((folder + "/" + hex).c_str(), (folder + incoming).c_str()) != 0) continue;
-    if (has_size(folder + incoming, name.size_bytes)) return place;
-    ::unlink((folder + incoming).c_str());
+    const std::string here = fmt::format("{}/{}", folder, hex);
+    const std::string mine = folder + incoming;
+    if (::link(here.c_str(), mine.c_str()) != 0) continue;
+    if (has_size(mine, name.size_bytes)) return place;
+    ::unlink(mine.c_str());
   }
   return std::nullopt;
 }
