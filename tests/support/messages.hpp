@@ -111,6 +111,35 @@ inline message::Status sample_status() {
   return status;
 }
 
+inline std::vector<Message> sample_data_messages() {
+  using namespace message;  // NOLINT: the table below is nothing but these names
+  return {
+      HelloBulk{3, "0.1.0", kWorker},
+      BlobPut{{{{kBlob, UINT64_MAX}, BlobPlace::file, "/data/matrix.npy", 128},
+               {{kBlob, 0}, BlobPlace::kept}}},
+      BlobAnswers{{{kBlob, BlobState::refused, "no room"}, {kBlob, BlobState::here}}},
+      BlobRelease{{kBlob, kBlob}},
+      BlobWant{kBlob, UINT64_MAX, limits::kBlobChunkBytes},
+      BlobChunk{kBlob, std::uint64_t{1} << 40, payload_of(limits::kBlobChunkBytes)},
+      BlobGone{kBlob, "released"},
+      WorkerBlobs{true, {{kBlob, 5}, {kBlob, UINT64_MAX}}, {kBlob}, 7},
+      StoreRequest{1,
+                   UINT64_MAX,
+                   {StoreOperation::put, "workflow", "f/1", "{}", Bytes::borrow("value"), "file", 7,
+                    1 << 20, 9, true, StoreLimits{1, 2, 3}}},
+      StoreAnswer{UINT64_MAX,
+                  {StoreStatus::hit,
+                   "{}",
+                   Bytes::copy(std::string(5000, 'v')),
+                   5000,
+                   9,
+                   "machine",
+                   "/file",
+                   "/folder",
+                   {{"f/1", 5000, UINT64_MAX, 3}, {"f/2", 0, 0, 0}}}},
+  };
+}
+
 inline std::vector<Message> make_sample_messages() {
   using namespace message;  // NOLINT: the table below is nothing but these names
   const JobSpec spec = sample_spec();
@@ -165,35 +194,16 @@ inline std::vector<Message> make_sample_messages() {
       NodesUp{"hosts = [\"ada@node7*4\"]", "hosts.toml"},
       NodesDown{{"node7"}, true},
       NodesAnswer{"hosts.toml:1:1: no hosts", {"node7"}},
-      HelloBulk{3, "0.1.0", kWorker},
-      BlobPut{{{{kBlob, UINT64_MAX}, BlobPlace::file, "/data/matrix.npy", 128},
-               {{kBlob, 0}, BlobPlace::kept}}},
-      BlobAnswers{{{kBlob, BlobState::refused, "no room"}, {kBlob, BlobState::here}}},
-      BlobRelease{{kBlob, kBlob}},
-      BlobWant{kBlob, UINT64_MAX, limits::kBlobChunkBytes},
-      BlobChunk{kBlob, std::uint64_t{1} << 40, payload_of(limits::kBlobChunkBytes)},
-      BlobGone{kBlob, "released"},
-      WorkerBlobs{true, {{kBlob, 5}, {kBlob, UINT64_MAX}}, {kBlob}, 7},
-      StoreRequest{1,
-                   UINT64_MAX,
-                   {StoreOperation::put, "workflow", "f/1", "{}", Bytes::borrow("value"), "file", 7,
-                    1 << 20, 9, true, StoreLimits{1, 2, 3}}},
-      StoreAnswer{UINT64_MAX,
-                  {StoreStatus::hit,
-                   "{}",
-                   Bytes::copy(std::string(5000, 'v')),
-                   5000,
-                   9,
-                   "machine",
-                   "/file",
-                   "/folder",
-                   {{"f/1", 5000, UINT64_MAX, 3}, {"f/2", 0, 0, 0}}}},
   };
 }
 
 // One of each type, in their order.
 inline const std::vector<Message>& sample_messages() {
-  static const std::vector<Message> kMessages = make_sample_messages();
+  static const std::vector<Message> kMessages = [] {
+    std::vector<Message> all = make_sample_messages();
+    for (Message& message : sample_data_messages()) all.push_back(std::move(message));
+    return all;
+  }();
   return kMessages;
 }
 

@@ -259,7 +259,7 @@ TEST_P(RunnerBlobs, AreMadeForResults) {
   EXPECT_EQ(rig.take(env.of(0).outcome.body), std::vector<std::string>{"a few words"});
   EXPECT_EQ(text(1), "body");
   EXPECT_EQ(rig.take(env.of(1).outcome.body), std::vector<std::string>{"what came"});
-  std::ofstream(rig.folder.path("shares"));
+  const std::ofstream shares(rig.folder.path("shares"));
   start(2, "make more");
   env.wait_for(3);
   EXPECT_EQ(text(2), "keeps shares");
@@ -370,7 +370,7 @@ TEST(MappedBlobs, DoNotCountAgainstTheMemoryOfATask) {
   env.wait_until([&] { return std::filesystem::exists(folder + "/reading"); });
   const Time seen = steady_now();
   env.wait_until([&] { return steady_now() > seen + 3 * MemoryWatch::kInterval; });
-  std::ofstream(folder + "/go");
+  const std::ofstream go(folder + "/go");
   env.wait_for(1);
   EXPECT_EQ(env.of(0).outcome.status, OutcomeStatus::result);
   start(1, "grow " + std::to_string(2 * kLimit / kMegabyte), {});
