@@ -128,7 +128,12 @@ std::optional<BlobFolder::State::Place> BlobFolder::State::room_for(std::uint64_
 bool BlobFolder::State::may_stay(Place place, std::uint64_t size) {
   if (size > std::max(memory.limit_bytes(), disk.limit_bytes())) return false;
   const auto fits = [&] {
-    if (place == Place::disk) return disk.used_bytes() + size <= disk.limit_bytes();
+    if (place == Place::disk) {  // what moved there left room in memory
+      const std::uint64_t on_disk = disk.used_bytes() + size;
+      return on_disk <= disk.limit_bytes() ||
+             memory.used_bytes() - moving_bytes_ + on_disk - disk.limit_bytes() <=
+                 memory.limit_bytes();
+    }
     const std::uint64_t used = memory.used_bytes() - moving_bytes_ + size;
     return used <= memory.limit_bytes() || disk.has_room(used - memory.limit_bytes());
   };

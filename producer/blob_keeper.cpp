@@ -315,6 +315,10 @@ std::optional<BlobSource> BlobKeeper::answered(const BlobAnswer& answer) {
   Entry& entry = found->second;
   if (answer.state == BlobState::refused || entry.origin != Origin::written || !shares()) {
     entry.lost = answer.text.empty() ? "the broker lost it" : answer.text;
+    if (answer.state == BlobState::refused) {
+      refusal_ = entry.lost;
+      refused_.store(true, std::memory_order_relaxed);
+    }
     return std::nullopt;
   }
   handle = entry.handle.lock();

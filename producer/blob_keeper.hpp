@@ -68,6 +68,8 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   void discard(const BlobId& id);
   // The blobs of an outcome's body stay while its bytes live (held_blobs).
   void hold(Payload& body);
+  // A task that ended for want of a blob: says why the broker refused one, if it did.
+  void explain(Outcome& outcome) const;
   // Whether a thread waits for room.
   bool awaited() const;
   // Ends every wait for room.
@@ -115,6 +117,7 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   const std::string owner_;
   std::atomic<bool> shares_{false};
   std::atomic<Time::rep> due_{kNever.count()};
+  std::atomic<bool> refused_{false};  // refusal_ says something
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -133,6 +136,7 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   // many short waits.
   std::optional<Time> hopeless_since_;
   Time hopeless_seen_{};
+  std::string refusal_;  // the latest
   std::uint64_t failures_ = 0;
   std::optional<Error> failure_;
   bool closed_ = false;

@@ -10,6 +10,7 @@
 
 #include "common/blob.hpp"
 #include "common/check.hpp"
+#include "common/codec.hpp"
 #include "common/descriptor.hpp"
 #include "producer/blob_keeper.hpp"
 #include "producer/kept_file.hpp"
@@ -112,6 +113,17 @@ void BlobKeeper::hold(Payload& body) {
   const std::span<const std::byte> view = body.bytes.span();
   held->bytes = std::move(body.bytes);
   body.bytes = Bytes(std::move(held), view);
+}
+
+void BlobKeeper::explain(Outcome& outcome) const {
+  if (outcome.status != OutcomeStatus::error || !refused_.load(std::memory_order_relaxed)) return;
+  const std::optional<Bytes> body = unpack_payload(outcome.body);
+  if (!body || outcome.body.blobs > 0) return;
+  Failure failure = decode_failure(*body);
+  if (failure.kind != "blob_lost") return;
+  const std::lock_guard lock(mutex_);
+  failure.message += "; the broker has refused a blob: " + refusal_;
+  outcome = failed(OutcomeStatus::error, failure);
 }
 
 std::vector<Blob> take_blobs(Payload& body) {

@@ -304,7 +304,10 @@ void Client::dispatch_blobs(const Session::Events& events) {
 }
 
 void Client::dispatch(Session::Delivered&& delivered) {
-  for (Outcome& outcome : delivered.outcomes) keeper_->hold(outcome.body);
+  for (Outcome& outcome : delivered.outcomes) {
+    keeper_->hold(outcome.body);
+    keeper_->explain(outcome);
+  }
   const auto found = jobs_.find(delivered.job);
   if (found == jobs_.end()) return;  // nobody waits any more
   OpenJob& job = found->second;
