@@ -86,6 +86,8 @@ void BlobStore::open(const BlobOptions& options, const std::string& endpoint) {
     its.memory_limit_bytes =
         std::min(options.memory_bytes.value_or(memory_bytes() / 4), free_bytes(its.memory) / 2);
   }
+  // What producers may be writing at any moment takes room that no blob here counts yet.
+  its.memory_cached_bytes = its.memory_limit_bytes / 2;
   memory_limit_ = its.memory_limit_bytes;
   disk_limit_ = its.disk_limit_bytes;
   folder_ = std::make_unique<BlobFolder>(its);

@@ -36,7 +36,9 @@ BlobFolder::~BlobFolder() {
   for (auto& [id, partial] : s.partials) {
     s.shelf(partial.place).remove_incoming(to_hex(id) + kWriting);
   }
-  while (!s.unpinned.empty()) s.remove(s.unpinned.begin()->second);
+  for (const auto& of_place : s.unpinned) {
+    while (!of_place.empty()) s.remove(of_place.begin()->second);
+  }
   if (s.options.lasting && !s.entries.empty()) {
     s.memory.claim().touch();
     s.disk.claim().touch();
@@ -83,8 +85,7 @@ std::string BlobFolder::adopt(const BlobSource& source) {
   }
   std::string error = s.adopt_incoming(source.name, place, source.file);
   s.shelf(place).remove_incoming(source.file);  // if it is still there
-  s.settle(s.last_tick);
-  return error;
+  return error;  // tick() makes room, when whoever wants it has pinned it
 }
 
 std::string BlobFolder::adopt_from(const BlobName& name, const std::string& owner) {
@@ -170,23 +171,34 @@ std::string BlobFolder::begin(const BlobName& name) {
   return "";
 }
 
-// Takes the room on the file system as well, so that writing does not fail half-way.
+// Takes the room on the file system as well, so that writing does not fail half-way: on disk at
+// once, in memory piece by piece, because the kernel would clear all of it here.
 int BlobFolder::State::start_partial(const BlobName& name, Place place) {
   const std::string file = to_hex(name.id) + kWriting;
   Descriptor made = shelf(place).create_incoming(file);
   if (!made) return errno;
   const auto size = static_cast<off_t>(name.size_bytes);
-  if (size > 0 && fallocate(made.get(), 0, 0, size) != 0) {
-    int error = errno;
-    if (error == EOPNOTSUPP) error = ftruncate(made.get(), size) == 0 ? 0 : errno;
-    if (error != 0) {
-      shelf(place).remove_incoming(file);
-      return error;
-    }
+  int error = 0;
+  if (place == Place::disk && size > 0 && fallocate(made.get(), 0, 0, size) != 0) error = errno;
+  const bool is_reserved = place == Place::disk && error == 0;
+  if (!is_reserved && (error == 0 || error == EOPNOTSUPP)) {
+    error = ftruncate(made.get(), size) == 0 ? 0 : errno;
   }
+  if (error != 0) {
+    shelf(place).remove_incoming(file);
+    return error;
+  }
+  const std::uint64_t promised = is_reserved ? 0 : name.size_bytes;
   shelf(place).use(name.size_bytes);
-  partials[name.id] = {name.size_bytes, place, std::move(made), {}};
+  shelf(place).promise(promised);
+  partials[name.id] = {name.size_bytes, place, std::move(made), promised, {}};
   return 0;
+}
+
+void BlobFolder::State::keep_promise(Partial& partial, std::uint64_t bytes) {
+  const std::uint64_t kept = std::min(bytes, partial.promised);  // pieces may come twice
+  partial.promised -= kept;
+  shelf(partial.place).keep(kept);
 }
 
 std::string BlobFolder::write(const BlobId& id, std::uint64_t offset,
@@ -209,6 +221,7 @@ std::string BlobFolder::write(const BlobId& id, std::uint64_t offset,
     }
     written += static_cast<std::size_t>(part);
   }
+  state_->keep_promise(partial, piece.size());
   if (!piece.empty()) partial.written.add(offset, offset + piece.size());
   return "";
 }
@@ -217,13 +230,14 @@ std::string BlobFolder::finish(const BlobId& id) {
   State& s = *state_;
   const auto found = s.partials.find(id);
   if (found == s.partials.end()) return "nobody began this blob";
-  const State::Partial& partial = found->second;
+  State::Partial& partial = found->second;
   if (!partial.written.covers(partial.size)) return "not every byte of the blob was written";
   const int error = s.shelf(partial.place).place(to_hex(id) + kWriting, id);
   if (error != 0) {
     return fmt::format("cannot keep a blob in '{}': {}", s.shelf(partial.place).path(),
                        std::strerror(error));
   }
+  s.keep_promise(partial, partial.promised);
   s.shelf(partial.place).unuse(partial.size);  // add() counts it
   if (!holds(id)) s.add({id, partial.size}, partial.place);
   s.partials.erase(found);
@@ -234,6 +248,7 @@ void BlobFolder::abandon(const BlobId& id) {
   const auto found = state_->partials.find(id);
   if (found == state_->partials.end()) return;
   BlobShelf& shelf = state_->shelf(found->second.place);
+  state_->keep_promise(found->second, found->second.promised);
   shelf.remove_incoming(to_hex(id) + kWriting);
   shelf.unuse(found->second.size);
   state_->partials.erase(found);
@@ -318,8 +333,9 @@ Time BlobFolder::next_deadline() const {
   if (!s.gone.empty() || !s.fresh.empty()) return s.last_tick;
   Time next = s.next_look;
   if (s.mover.open_count() > 0) next = std::min(next, s.last_tick + kLookAtMoves);
-  if (!s.unpinned.empty()) {
-    next = std::min(next, s.entries.at(s.unpinned.begin()->second).unused_since + s.options.keep);
+  for (const auto& of_place : s.unpinned) {
+    if (of_place.empty()) continue;
+    next = std::min(next, s.entries.at(of_place.begin()->second).unused_since + s.options.keep);
   }
   return next;
 }

@@ -19,6 +19,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <span>
@@ -35,6 +36,9 @@ struct BlobFolderOptions {
   std::string disk;
   std::uint64_t memory_limit_bytes = 0;
   std::uint64_t disk_limit_bytes = 0;
+  // So much of memory may hold blobs that nobody pins, beside nothing else: others write there,
+  // too.
+  std::uint64_t memory_cached_bytes = std::numeric_limits<std::uint64_t>::max();
   Duration keep = std::chrono::seconds(60);  // blobs that nobody pins
   bool group = false;                        // the folder's group may enter and write, too
   bool lasting = false;  // what is there is taken over, and stays when this object goes

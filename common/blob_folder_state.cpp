@@ -14,6 +14,7 @@ namespace {
 
 constexpr const char* kMoving = ".moving";  // ending of incoming files that are copies
 constexpr std::size_t kMovesAhead = 2;
+constexpr std::uint64_t kSlowToFree = std::uint64_t{4} << 20;  // a millisecond and more
 constexpr Duration kTryDiskAgain = std::chrono::seconds(5);
 
 std::string new_token() {
@@ -73,21 +74,26 @@ void BlobFolder::State::touch(const BlobId& id, Entry& entry) {
   entry.use = ++last_use_;
   if (entry.place == Place::memory) in_memory[entry.use] = id;
   if (entry.pins > 0) return;
-  unpinned[entry.use] = id;
+  unpinned_in(entry.place)[entry.use] = id;
   if (entry.unused_since != kNever || fresh.empty() || fresh.back() != id) fresh.push_back(id);
   entry.unused_since = kNever;
 }
 
 void BlobFolder::State::unlist(const Entry& entry) {
   in_memory.erase(entry.use);
-  unpinned.erase(entry.use);
+  unpinned_in(entry.place).erase(entry.use);
 }
 
 void BlobFolder::State::remove(const BlobId& id) {
   const BlobId name = id;  // it may be in one of the lists
   Entry& entry = entries.at(name);
   unlist(entry);
+  Descriptor file;
+  if (entry.place != Place::file && entry.size >= kSlowToFree) {
+    file = shelf(entry.place).open_blob(name);
+  }
   shelf(entry.place).remove(name);
+  if (file) closer.close(std::move(file));
   if (entry.place != Place::file) shelf(entry.place).unuse(entry.size);
   if (entry.moving) {  // end_moves() drops the copy
     disk.unuse(entry.size);
@@ -99,12 +105,10 @@ void BlobFolder::State::remove(const BlobId& id) {
 
 // Removes the unpinned blob of this place that was used longest ago, if there is one.
 bool BlobFolder::State::evict(Place place) {
-  for (const auto& [use, id] : unpinned) {
-    if (entries.at(id).place != place) continue;
-    remove(id);
-    return true;
-  }
-  return false;
+  const auto& of_place = unpinned_in(place);
+  if (of_place.empty()) return false;
+  remove(of_place.begin()->second);
+  return true;
 }
 
 bool BlobFolder::State::make_room(Place place, std::uint64_t size) {
@@ -116,9 +120,6 @@ bool BlobFolder::State::make_room(Place place, std::uint64_t size) {
 }
 
 std::optional<BlobFolder::State::Place> BlobFolder::State::room_for(std::uint64_t size) {
-  for (const Place place : {Place::memory, Place::disk}) {
-    if (shelf(place).has_room(size)) return place;
-  }
   for (const Place place : {Place::memory, Place::disk}) {
     if (make_room(place, size)) return place;
   }
@@ -138,7 +139,8 @@ bool BlobFolder::State::may_stay(Place place, std::uint64_t size) {
     return used <= memory.limit_bytes() || disk.has_room(used - memory.limit_bytes());
   };
   while (!fits()) {
-    if (!(place == Place::memory && evict(Place::memory)) && !evict(Place::disk)) return false;
+    const Place other = place == Place::memory ? Place::disk : Place::memory;
+    if (!evict(place) && !evict(other)) return false;
   }
   return true;
 }
@@ -151,10 +153,12 @@ void BlobFolder::State::expire(Time now) {
     }
   }
   // About in the order in which they came out of use: what waits behind a younger one waits for it.
-  while (!unpinned.empty()) {
-    const BlobId id = unpinned.begin()->second;
-    if (now - entries.at(id).unused_since < options.keep) return;
-    remove(id);
+  for (const auto& of_place : unpinned) {
+    while (!of_place.empty()) {
+      const BlobId id = of_place.begin()->second;
+      if (now - entries.at(id).unused_since < options.keep) break;
+      remove(id);
+    }
   }
 }
 
@@ -168,6 +172,9 @@ std::string BlobFolder::State::no_room(std::uint64_t size) const {
 }
 
 void BlobFolder::State::settle(Time now) {
+  const std::uint64_t cached = std::min(memory.limit_bytes(), options.memory_cached_bytes);
+  while (memory.used_bytes() > cached && evict(Place::memory)) {
+  }
   while (memory.used_bytes() - moving_bytes_ > memory.limit_bytes()) {
     if (mover.open_count() >= kMovesAhead || now < disk_again_ || !start_move(now)) return;
   }
@@ -179,7 +186,6 @@ bool BlobFolder::State::start_move(Time now) {
     Entry& entry = entries.at(id);
     if (entry.moving || moves_.count(id) != 0) continue;
     if (!disk.has_room(entry.size)) {
-      if (evict(Place::memory)) return true;
       if (make_room(Place::disk, entry.size)) return true;
       trouble_with_disk(ENOSPC, now);
       return false;
@@ -219,10 +225,14 @@ void BlobFolder::State::end_moves(Time now) {
       trouble_with_disk(error, now);
       continue;
     }
+    Descriptor file = memory.open_blob(done.id);
     memory.remove(done.id);
+    if (file) closer.close(std::move(file));
     memory.unuse(entry.size);
-    in_memory.erase(entry.use);
+    const bool is_unpinned = unpinned_in(entry.place).count(entry.use) != 0;
+    unlist(entry);
     entry.place = Place::disk;
+    if (is_unpinned) unpinned_in(entry.place)[entry.use] = done.id;
     trouble.clear();
   }
 }

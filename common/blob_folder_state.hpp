@@ -2,6 +2,7 @@
 // short, moves to disk. Internal to blob_folder*.cpp; one thread.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -13,6 +14,7 @@
 #include "common/blob_folder.hpp"
 #include "common/blob_mover.hpp"
 #include "common/blob_shelf.hpp"
+#include "common/file_closer.hpp"
 
 namespace muster {
 
@@ -56,6 +58,7 @@ class BlobFolder::State {
     std::uint64_t size = 0;
     Place place = Place::memory;
     Descriptor file;
+    std::uint64_t promised = 0;
     WrittenRanges written;
   };
 
@@ -75,10 +78,15 @@ class BlobFolder::State {
   std::string adopt_incoming(const BlobName& name, Place place, const std::string& file);
   std::string adopt_file(const BlobSource& source);
   int start_partial(const BlobName& name, Place place);  // errno, or 0
+  void keep_promise(Partial& partial, std::uint64_t bytes);
   // Drops the blobs that nobody used long enough.
   void expire(Time now);
+  std::map<std::uint64_t, BlobId>& unpinned_in(Place place) {
+    return unpinned[static_cast<std::size_t>(place)];
+  }
   std::string no_room(std::uint64_t size) const;
-  // What lies in memory beyond its limit moves to disk, or goes if nobody pinned it.
+  // Blobs in memory that nobody pinned go until the limits are kept; what pinned ones take beyond
+  // them moves to disk.
   void settle(Time now);
   void end_moves(Time now);
 
@@ -88,14 +96,16 @@ class BlobFolder::State {
   const std::string token;
   std::unordered_map<BlobId, Entry> entries;
   std::unordered_map<BlobId, Partial> partials;
-  std::map<std::uint64_t, BlobId> unpinned;   // by use
-  std::map<std::uint64_t, BlobId> in_memory;  // by use
-  std::vector<BlobId> fresh;                  // unused since the next tick
-  std::vector<BlobId> gone;                   // not yet told by tick()
+  // By use, each place's own.
+  std::array<std::map<std::uint64_t, BlobId>, 3> unpinned;
+  std::map<std::uint64_t, BlobId> in_memory;
+  std::vector<BlobId> fresh;  // unused since the next tick
+  std::vector<BlobId> gone;   // not yet told by tick()
   Time last_tick{0};
   Time next_look{0};  // at incoming files
   std::string trouble;
   BlobMover mover;
+  FileCloser closer;
 
  private:
   void take_over();

@@ -1,13 +1,13 @@
 #include "common/blob_mover.hpp"
 
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/sendfile.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <utility>
+
+#include "common/quiet_thread.hpp"
 
 namespace muster {
 namespace {
@@ -36,12 +36,7 @@ void BlobMover::start(Copy copy) {
     changed_.notify_all();
     return;
   }
-  sigset_t all;  // signals are for the other threads
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([this] { run(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  thread_ = quiet_thread([this] { run(); });
 }
 
 std::vector<BlobMover::Done> BlobMover::take_done() {

@@ -80,7 +80,7 @@ std::uint64_t BlobShelf::free_bytes() const {
 
 bool BlobShelf::has_room(std::uint64_t bytes) const {
   return used_bytes_ <= limit_bytes_ && bytes <= limit_bytes_ - used_bytes_ &&
-         bytes <= free_bytes();
+         bytes + promised_bytes_ <= free_bytes();
 }
 
 Descriptor BlobShelf::open_blob(const BlobId& id) const {

@@ -29,6 +29,9 @@ class BlobShelf {
   void unuse(std::uint64_t bytes) { used_bytes_ -= bytes; }
   std::uint64_t limit_bytes() const { return limit_bytes_; }
   bool is_over_limit() const { return used_bytes_ > limit_bytes_; }
+  // Of `used`, what files that are being written do not take yet.
+  void promise(std::uint64_t bytes) { promised_bytes_ += bytes; }
+  void keep(std::uint64_t bytes) { promised_bytes_ -= bytes; }
   // Whether `bytes` more are within the limit, and on the file system.
   bool has_room(std::uint64_t bytes) const;
   std::uint64_t free_bytes() const;  // of its file system, less what it leaves to others
@@ -62,6 +65,7 @@ class BlobShelf {
   const std::uint64_t limit_bytes_;
   const bool group_;
   std::uint64_t used_bytes_ = 0;
+  std::uint64_t promised_bytes_ = 0;
 };
 
 }  // namespace muster

@@ -21,6 +21,13 @@ constexpr std::uint64_t kReleaseBytes = std::uint64_t{16} << 20;
 // How long handles that other threads hold may become arguments of tasks, which end some time.
 constexpr std::chrono::seconds kHandlePatience{2};
 
+// A wait that nobody went on with for so long is over.
+constexpr Duration kForgotten = 2 * kHandlePatience;
+
+// Of a slow disk (100 MB/s): waiting as long as writing would have taken, and writing then, takes
+// at most twice as long as what would have been right.
+constexpr std::uint64_t kDiskNsPerByte = 10;
+
 Time clock_now() { return std::chrono::steady_clock::now().time_since_epoch(); }
 
 BlobName name_of(std::span<const std::byte> content) {
@@ -143,31 +150,49 @@ void BlobKeeper::check_usable() const {
 bool BlobKeeper::await_room(std::uint64_t size_bytes, Deadline deadline) {
   Lock lock(mutex_);
   check_usable();
-  return make_room(lock, size_bytes, deadline);
+  return make_room(lock, size_bytes, deadline, false);
+}
+
+Time BlobKeeper::Since::at(Time now) {
+  if (begin == kNever || now - seen > kForgotten) begin = now;
+  seen = now;
+  return begin;
+}
+
+// Until when it is worth waiting for others to let go of room: 0, there is enough. Throws what
+// makes waiting useless.
+Time BlobKeeper::waits_until(std::uint64_t size_bytes, bool wants_memory, Time now) {
+  if (used_bytes_ + size_bytes <= credit_bytes_) {
+    hopeless_ = {};
+    const bool lacks_memory =
+        memory_bytes_ + size_bytes > credit_memory_bytes_ && size_bytes <= credit_memory_bytes_;
+    if (!wants_memory || !lacks_memory || freeable_bytes_ == 0) return {};
+    const Time until =
+        memory_short_.at(now) + std::chrono::nanoseconds(size_bytes * kDiskNsPerByte);
+    return now < until ? until : Time{};
+  }
+  if (freeable_bytes_ > 0 && size_bytes <= credit_bytes_) {
+    hopeless_ = {};
+    return kNever;
+  }
+  const Time until = hopeless_.at(now) + kHandlePatience;
+  if (now < until && size_bytes <= credit_bytes_) return until;
+  throw Error(ErrorCode::out_of_space, "out_of_space",
+              fmt::format("there is no room for a blob of {} bytes: the broker keeps {} bytes for "
+                          "this producer, and {} of them are held by handles; let go of some, or "
+                          "start the broker with a larger --blob-disk",
+                          size_bytes, credit_bytes_, used_bytes_));
 }
 
 // Throws what makes waiting useless; false: `deadline` passed.
-bool BlobKeeper::make_room(Lock& lock, std::uint64_t size_bytes, Deadline deadline) {
+bool BlobKeeper::make_room(Lock& lock, std::uint64_t size_bytes, Deadline deadline,
+                           bool wants_memory) {
   const std::uint64_t failures = failures_;
-  while (used_bytes_ + size_bytes > credit_bytes_) {
+  for (;;) {
     const Time now = clock_now();
+    Time until = waits_until(size_bytes, wants_memory, now);
+    if (until == Time{}) return true;
     if (deadline && now >= deadline->time_since_epoch()) return false;
-    if (freeable_bytes_ > 0 && size_bytes <= credit_bytes_) {
-      hopeless_since_.reset();
-    } else {
-      const bool is_new = !hopeless_since_ || now - hopeless_seen_ > 2 * kHandlePatience;
-      if (is_new) hopeless_since_ = now;
-      hopeless_seen_ = now;
-    }
-    const Time give_up = hopeless_since_ ? *hopeless_since_ + kHandlePatience : kNever;
-    if (now >= give_up || size_bytes > credit_bytes_) {
-      throw Error(ErrorCode::out_of_space, "out_of_space",
-                  fmt::format("there is no room for a blob of {} bytes: the broker keeps {} bytes "
-                              "for this producer, and {} of them are held by handles; let go of "
-                              "some, or start the broker with a larger --blob-disk",
-                              size_bytes, credit_bytes_, used_bytes_));
-    }
-    Time until = give_up;
     if (deadline) until = std::min<Time>(until, deadline->time_since_epoch());
     ++waiters_;
     if (until == kNever) {
@@ -179,8 +204,6 @@ bool BlobKeeper::make_room(Lock& lock, std::uint64_t size_bytes, Deadline deadli
     check_usable();
     if (failures_ != failures) throw Error(*failure_);
   }
-  hopeless_since_.reset();
-  return true;
 }
 
 // --- Putting
@@ -215,8 +238,9 @@ BlobKeeper::Entry* BlobKeeper::find_ready(Lock& lock, const BlobId& id) {
 Blob BlobKeeper::put(const BlobName& name, const ContentWriter& content, Deadline deadline) {
   Lock lock(mutex_);
   Entry* entry = find_ready(lock, name.id);
-  while (entry == nullptr && used_bytes_ + name.size_bytes > credit_bytes_) {
-    if (!make_room(lock, name.size_bytes, deadline)) return {};
+  // Another thread may put it meanwhile.
+  while (entry == nullptr && waits_until(name.size_bytes, true, clock_now()) != Time{}) {
+    if (!make_room(lock, name.size_bytes, deadline, true)) return {};
     entry = find_ready(lock, name.id);
   }
   if (entry != nullptr && (entry->lost.empty() || entry->origin == Origin::result)) {
@@ -226,6 +250,7 @@ Blob BlobKeeper::put(const BlobName& name, const ContentWriter& content, Deadlin
     entry = &entries_[name.id];
     entry->source.name = name;
     used_bytes_ += name.size_bytes;
+    memory_short_ = {};
   } else {
     if (entry->source.place == BlobPlace::memory) memory_bytes_ -= name.size_bytes;
     entry->lost.clear();

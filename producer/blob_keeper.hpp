@@ -4,7 +4,8 @@
 // Two kinds of uses are counted for each blob: handles (a BlobFile, shared by its Blobs) and
 // payloads (of tasks without outcome, of open jobs). A payload counts as long as its bytes live
 // anywhere: the session drops them with the outcome. Who needs more room than the broker grants
-// waits for payloads to end.
+// waits for payloads to end; who only needs more memory waits for that as long as writing to disk
+// would take.
 //
 // Owner: a Client, and every handle and payload: they may outlive the Client, which closes this.
 // Threads: any. Blocking: put(), await_room() and use(), while there is no room and for disk input
@@ -97,7 +98,15 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   Blob put(const BlobName& name, const ContentWriter& content, Deadline deadline = std::nullopt);
   Blob put_file(BlobSource source);
   Entry* find_ready(Lock& lock, const BlobId& id);
-  bool make_room(Lock& lock, std::uint64_t size_bytes, Deadline deadline);
+  // How long something has been so; who waits may do so in many short waits.
+  struct Since {
+    Time begin{kNever};
+    Time seen{};
+    Time at(Time now);  // it is so now
+  };
+
+  bool make_room(Lock& lock, std::uint64_t size_bytes, Deadline deadline, bool wants_memory);
+  Time waits_until(std::uint64_t size_bytes, bool wants_memory, Time now);
   void write(Lock& lock, Entry& entry, const ContentWriter& content);
   Blob handle_of(Entry& entry);
   BlobId own(const Blob& blob, std::vector<Blob>& put_here);
@@ -132,11 +141,9 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   std::uint64_t memory_bytes_ = 0;    // ... into the folder in memory
   std::uint64_t freeable_bytes_ = 0;  // ... which only payloads use
   unsigned waiters_ = 0;              // for room
-  // Since when only handles could make room, and when that was seen last: who waits may do so in
-  // many short waits.
-  std::optional<Time> hopeless_since_;
-  Time hopeless_seen_{};
-  std::string refusal_;  // the latest
+  Since hopeless_;                    // only handles could make room
+  Since memory_short_;                // there is room, but not in memory
+  std::string refusal_;               // the latest
   std::uint64_t failures_ = 0;
   std::optional<Error> failure_;
   bool closed_ = false;

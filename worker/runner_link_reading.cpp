@@ -1,15 +1,14 @@
 // How a RunnerLink reads: who does, when, and what it makes of the daemon's messages.
 #include <poll.h>
-#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <thread>
 #include <utility>
 
+#include "common/quiet_thread.hpp"
 #include "worker/runner_link_state.hpp"
 
 namespace muster {
@@ -28,14 +27,8 @@ constexpr Duration kAttentive = std::chrono::milliseconds(100);
 // --- Reading ------------------------------------------------------------------------------------
 
 void RunnerLink::State::start_reader() {
-  // Signals belong to the program's own threads.
-  sigset_t all;
-  sigset_t before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
   background_runs_ = true;
-  std::thread([this] { keep_reading(); }).detach();
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  quiet_thread([this] { keep_reading(); }).detach();
 }
 
 void RunnerLink::State::end() {

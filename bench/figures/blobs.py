@@ -189,6 +189,9 @@ class _TrustingPool:
         environment = [f"HOME=/home/{USER}", f"PYTHONPATH={binaries.parent.parent / 'python'}"]
         argv = [str(binaries), "--connect", self._tcp_endpoint(), "--slots", "1"]
         argv += ["--secret", f"/home/{USER}/secret", "--python", _PYTHON]
+        # Of a bounded cache: pages that a virtual machine never touched before cost it ten times
+        # what others do, and this is about moving data.
+        argv += ["--blob-memory", "512mb"]
         with (node.folder / "worker.log").open("wb") as log:
             self._worker = subprocess.Popen(
                 node.inside(["env", *environment, *argv], USER),

@@ -189,6 +189,30 @@ TEST_F(BlobFolderTest, ThoseUsedLongestAgoMakeRoom) {
   EXPECT_EQ(gone, (std::vector{id_of(2), id_of(3)}));
 }
 
+TEST_F(BlobFolderTest, WhatIsCachedInMemoryLeavesRoomForWriters) {
+  BlobFolderOptions its_options = options(10 * kMega, 100 * kMega);
+  its_options.memory_cached_bytes = 4 * kMega;
+  blobs_ = std::make_unique<BlobFolder>(its_options);
+  for (std::uint64_t number = 1; number <= 4; ++number) {
+    keep(number, 2 * kMega);
+    tick();
+  }
+  EXPECT_EQ(blobs_->memory_bytes(), 8 * kMega) << "pinned ones may fill it";
+  for (const std::uint64_t number : {3, 1, 4, 2}) blobs_->unpin(id_of(number), true, now_);
+  EXPECT_EQ(tick(), (std::vector{id_of(3), id_of(1)}));
+  EXPECT_TRUE(is_in_memory(4) && is_in_memory(2));
+  EXPECT_EQ(blobs_->disk_bytes(), 0U) << "what nobody needs is not copied to disk";
+}
+
+TEST_F(BlobFolderTest, WhatArrivesTakesMemoryOfCachedBlobsBeforeDisk) {
+  open(4 * kMega, 100 * kMega);
+  for (std::uint64_t number = 1; number <= 4; ++number) ASSERT_EQ(put(number, kMega), "");
+  ASSERT_EQ(blobs_->begin({id_of(5), 2 * kMega}), "");
+  EXPECT_FALSE(holds(1) || holds(2));
+  EXPECT_TRUE(holds(3) && holds(4));
+  EXPECT_EQ(blobs_->disk_bytes(), 0U);
+}
+
 TEST_F(BlobFolderTest, NothingPinnedMakesRoomAndTheErrorSaysSo) {
   open(2000, 1000);
   keep(1, 1500);
@@ -270,6 +294,28 @@ TEST_F(BlobFolderTest, AFullMemoryFileSystemIsNoReasonToFail) {
   }
   EXPECT_LT(blobs_->memory_bytes(), 4 * kMega);
   EXPECT_GE(blobs_->disk_bytes(), 4 * kMega);
+}
+
+TEST_F(BlobFolderTest, BlobsThatArriveAtOnceAreNotPromisedTheSameRoom) {
+  const TinyMount mount(folder_.path("tiny"), 4 * kMega);
+  if (!mount) GTEST_SKIP() << "needs the right to mount";
+  memory_ = folder_.path("tiny/store");
+  open(100 * kMega, 100 * kMega);  // more than there is
+  for (std::uint64_t number = 1; number <= 4; ++number) {
+    ASSERT_EQ(blobs_->begin({id_of(number), 2 * kMega}), "") << number;
+  }
+  EXPECT_GE(blobs_->disk_bytes(), 6 * kMega);
+  blobs_->abandon(id_of(1));
+  ASSERT_EQ(blobs_->begin({id_of(5), 2 * kMega}), "");
+  EXPECT_EQ(blobs_->memory_bytes(), 2 * kMega) << "what was given up is free again";
+  const std::string half = content_of(5, kMega);
+  for (std::uint64_t number = 2; number <= 5; ++number) {
+    for (const std::uint64_t offset : {std::uint64_t{0}, kMega, kMega}) {
+      ASSERT_EQ(blobs_->write(id_of(number), offset, bytes_of(half)), "") << number;
+    }
+    ASSERT_EQ(blobs_->finish(id_of(number)), "") << number;
+  }
+  EXPECT_EQ(stored(5), half + half);
 }
 
 TEST_F(BlobFolderTest, AFullDiskIsToldAndNothingIsLost) {
