@@ -50,19 +50,20 @@ def _side(rig: Rig, bench: str, *arguments: str) -> Values:
 
 
 def _shared_array(rig: Rig) -> Iterator[Figure]:
-    names = ("muster", "loky", "dask")
+    names = ("muster", "loky", "dask", "forks")
     sides = rig.take_turns(
         *(partial(_side, rig, "shared_array", name) for name in names),
         lambda: rig.values("digest_bench", "--megabytes", str(_ARRAY_MB)),
     )
     seconds = {
         name: [sample["seconds"] for sample in side]
-        for name, side in zip(names, sides[:3], strict=True)
+        for name, side in zip(names, sides[:4], strict=True)
     }
     ours = seconds["muster"]
     yield ratio_figure("ratio_to_loky", ours, seconds["loky"], at_most(1.2))
     yield ratio_figure("ratio_to_dask", ours, seconds["dask"], at_most(1 / 3))
-    digests = [sample["digest_seconds"] for sample in sides[3]]
+    yield ratio_figure("ratio_to_forks", ours, seconds["forks"], None)
+    digests = [sample["digest_seconds"] for sample in sides[4]]
     yield ratio_figure("hash_share", digests, ours, at_most(0.05))
     memory = [_side(rig, "shared_array_memory", "muster") for _ in range(3)]
     samples = min(sample["samples"] for sample in memory)
@@ -219,10 +220,10 @@ class _TrustingPool:
             process.wait()
 
 
-def _raw_bulk(rig: Rig, machines: Machines, node: Node, megabytes: int) -> float:
+def _raw_bulk(rig: Rig, machines: Machines, node: Node, megabytes: int, *words: str) -> float:
     program = str(Path(rig.program("raw_bulk_bench")).resolve())
     endpoint = f"tcp://{machines.subnet}.1:5679"
-    amount = ["--megabytes", str(megabytes), "--json"]
+    amount = ["--megabytes", str(megabytes), *words]
     with subprocess.Popen([program, "--listen", endpoint, *amount]) as sender:
         try:
             output = rig.run(node.inside([program, "--connect", endpoint, *amount]))
@@ -268,11 +269,12 @@ def _bulk(rig: Rig) -> Iterator[Figure]:
                 )
                 return values["megabytes_per_second"]
 
-            sides = [ours, partial(_raw_bulk, rig, machines, node, megabytes)]
+            raw_bulk = partial(_raw_bulk, rig, machines, node, megabytes)
+            sides = [ours, raw_bulk, partial(raw_bulk, "--files")]
             if shutil.which("iperf3") is not None:
                 sides.append(partial(_iperf, rig, machines, node, megabytes))
             with sampled(memory) as peak:
-                muster, raw, *iperf = rig.take_turns(*sides)
+                muster, raw, files, *iperf = rig.take_turns(*sides)
         finally:
             pool.close()
     yield ratio_figure("ratio_to_raw", muster, raw, at_least(0.8))
@@ -280,6 +282,8 @@ def _bulk(rig: Rig) -> Iterator[Figure]:
     yield Figure("broker_mb", peak.bytes / MEGA, "MB", at_most(256), note)
     yield Figure("mb_per_second", statistics.median(muster), "MB/s")
     yield Figure("raw_mb_per_second", statistics.median(raw), "MB/s")
+    yield ratio_figure("ratio_to_raw_files", muster, files, None)
+    yield Figure("raw_files_mb_per_second", statistics.median(files), "MB/s")
     for samples in iperf:
         yield ratio_figure("ratio_to_iperf", muster, samples, None)
         yield Figure("iperf_mb_per_second", statistics.median(samples), "MB/s")
