@@ -87,6 +87,7 @@ TEST_F(Resources, LabelsDecideWhereAJobRuns) {
   const auto broker = start_broker();
   const auto plain = start_worker();
   const auto fast = start_worker({"--label", "fast", "--label", "ours"});
+  ASSERT_TRUE(status_says("\"ours\"")) << status_json();  // what fits nobody does not wait long
   const auto run =
       start_run("echo $PPID; : {}", {"1", "2", "3"}, {"--label", "ours", "--label", "fast"});
   EXPECT_EQ(run->wait(), 0) << run->error_output();
