@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <muster/blob.hpp>
 #include <muster/bytes.hpp>
 #include <span>
@@ -23,7 +24,8 @@ class OfThisProcess {
  public:
   explicit OfThisProcess(Value value) : value_(std::move(value)) {}
   ~OfThisProcess() {
-    if (generation_ != fork_generation()) static_cast<void>(new Value(std::move(value_)));
+    if (generation_ == fork_generation()) return;
+    static_cast<void>(std::make_unique<Value>(std::move(value_)).release());
   }
   OfThisProcess(OfThisProcess&&) noexcept = default;
   OfThisProcess(const OfThisProcess&) = default;
