@@ -26,6 +26,7 @@
 #include "common/attach_exit.hpp"
 #include "worker/attach_config.hpp"
 #include "worker/attach_spawn.hpp"
+#include "worker/attach_streams.hpp"
 #include "worker/clock.hpp"
 #include "worker/control.hpp"
 #include "worker/spawn.hpp"
@@ -33,7 +34,6 @@
 namespace muster {
 namespace {
 
-constexpr std::size_t kMostInput = kMaxControlPacket / 2;
 constexpr Duration kConfigPatience = std::chrono::seconds(60);
 // From its start until the worker answers: it may have to start Python on a busy machine.
 constexpr Duration kAnswerPatience = std::chrono::seconds(30);
@@ -43,47 +43,6 @@ constexpr Duration kLastWordsPatience = std::chrono::seconds(5);
 class Unusable : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
-};
-
-void say(const std::string& text) {
-  const std::string line = fmt::format("muster: {}\n", text);
-  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, line.data(), line.size());
-}
-
-void report(const std::string& text) {
-  const std::string line = text + "\n";
-  [[maybe_unused]] const auto written = ::write(STDOUT_FILENO, line.data(), line.size());
-}
-
-bool readable(int descriptor, Time deadline) {
-  pollfd event{descriptor, POLLIN, 0};
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - steady_now());
-  return ::poll(&event, 1, static_cast<int>(std::max<std::int64_t>(0, left.count()))) > 0;
-}
-
-// Standard input, line by line.
-class Input {
- public:
-  bool open() const { return open_; }
-  // Reads what is there. Blocks if nothing is.
-  void read() {
-    std::array<char, 65536> buffer;
-    const ssize_t got = ::read(STDIN_FILENO, buffer.data(), buffer.size());
-    if (got > 0) text_.append(buffer.data(), static_cast<std::size_t>(got));
-    if (got == 0 || (got < 0 && errno != EINTR && errno != EAGAIN)) open_ = false;
-    if (text_.size() > kMostInput) open_ = false;
-  }
-  std::optional<std::string> line() {
-    const std::size_t end = text_.find('\n');
-    if (end == std::string::npos) return std::nullopt;
-    std::string found = text_.substr(0, end);
-    text_.erase(0, end + 1);
-    return found;
-  }
-
- private:
-  std::string text_;
-  bool open_ = true;
 };
 
 // A folder that only we may enter, made with what is above it.
@@ -109,7 +68,7 @@ class Attachment {
   Attachment(std::string json, AttachConfig config)
       : json_(std::move(json)), config_(std::move(config)) {}
 
-  int run(Input& input);
+  int run(AttachInput& input);
 
  private:
   void enter_run_folder();
@@ -125,7 +84,7 @@ class Attachment {
   void kill_silent();
   bool relay(const std::string& packet);
   std::string how_it_ended() const;
-  int hold(Input& input);
+  int hold(AttachInput& input);
   int end_only();
 
   const std::string json_;
@@ -176,17 +135,17 @@ bool Attachment::lacks_parts() const {
   bool lacking = false;
   for (const std::string& digest : config_.includes) {
     if (::access((cache_ + "/includes/" + digest).c_str(), F_OK) == 0) continue;
-    report("missing include " + digest);
+    write_line(STDOUT_FILENO, "missing include " + digest);
     lacking = true;
   }
   for (const std::string& plugin : config_.plugins) {
     if (::access((cache_ + "/plugins/" + plugin).c_str(), F_OK) == 0) continue;
-    report("missing plugin " + plugin);
+    write_line(STDOUT_FILENO, "missing plugin " + plugin);
     lacking = true;
   }
   if (!config_.python_environment.empty() &&
       !read_environment(cache_, config_.python_environment)) {
-    report("missing environment " + config_.python_environment);
+    write_line(STDOUT_FILENO, "missing environment " + config_.python_environment);
     lacking = true;
   }
   return lacking;
@@ -323,13 +282,12 @@ std::string Attachment::how_it_ended() const {
 bool Attachment::relay(const std::string& packet) {
   if (packet == "taken") taken_ = true;
   if (packet.starts_with("log ")) {
-    const std::string line = packet.substr(4) + "\n";
-    [[maybe_unused]] const auto written = ::write(STDERR_FILENO, line.data(), line.size());
+    write_line(STDERR_FILENO, packet.substr(4));
   }
   return !taken_;
 }
 
-int Attachment::hold(Input& input) {
+int Attachment::hold(AttachInput& input) {
   bool ending = false;
   Time deadline = kNever;
   std::string packet;
@@ -386,7 +344,7 @@ int Attachment::end_only() {
   return kAttachEnded;
 }
 
-int Attachment::run(Input& input) {
+int Attachment::run(AttachInput& input) {
   cache_ = cache_folder();
   do {
     enter_run_folder();
@@ -402,9 +360,9 @@ int Attachment::run(Input& input) {
   lock_.reset();
   if (const auto python = read_environment(cache_, config_.python_environment);
       python && !python->lack.empty()) {
-    report("lacks " + python->lack);
+    write_line(STDOUT_FILENO, "lacks " + python->lack);
   }
-  report(fmt::format("ready {}", worker_pid_));
+  write_line(STDOUT_FILENO, fmt::format("ready {}", worker_pid_));
   return hold(input);
 }
 
@@ -414,7 +372,7 @@ int run_attach() {
   ::signal(SIGPIPE, SIG_IGN);
   ::umask(077);
   try {
-    Input input;
+    AttachInput input;
     const Time deadline = steady_now() + kConfigPatience;
     std::optional<std::string> json;
     while (!(json = input.line()) && input.open() && readable(STDIN_FILENO, deadline)) input.read();
