@@ -1,33 +1,19 @@
+// The loop's side of a ThreadExecutor.
 #include "worker/thread_executor.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
-#include <condition_variable>
-#include <deque>
-#include <mutex>
+#include <iterator>
 #include <thread>
-#include <unordered_map>
 #include <unordered_set>
 #include <utility>
 
-#include "common/codec.hpp"
-#include "worker/clock.hpp"
-#include "worker/shipped.hpp"
-#include "worker/task_blobs.hpp"
+#include "worker/thread_executor_state.hpp"
 #include "worker/waiting.hpp"
-#include "worker/wake_event.hpp"
 
 namespace muster {
 namespace {
-
-// A thread takes at most this much work at once: a lock per chunk then costs under 1 %, and what
-// stands behind a task waits no longer than this.
-constexpr Duration kChunkWork = std::chrono::microseconds(20);
-
-// While there is more to run the loop is woken at most this often: it then sends full batches.
-constexpr Duration kWakeInterval = std::chrono::microseconds(100);
 
 // How often `poll` wants to look at chunks: a task that is slower than the mean foretold must hold
 // up neither the results before it nor the tasks behind it.
@@ -35,220 +21,7 @@ constexpr Duration kLookInterval = std::chrono::milliseconds(1);
 
 constexpr Duration kShutdownPatience = std::chrono::milliseconds(500);
 
-// What of its chunk a slot runs: task `current`, then those before `end`; nothing when both are
-// equal. The slot's thread moves `current`, the loop lowers `end` or abandons `current`; each with
-// one compare-and-swap, so that every task has one owner.
-struct Window {
-  std::uint32_t current = 0;
-  std::uint32_t end = 0;
-  bool abandoned = false;  // nobody waits for `current` any more
-
-  static Window unpack(std::uint64_t word) {
-    return {static_cast<std::uint32_t>(word & 0x7fffffff),
-            static_cast<std::uint32_t>(word >> 31 & 0x7fffffff), (word >> 63) != 0};
-  }
-  std::uint64_t pack() const {
-    return std::uint64_t{abandoned} << 63 | std::uint64_t{end} << 31 | current;
-  }
-};
-
 }  // namespace
-
-struct ThreadExecutor::Slot {
-  std::vector<TaskStart> tasks;
-  std::vector<TaskFinish> results;  // of the tasks before `current`
-  std::size_t collected = 0;        // results taken by the loop; guarded by State::mutex
-  std::atomic<std::uint64_t> window{0};
-  std::atomic<std::int64_t> started{0};  // when `current` started
-  std::atomic<bool> stop{false};
-};
-
-struct ThreadExecutor::State {
-  State(const FunctionRegistry& registry, std::uint32_t slot_count)
-      : functions(registry), libraries(registry), slots(slot_count) {}
-
-  void run(Slot& slot);
-  void run_chunk(Slot& slot);
-  ShippedLibraries::Found function_of(const TaskStart& task);
-  Outcome run_task(const TaskStart& task, const ShippedLibraries::Found& found,
-                   const std::atomic<bool>& stop);
-  bool take_chunk(Slot& slot);
-  void publish(Slot& slot);
-  void collect(Slot& slot, std::vector<TaskFinish>& out);
-  bool abandon(Slot& slot, Window seen, OutcomeStatus status, const char* kind);
-  void reclaim(Slot& slot);
-  void wake_threads(std::size_t tasks);
-  template <typename Take>
-  void filter_queue(const std::vector<Lease>& leases, Take&& take);
-
-  struct LoadedJob {
-    std::shared_ptr<const JobSpec> spec;
-    ShippedLibraries::Found found;
-  };
-
-  const FunctionRegistry& functions;
-  ShippedLibraries libraries;
-  TaskBlobs blobs{BlobHome::from_environment()};
-  const BlobMaker make_blob = [this](std::span<const std::byte> content) {
-    return blobs.make({&content, 1});
-  };
-  std::mutex jobs_mutex;
-  std::unordered_map<JobName, LoadedJob> jobs;  // that brought libraries
-
-  WakeEvent waker;
-  std::mutex mutex;  // guards what follows, each slot's chunk while it is idle, and `collected`
-  std::condition_variable work;
-  std::condition_variable ended;
-  std::deque<TaskStart> queue;
-  std::vector<TaskFinish> published;
-  std::vector<Lease> handed_back;
-  std::vector<Slot> slots;
-  Duration mean{};  // of a task's busy time; zero: not known
-  Time last_wake{};
-  std::size_t sleeping = 0;
-  std::size_t threads = 0;
-  std::uint32_t stuck = 0;
-  bool ending = false;
-};
-
-// --- The slots' threads -------------------------------------------------------------------------
-
-void ThreadExecutor::State::run(Slot& slot) {
-  std::unique_lock lock(mutex);
-  while (!ending) {
-    if (!take_chunk(slot)) {
-      ++sleeping;
-      work.wait(lock);
-      --sleeping;
-      continue;
-    }
-    lock.unlock();
-    run_chunk(slot);
-    lock.lock();
-    publish(slot);
-  }
-  --threads;
-  ended.notify_all();
-}
-
-bool ThreadExecutor::State::take_chunk(Slot& slot) {
-  if (queue.empty()) return false;
-  std::size_t count = 1;
-  if (mean > Duration::zero()) {
-    const auto fitting = static_cast<std::size_t>(kChunkWork / mean);
-    count = std::clamp<std::size_t>(fitting, 1, (queue.size() + slots.size() - 1) / slots.size());
-  }
-  const auto end = queue.begin() + static_cast<std::ptrdiff_t>(count);
-  slot.tasks.assign(std::make_move_iterator(queue.begin()), std::make_move_iterator(end));
-  queue.erase(queue.begin(), end);
-  slot.results.resize(count);
-  slot.collected = 0;
-  slot.stop.store(false, std::memory_order_relaxed);
-  slot.started.store(steady_now().count(), std::memory_order_relaxed);
-  slot.window.store(Window{0, static_cast<std::uint32_t>(count), false}.pack(),
-                    std::memory_order_release);
-  return true;
-}
-
-// A job may have brought libraries with its functions.
-ShippedLibraries::Found ThreadExecutor::State::function_of(const TaskStart& task) {
-  const Function& function = task.spec->function;
-  if (function.body.bytes.empty()) return libraries.find(function.name);
-  const std::lock_guard lock(jobs_mutex);
-  LoadedJob& job = jobs[task.lease.job_name()];
-  if (job.spec == task.spec) return job.found;
-  job.spec = task.spec;
-  job.found = {};
-  auto opened = blobs.unpack(function.body, "function", steady_now());
-  if (const auto* payload = std::get_if<OpenPayload>(&opened)) {
-    job.found = libraries.find(function.name, *payload);
-  } else {
-    job.found.failure = std::get<Failure>(opened);
-  }
-  return job.found;
-}
-
-Outcome ThreadExecutor::State::run_task(const TaskStart& task, const ShippedLibraries::Found& found,
-                                        const std::atomic<bool>& stop) {
-  if (found.function == nullptr) return failed(OutcomeStatus::error, *found.failure);
-  OpenPayload arguments;
-  if (task.payload.blobs == 0 && task.payload.unpacked_bytes == 0) {
-    arguments.body = task.payload.bytes;
-  } else {
-    auto opened = blobs.unpack(task.payload, "payload", steady_now());
-    if (const auto* failure = std::get_if<Failure>(&opened)) {
-      return failed(OutcomeStatus::error, *failure);
-    }
-    arguments = std::move(std::get<OpenPayload>(opened));
-  }
-  CallResult result = call_function({task.spec->function.name, *found.function, arguments.body,
-                                     arguments.blobs, value(task.lease.attempt), stop},
-                                    make_blob, functions.max_result_bytes());
-  if (result.failure) return failed(OutcomeStatus::error, *result.failure);
-  try {
-    return {OutcomeStatus::result, blobs.payload_of(std::move(result.body), result.blobs)};
-  } catch (const BlobError& error) {
-    return failed(OutcomeStatus::error, blob_failure(error));
-  }
-}
-
-void ThreadExecutor::State::run_chunk(Slot& slot) {
-  const JobSpec* spec = nullptr;  // kept alive by the chunk's tasks
-  ShippedLibraries::Found found;
-  Window window = Window::unpack(slot.window.load(std::memory_order_relaxed));
-  Time started{slot.started.load(std::memory_order_relaxed)};
-  while (window.current < window.end) {
-    const TaskStart& task = slot.tasks[window.current];
-    if (task.spec.get() != spec) {
-      spec = task.spec.get();
-      found = function_of(task);
-    }
-    TaskFinish& result = slot.results[window.current];
-    result.lease = task.lease;
-    result.outcome = run_task(task, found, slot.stop);
-    const Time now = steady_now();
-    result.busy = now - started;
-    started = now;
-    slot.started.store(now.count(), std::memory_order_relaxed);
-    std::uint64_t seen = slot.window.load(std::memory_order_relaxed);
-    do {
-      window = Window::unpack(seen);
-      if (window.abandoned) {  // `publish` gives the slot back
-        discard_result(*blobs.home(), result.outcome.body);
-        return;
-      }
-      ++window.current;
-    } while (!slot.window.compare_exchange_weak(seen, window.pack(), std::memory_order_acq_rel));
-  }
-}
-
-// Called with the lock held, when the slot's chunk is over.
-void ThreadExecutor::State::publish(Slot& slot) {
-  const Window window = Window::unpack(slot.window.load(std::memory_order_acquire));
-  if (window.abandoned) {
-    --stuck;
-    slot.window.store(0, std::memory_order_release);
-    slot.tasks.clear();
-    waker.signal();  // the slot is free again
-    return;
-  }
-  Duration busy{};
-  for (std::size_t i = 0; i < window.end; ++i) busy += slot.results[i].busy;
-  if (window.end > 0) {
-    const Duration sample = std::max(busy / window.end, Duration{1});
-    mean = mean == Duration::zero() ? sample : mean + (sample - mean) / 4;
-    mean = std::max(mean, Duration{1});
-  }
-  collect(slot, published);
-  slot.window.store(0, std::memory_order_release);
-  slot.tasks.clear();
-  const Time now{slot.started.load(std::memory_order_relaxed)};
-  if (!queue.empty() && now - last_wake < kWakeInterval) return;
-  last_wake = now;
-  waker.signal();
-}
-
-// --- The loop's side ----------------------------------------------------------------------------
 
 // Moves the slot's finished results to `out`. Called with the lock held.
 void ThreadExecutor::State::collect(Slot& slot, std::vector<TaskFinish>& out) {

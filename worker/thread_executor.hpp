@@ -30,6 +30,7 @@ class ThreadExecutor final : public Executor {
   int wake_descriptor() const override;
 
  private:
+  struct Window;
   struct Slot;
   struct State;
   std::shared_ptr<State> state_;  // shared with the threads: a stuck one may outlive the executor
