@@ -31,8 +31,6 @@ constexpr Duration kWatchPipesAfter = std::chrono::milliseconds(2);
 constexpr Duration kShutdownGrace = std::chrono::milliseconds(500);
 constexpr std::size_t kReadBytes = std::size_t{64} << 10;
 constexpr int kEventsPerPoll = 64;
-// Of output files at a time, where they have to be copied: a few milliseconds.
-constexpr std::uint64_t kCopyBytes = std::uint64_t{8} << 20;
 
 // A descriptor to read `input` from: a file in memory, so that nobody has to feed a pipe.
 Descriptor input_file(const Bytes& input) {
@@ -45,11 +43,6 @@ Descriptor input_file(const Bytes& input) {
   }
   ::lseek(file.get(), 0, SEEK_SET);
   return file;
-}
-
-Bytes own(std::string&& text) {
-  const auto owner = std::make_shared<const std::string>(std::move(text));
-  return {owner, std::as_bytes(std::span(owner->data(), owner->size()))};
 }
 
 }  // namespace
@@ -279,104 +272,6 @@ void CommandExecutor::check_deadline(Child& child, Time now) {
   } else {
     ::kill(-child.process.pid, SIGKILL);
     child.deadline = kNever;
-  }
-}
-
-void CommandExecutor::finish(Child& child, Time now) {
-  // Processes that it left behind keep running as under a shell, unless it was to be ended.
-  if (child.ending != OutcomeStatus::result) ::kill(-child.process.pid, SIGKILL);
-  const ExitStatus status = reap(child.process);
-  for (Capture* capture : {&child.output, &child.error_output}) {
-    std::size_t before = 0;
-    do {
-      before = capture->text.size();
-      read_pipe(child, *capture);
-    } while (capture->pipe && capture->text.size() != before);
-  }
-  child.busy = now - child.started;
-  CommandResult result = result_of(child, status);
-  if (child.files != nullptr && child.ending == OutcomeStatus::result && status.status == 0) {
-    child.process = Spawned{};
-    child.deadline = kNever;
-    child.memory.end();
-    child.collecting = std::move(result);
-    collect(child);
-  } else {
-    free(child, outcome_of(child, std::move(result)));
-  }
-}
-
-void CommandExecutor::free(Child& child, Outcome&& outcome) {
-  results_.finished.push_back({child.task.lease, std::move(outcome), child.busy});
-  child = Child{};
-  --running_;
-}
-
-void CommandExecutor::collect(Child& child) {
-  CommandResult& result = *child.collecting;
-  try {
-    if (!child.files->collect(kCopyBytes)) return;
-    result.outputs = child.files->output_names();
-    free(child, success_of(result, child.files->outputs()));
-  } catch (const CommandFileError& error) {
-    free(child, failed(OutcomeStatus::error,
-                       {error.kind, error.what(), last_lines(result.error_output.text()),
-                        encode_command_result(result)}));
-  } catch (const BlobError& error) {
-    Failure failure = blob_failure(error);
-    failure.extra = encode_command_result(result);
-    free(child, failed(OutcomeStatus::error, failure));
-  }
-}
-
-CommandResult CommandExecutor::result_of(Child& child, ExitStatus status) const {
-  CommandResult result;
-  result.exit_status = status.status;
-  result.signal = status.signal;
-  result.output = own(std::move(child.output.text));
-  result.error_output = own(std::move(child.error_output.text));
-  result.truncated = child.output.truncated || child.error_output.truncated;
-  result.started_unix_us = child.started_unix_us;
-  result.runtime_us = static_cast<std::uint64_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(child.busy).count());
-  result.node = options_.node;
-  return result;
-}
-
-// Of a command that has no output files, or does not deliver them.
-Outcome CommandExecutor::outcome_of(Child& child, CommandResult&& result) const {
-  const std::string tail = last_lines(result.error_output.text());
-  switch (child.ending) {
-    case OutcomeStatus::cancelled:
-      return failed(OutcomeStatus::cancelled, {"cancelled", "cancelled while it ran", tail, {}});
-    case OutcomeStatus::timed_out:
-      return failed(OutcomeStatus::timed_out,
-                    {"timed_out",
-                     fmt::format("the command ran longer than its timeout of {} ms and was ended",
-                                 child.task.spec->timeout.count()),
-                     tail, encode_command_result(result)});
-    case OutcomeStatus::error:
-    case OutcomeStatus::lost: {
-      Failure failure = child.memory.failure("the command");
-      failure.traceback = tail;
-      return failed(OutcomeStatus::error, failure);
-    }
-    case OutcomeStatus::result:
-      break;
-  }
-  if (result.exit_status == 0) return success_of(result, {});
-  const ExitStatus status{result.exit_status, result.signal};
-  const std::string text =
-      status.signal == 0 ? fmt::format("exit status {}", status.status) : describe(status);
-  return failed(OutcomeStatus::error, {"exit", text, tail, encode_command_result(result)});
-}
-
-Outcome CommandExecutor::success_of(const CommandResult& result,
-                                    const std::vector<Blob>& outputs) const {
-  try {
-    return {OutcomeStatus::result, blobs_.payload_of(encode_command_result(result), outputs)};
-  } catch (const BlobError& error) {
-    return failed(OutcomeStatus::error, blob_failure(error));
   }
 }
 
