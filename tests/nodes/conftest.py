@@ -1,11 +1,14 @@
-"""Fixtures of the tests that drive a muster::Remote (tunnel_driver.py)."""
+"""What the tests of nodes share: machines, a client of them, a muster::Remote to drive."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from nodes.client import Client
 from nodes.rig import USER, Node, Rig
 from nodes.tunnel_driver import Connect, Driver, Listener, echo
 
@@ -30,6 +33,19 @@ def node(rig: Rig) -> Iterator[Node]:
 def rig_of_two() -> Iterator[Rig]:
     with Rig(2) as rig:
         yield rig
+
+
+@pytest.fixture
+def client(rig: Rig) -> Iterator[Client]:
+    """Leaves no broker and no worker behind, whatever its test did."""
+    client = Client(rig)
+    yield client
+    client.run("down")
+    for process in client.brokers():
+        os.kill(process, signal.SIGKILL)
+    for node in rig.nodes:
+        node.kill("[m]uster-worker")
+    client.run("down")
 
 
 @pytest.fixture(params=["libssh", "openssh"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nodes.node_life_test import WORKER, pool
+from nodes.pool import WORKER, pool
 from nodes.rig import wait_until
 
 COUNT = 50

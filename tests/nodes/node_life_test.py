@@ -2,107 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 import signal
 import subprocess
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
+from nodes.pool import WORKER, Pool, pool
 from nodes.rig import Node, Rig, wait_until
-
-PACKAGES = Path("/usr/lib/python3/dist-packages")
-WORKER = "[m]uster-worker --control"
-
-
-class Pool:
-    """`muster` on the rig's machine."""
-
-    def __init__(self, rig: Rig, **defaults: object) -> None:
-        self.rig = rig
-        self.file = rig.home / "hosts.toml"
-        self.file.write_text(rig.hosts(**defaults))
-
-    def muster(self, *words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["muster", *words],
-            check=False,
-            env=self.rig.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-        )
-
-    def up(self, wait: float = 60) -> str:
-        """What it said; checks nothing."""
-        return self.muster("up", "--wait", str(wait), str(self.file)).stderr
-
-    def down(self) -> None:
-        self.muster("down")
-
-    def status(self) -> dict[str, Any]:
-        text = self.muster("status", "--json").stdout
-        return json.loads(text) if text else {"nodes": [], "workers": []}
-
-    def node(self, name: str) -> dict[str, Any]:
-        rows = [row for row in self.status()["nodes"] if row["name"] == name]
-        return rows[0] if rows else {"state": "gone"}
-
-    def await_state(self, name: str, *states: str) -> dict[str, Any]:
-        wait_until(lambda: self.node(name)["state"] in states, f"{name} is {' or '.join(states)}")
-        return self.node(name)
-
-    def workers(self) -> list[int]:
-        return sorted(row["process_id"] for row in self.status()["workers"])
-
-    def run(self, command: str, *inputs: str) -> list[str]:
-        done = self.muster("run", "--shell", command, ":::", *inputs)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.split()
-
-    def start(self, command: str, *inputs: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            ["muster", "run", "--shell", command, ":::", *inputs],
-            env=self.rig.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def broker(self) -> int:
-        """The process id of the rig's broker; 0: there is none."""
-        for entry in Path("/proc").iterdir():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if words[0].endswith(b"muster-broker") and str(self.rig.home) in repr(words):
-                return int(entry.name)
-        return 0
-
-    def kill_broker(self) -> None:
-        """It has let go of its lock when this returns: an empty command line comes earlier."""
-        broker = self.broker()
-        os.kill(broker, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{broker}").exists(), "the broker is dead")
-
-
-@contextmanager
-def pool(count: int, **defaults: object) -> Iterator[Pool]:
-    with Rig(count) as rig:
-        made = Pool(rig, **defaults)
-        try:
-            yield made
-        finally:
-            made.down()
-            if broker := made.broker():
-                os.kill(broker, signal.SIGKILL)
+from nodes.wheels import wheel_of_files, wheel_of_installed
 
 
 def worker_log(node: Node) -> str:
@@ -306,31 +213,6 @@ def test_settings_that_change_replace_the_worker() -> None:
         assert [row["slots"] for row in it.status()["workers"]] == [3]
 
 
-def make_wheel(folder: Path, name: str, version: str, sources: dict[str, bytes]) -> None:
-    """A wheel with these files."""
-    info = f"{name}-{version}.dist-info"
-    files = sources | {
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
-        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    lines = []
-    for path, data in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).decode().strip("=")
-        lines.append(f"{path},sha256={digest},{len(data)}")
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-        for path, data in files.items():
-            wheel.writestr(path, data)
-        wheel.writestr(f"{info}/RECORD", "\n".join([*lines, f"{info}/RECORD,,", ""]))
-
-
-def package_sources(name: str) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(PACKAGES)): file.read_bytes()
-        for file in (PACKAGES / name).rglob("*.py")
-        if "test" not in file.parts
-    }
-
-
 SHIPPED = """
 import sys, json
 import muster
@@ -348,8 +230,8 @@ def test_an_image_with_wheels_and_includes() -> None:
         for path in (wheels, project / "shipped"):
             path.mkdir(parents=True)
         for name in ("joblib", "cloudpickle"):
-            make_wheel(wheels, name, "1.0", package_sources(name))
-        make_wheel(wheels, "weather", "2.0", {"weather.py": b"def degrees(): return 100\n"})
+            wheel_of_installed(wheels, name)
+        wheel_of_files(wheels, "weather", "2.0", {"weather.py": "def degrees(): return 100\n"})
         (project / "shipped" / "__init__.py").write_text("def double(i): return 2 * i\n")
         (project / "single.py").write_text("def one(): return 1\n")
         it = Pool(
@@ -391,7 +273,7 @@ def test_what_is_wrong_with_python_is_said() -> None:
     with Rig(1) as rig:
         wheels = rig.home / "wheels"
         wheels.mkdir()
-        make_wheel(wheels, "weather", "2.0", {"weather.py": b""})
+        wheel_of_files(wheels, "weather", "2.0", {"weather.py": ""})
         it = Pool(rig, python="3.11", pip=["weather==3"], wheels=str(wheels))
         try:
             it.up(wait=60)

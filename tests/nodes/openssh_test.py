@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from nodes.node_life_test import WORKER, Pool, pool
+from nodes.pool import WORKER, Pool, pool
 from nodes.rig import wait_until
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,17 +20,6 @@ PLUGIN = TREE / "plugins" / "test_tasks.so"
 def rig() -> Iterator[Rig]:
     with Rig(2) as rig:
         yield rig
-
-
-@pytest.fixture
-def client(rig: Rig) -> Iterator[Client]:
-    client = Client(rig)
-    yield client
-    client.run("down")
-    for process in client.brokers():
-        os.kill(process, signal.SIGKILL)
-    for node in rig.nodes:
-        node.kill("[m]uster-worker")
 
 
 def drive(client: Client, *words: str | Path) -> subprocess.CompletedProcess[str]:

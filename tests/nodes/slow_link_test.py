@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nodes.node_life_test import Pool
+from nodes.pool import Pool
 from nodes.rig import Rig, wait_until
 
 COUNT = 200

@@ -22,18 +22,6 @@ def rig() -> Iterator[Rig]:
         yield rig
 
 
-@pytest.fixture
-def client(rig: Rig) -> Iterator[Client]:
-    client = Client(rig)
-    yield client
-    client.run("down")
-    for process in client.brokers():
-        os.kill(process, signal.SIGKILL)
-    for node in rig.nodes:
-        node.kill("[m]uster-worker")
-    client.run("down")
-
-
 def test_up_run_status_down(rig: Rig, client: Client) -> None:
     up = client.run("up", client.write_hosts(rig.hosts(slots=2)))
     assert up.returncode == 0, up.stderr
@@ -234,59 +222,6 @@ def test_a_host_that_refuses_is_told_once(rig: Rig, client: Client) -> None:
     told = [line for line in up.stderr.splitlines() if line.startswith("n2  ")]
     assert any("waiting: connect" in line for line in told), up.stderr
     assert len(told) == len(set(told)), up.stderr
-
-
-ASK = """
-from muster import ComputePool
-with ComputePool(broker="auto") as pool:
-    print(pool.submit(lambda: __import__("socket").gethostname()).result(60))
-"""
-
-
-def ask_for_python(client: Client) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["/usr/bin/python3", "-c", ASK],
-        env=client.rig.environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE,
-    )
-
-
-def test_the_python_of_a_node_is_used_unasked(rig: Rig, client: Client) -> None:
-    node = rig.nodes[0]
-    up = client.run("up", node.address)
-    assert up.returncode == 0 and "commands and native" not in up.stderr, up.stderr
-    done = ask_for_python(client)
-    assert done.stdout == "n1\n", done.stderr
-    none = client.run("up", "--python", "none", node.address)
-    assert none.returncode == 0 and "commands and native" not in none.stderr, none.stderr
-    assert "--python" in ask_for_python(client).stderr
-
-
-def test_a_node_that_lacks_python_says_so(rig: Rig, client: Client) -> None:
-    node = rig.nodes[0]
-    packages = "/usr/lib/python3/dist-packages"
-    assert node.run(f"mount -t tmpfs tmpfs {packages}").returncode == 0
-    try:
-        node.run("rm -rf ~ada/.cache/muster/environments")
-        up = client.run("up", f"{node.address}*2")
-        assert up.returncode == 0, up.stderr
-        line = next(line for line in up.stderr.splitlines() if "up, 2 slots" in line)
-        assert "commands and native functions only" in line and "cloudpickle" in line, line
-        assert "commands and native functions only" in client.run("status").stdout
-        assert client.run("run", "--shell", "echo {}", ":::", "x").stdout == "x\n"
-        assert "--python" in ask_for_python(client).stderr
-        assert client.run("down").returncode == 0
-    finally:
-        node.run(f"umount -l {packages}")
-    # What was missing is looked for again.
-    node.run("touch -d '2 minutes ago' ~ada/.cache/muster/environments/*/ready")
-    up = client.run("up", node.address)
-    assert up.returncode == 0 and "commands and native" not in up.stderr, up.stderr
-    assert ask_for_python(client).stdout == "n1\n"
 
 
 def test_a_full_disk_for_the_log(rig: Rig, client: Client) -> None:
