@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from muster import _progress
-from muster.errors import NodesFailed, Unsupported
+from muster.errors import MusterError, NodesFailed, Unsupported
+from muster.provider import programs_folder
 
 if TYPE_CHECKING:
     from muster._progress import Progress
+    from muster._session import Session
     from muster.provider import Hosts
 
 _FIRST_LOOK_SECONDS = 0.02
@@ -135,3 +137,20 @@ def _check_machine(name: str, worker: Row, hosts: Hosts) -> None:
                 f"{what}: node {name} has {has:,} {unit} and the pool asks for {wanted:,}; leave "
                 "the node out of the hosts, or ask for less"
             )
+
+
+def session_over(open_session: Callable[..., Session], hosts: Hosts) -> Session:
+    """A session with a broker of its own, once that has reached the nodes by ssh."""
+    session = open_session(workers=0, programs=programs_folder())
+    try:
+        try:
+            session.up(hosts.text, hosts.origin)
+        except MusterError:
+            for text, path in hosts.sources:  # what is wrong with a file is said of its own lines
+                session.up(text, path)
+            raise
+        await_nodes(session.status, hosts)
+    except BaseException:
+        session.close()
+        raise
+    return session

@@ -32,7 +32,6 @@ from muster._session import Job, Node, Session
 from muster._submit import JobCache, TaskFuture
 from muster.errors import MusterError, PoolNotActive, Unsupported
 from muster.provider import (
-    Hosts,
     Image,
     Local,
     Plan,
@@ -243,7 +242,7 @@ class ComputePool(TaskExecutor):
         assert self._plan is not None
         hosts = self._plan.hosts
         if hosts is not None:
-            return _over_hosts(open_session, hosts)
+            return _bring_up.session_over(open_session, hosts)
         plan = self._plan
         session = open_session(
             workers=plan.workers,
@@ -348,23 +347,6 @@ class ComputePool(TaskExecutor):
         if not self.active:
             return "<ComputePool, not active>"
         return f"<ComputePool with {self.total_slots} slots at {self.broker}>"
-
-
-def _over_hosts(open_session: Callable[..., Session], hosts: Hosts) -> Session:
-    """With a broker of the pool's own that reaches the nodes by ssh."""
-    session = open_session(workers=0, programs=programs_folder())
-    try:
-        try:
-            session.up(hosts.text, hosts.origin)
-        except MusterError:
-            for text, path in hosts.sources:  # what is wrong with a file is said of its own lines
-                session.up(text, path)
-            raise
-        _bring_up.await_nodes(session.status, hosts)
-    except BaseException:
-        session.close()
-        raise
-    return session
 
 
 def as_completed(

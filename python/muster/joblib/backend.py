@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import queue
 import threading
 from collections.abc import Callable
@@ -25,15 +24,15 @@ from joblib._parallel_backends import (
     ParallelBackendBase,
     SequentialBackend,
 )
-from joblib.disk import memstr_to_bytes
 from joblib.parallel import EXTERNAL_BACKENDS, register_parallel_backend
 
-from muster._blobs import LEAST_BYTES, Blobs, Sharing
+from muster._blobs import Blobs, Sharing
 from muster._options import TaskOptions
 from muster.errors import NoWorker, PoolNotActive
 from muster.joblib import _connections
 from muster.joblib._batch import Initializer, slot_backend, slot_cores
 from muster.joblib._call import BatchFuture, Call
+from muster.joblib._settings import sharing_of, threads_of_the_client
 
 NAME = "muster"
 _NO_MEANING = "n_jobs == 0 in Parallel has no meaning"  # joblib's own words
@@ -298,7 +297,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         cap = self._requested if self._requested > 0 else max(1, slots + 1 + self._requested)
         options = pool.task_options.changed(**self._task_options)
         context = pool._context(options)
-        limit = self.inner_max_num_threads or _limit_of_the_client()
+        limit = self.inner_max_num_threads or threads_of_the_client()
         if limit is not None:
             context = dataclasses.replace(context, thread_limit=limit)
         batch_size = getattr(self.parallel, "batch_size", "auto")
@@ -375,31 +374,6 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             return
         wanted = int(joblib.parallel.eval_expr(ahead.replace("n_jobs", str(now))))
         self._dispatch_until(call, wanted)
-
-
-def sharing_of(max_nbytes: int | str | None, mmap_mode: str | None) -> Sharing:
-    """What joblib's options mean here: arrays of `max_nbytes` and more are memory maps in tasks,
-    the others copies of the task's own."""
-    if max_nbytes is None or mmap_mode is None:
-        return Sharing(read_only_bytes=None)
-    limit = memstr_to_bytes(max_nbytes) if isinstance(max_nbytes, str) else int(max_nbytes)
-    if mmap_mode not in ("r", "c", "r+", "w+"):
-        raise ValueError(f"mmap_mode must be None, 'r', 'c', 'r+' or 'w+', not {mmap_mode!r}")
-    return Sharing(
-        least_bytes=min(LEAST_BYTES, max(limit, 1)),
-        read_only_bytes=max(limit, 1),
-        copied=mmap_mode != "r",
-        mapped=True,
-    )
-
-
-def _limit_of_the_client() -> int | None:
-    """What the user set for this process holds for tasks as well, as with joblib's own backends."""
-    for name in ParallelBackendBase.MAX_NUM_THREADS_VARS:
-        text = os.environ.get(name, "")
-        if text.isdecimal() and int(text) > 0:
-            return int(text)
-    return None
 
 
 def _unpickled(nesting_level: int | None) -> MusterBackend:
