@@ -1,152 +1,20 @@
 // Stories about the agent: what a worker says and runs, message by message. Time moves by hand and
 // every message goes through the real codec.
-#include "worker/agent.hpp"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <string>
 #include <utility>
 #include <vector>
 
-#include "common/codec.hpp"
+#include "tests/worker/agent_env.hpp"
 
 namespace muster {
 namespace {
 
-constexpr SessionId kSession{1, 2};
-constexpr JobId kJob{1};
-constexpr Incarnation kIncarnation{5, 6};
-
-template <typename Kind>
-Kind through_codec(const Kind& message) {
-  auto decoded = decode(encode(Message(message), Packing::never));
-  EXPECT_TRUE(std::holds_alternative<Message>(decoded));
-  return std::get<Kind>(std::get<Message>(std::move(decoded)));
-}
-
-class Env {
- public:
-  explicit Env(std::uint32_t slots = 2) : agent(options(slots)) {}
-
-  static AgentOptions options(std::uint32_t slots) {
-    AgentOptions made;
-    made.worker = WorkerId{3, 4};
-    made.node = "node";
-    made.executor = "thread";
-    made.slots = slots;
-    made.cores = 8;
-    made.python = "3.11";
-    made.functions = {"square"};
-    return made;
-  }
-
-  // --- The broker's words
-  template <typename Kind>
-  void say(const Kind& message) {
-    agent.receive(through_codec(message), now);
-    settle();
-  }
-  void connect() {
-    agent.connected(now);
-    settle();
-  }
-  void connect_and_declare() {
-    connect();
-    message::Welcome welcome{};
-    welcome.software_version = "broker";
-    welcome.incarnation = kIncarnation;
-    say(welcome);
-    declare();
-    messages.clear();
-  }
-  void declare(bool forward_output = false) {
-    JobSpec spec;
-    spec.forward_output = forward_output;
-    say(message::WorkerJob{kSession, kJob, spec});
-  }
-  void lease(std::uint64_t first, std::uint64_t count, std::uint32_t attempt = 0) {
-    message::Tasks tasks{kSession, kJob, {{TaskSequence{first}, Attempt{attempt}, {}}}};
-    for (std::uint64_t i = 0; i < count; ++i) {
-      tasks.runs[0].payloads.push_back({Bytes::copy("argument"), 0});
-    }
-    say(tasks);
-  }
-  static std::vector<LeaseRange> range(std::uint64_t first, std::uint64_t count,
-                                       std::uint32_t attempt = 0) {
-    return {{TaskSequence{first}, count, Attempt{attempt}}};
-  }
-
-  // --- The executor's words
-  void finish(std::uint64_t sequence, std::uint32_t attempt = 0,
-              Duration busy = std::chrono::seconds(1)) {
-    std::vector<TaskFinish> tasks;
-    tasks.push_back({{kSession, kJob, TaskSequence{sequence}, Attempt{attempt}},
-                     {OutcomeStatus::result, {Bytes::copy("result"), 0}},
-                     busy});
-    agent.finished(std::move(tasks), now);
-    settle();
-  }
-  void print(const std::string& text, JobId job = kJob) {
-    std::vector<message::WorkerOutput> outputs = {
-        {kSession, job, {{TaskSequence{0}, OutputKind::output, 0, "", text}}, 2}};
-    agent.said(std::move(outputs), now);
-    settle();
-  }
-  void hand_back(std::uint64_t sequence, std::uint32_t attempt = 0) {
-    agent.handed_back({{kSession, kJob, TaskSequence{sequence}, Attempt{attempt}}}, now);
-    settle();
-  }
-  void advance(Duration by) {
-    now += by;
-    agent.tick(now);
-    settle();
-  }
-
-  void settle() {
-    agent.check_invariants();
-    Agent::Actions actions = agent.take_actions();
-    agent.check_invariants();
-    for (const Message& message : actions.messages) {
-      auto decoded = decode(encode(message, Packing::never));
-      ASSERT_TRUE(std::holds_alternative<Message>(decoded)) << name_of(message);
-      messages.push_back(std::get<Message>(std::move(decoded)));
-    }
-    forgets.insert(forgets.end(), actions.forgets.begin(), actions.forgets.end());
-    for (const TaskStart& start : actions.starts) started.push_back(value(start.lease.sequence));
-    stops.insert(stops.end(), actions.stops.begin(), actions.stops.end());
-    recalls.insert(recalls.end(), actions.recalls.begin(), actions.recalls.end());
-  }
-
-  // The next message, which must be of this kind.
-  template <typename Kind>
-  Kind expect() {
-    if (messages.empty()) {
-      ADD_FAILURE() << "no message was sent";
-      return {};
-    }
-    const Message message = messages.front();
-    messages.erase(messages.begin());
-    EXPECT_TRUE(std::holds_alternative<Kind>(message)) << "got " << name_of(message);
-    return std::holds_alternative<Kind>(message) ? std::get<Kind>(message) : Kind{};
-  }
-  void expect_nothing() {
-    for (const Message& message : messages) ADD_FAILURE() << "unexpected " << name_of(message);
-  }
-
-  Agent agent;
-  Time now = std::chrono::seconds(100);
-  std::vector<Message> messages;
-  std::vector<std::uint64_t> started;
-  std::vector<Lease> stops;
-  std::vector<Lease> recalls;
-  std::vector<JobName> forgets;
-};
-
 using Sequences = std::vector<std::uint64_t>;
 
 TEST(Agent, GreetsRunsAndForgetsWhatIsAcknowledged) {
-  Env env;
+  AgentEnv env;
   EXPECT_EQ(env.agent.link(), Agent::Link::waiting);
   env.connect();
   const auto hello = env.expect<message::HelloWorker>();
@@ -162,13 +30,13 @@ TEST(Agent, GreetsRunsAndForgetsWhatIsAcknowledged) {
   EXPECT_EQ(outcomes.runs[0].outcomes[0].body.bytes.text(), "result");
   EXPECT_EQ(outcomes.busy, std::chrono::seconds(1));
   EXPECT_FALSE(env.agent.idle());
-  env.say(message::AcknowledgeLeases{kSession, kJob, Env::range(0, 1)});
+  env.say(message::AcknowledgeLeases{kSession, kJob, AgentEnv::range(0, 1)});
   EXPECT_TRUE(env.agent.idle());
   env.expect_nothing();
 }
 
 TEST(Agent, GivesLongTasksExactlyTheSlotsAndShortOnesMore) {
-  Env env;
+  AgentEnv env;
   env.connect_and_declare();
   env.lease(0, 100);
   EXPECT_EQ(env.started, (Sequences{0, 1}));
@@ -177,7 +45,7 @@ TEST(Agent, GivesLongTasksExactlyTheSlotsAndShortOnesMore) {
   for (std::uint64_t i = 1; i < 3; ++i) env.finish(i, 0, std::chrono::seconds(1));
   EXPECT_EQ(env.started.size(), 5U);
 
-  Env quick;
+  AgentEnv quick;
   quick.connect_and_declare();
   quick.lease(0, 100);
   quick.finish(0, 0, std::chrono::microseconds(100));  // ten more fit into a millisecond
@@ -185,7 +53,7 @@ TEST(Agent, GivesLongTasksExactlyTheSlotsAndShortOnesMore) {
 }
 
 TEST(Agent, PassesOnWhatTasksSayWhileItIsConnected) {
-  Env env;
+  AgentEnv env;
   env.connect_and_declare();
   env.print("nobody asked");
   env.print("of no job", JobId{9});
@@ -202,7 +70,7 @@ TEST(Agent, PassesOnWhatTasksSayWhileItIsConnected) {
 }
 
 TEST(Agent, TellsTheExecutorOfForgottenJobsOnceTheirTasksEnded) {
-  Env env;
+  AgentEnv env;
   env.connect_and_declare();
   env.lease(0, 1);
   env.say(message::ForgetJob{kSession, kJob});
@@ -216,7 +84,7 @@ TEST(Agent, TellsTheExecutorOfForgottenJobsOnceTheirTasksEnded) {
 }
 
 TEST(Agent, CountsAStuckSlotAsTaken) {
-  Env env;
+  AgentEnv env;
   env.connect_and_declare();
   env.agent.set_stuck(1, env.now);
   env.lease(0, 3);
@@ -228,7 +96,7 @@ TEST(Agent, CountsAStuckSlotAsTaken) {
 }
 
 TEST(Agent, SendsOutcomesAgainAfterEveryWelcomeAndListsWhatItHolds) {
-  Env env;
+  AgentEnv env;
   env.connect_and_declare();
   env.lease(0, 4);
   env.finish(1);
@@ -237,7 +105,7 @@ TEST(Agent, SendsOutcomesAgainAfterEveryWelcomeAndListsWhatItHolds) {
   env.connect();
   const auto hello = env.expect<message::HelloWorker>();
   ASSERT_EQ(hello.held.size(), 1U);
-  EXPECT_EQ(hello.held[0].leases, Env::range(0, 4));
+  EXPECT_EQ(hello.held[0].leases, AgentEnv::range(0, 4));
   env.finish(0);
   env.expect_nothing();  // not before WELCOME
   env.say(message::Welcome{
@@ -249,7 +117,7 @@ TEST(Agent, SendsOutcomesAgainAfterEveryWelcomeAndListsWhatItHolds) {
 }
 
 TEST(Agent, OutcomesWaitForEachOtherOnlyWhileEverySlotHasMoreToDo) {
-  Env env;
+  AgentEnv env;
   env.connect_and_declare();
   env.lease(0, 4);
   env.finish(0);
@@ -264,14 +132,14 @@ TEST(Agent, OutcomesWaitForEachOtherOnlyWhileEverySlotHasMoreToDo) {
 }
 
 TEST(Agent, IgnoresDuplicatesAndReturnsWhatItDoesNotKnow) {
-  Env env;
+  AgentEnv env;
   env.connect_and_declare();
   env.lease(0, 1);
   env.lease(0, 1);
   EXPECT_EQ(env.started, Sequences{0});
   env.say(message::Tasks{kSession, JobId{7}, {{TaskSequence{3}, Attempt{1}, {Payload{}}}}});
-  EXPECT_EQ(env.expect<message::Returned>().leases, Env::range(3, 1, 1));
-  env.say(message::AcknowledgeLeases{kSession, kJob, Env::range(0, std::uint64_t{1} << 62)});
+  EXPECT_EQ(env.expect<message::Returned>().leases, AgentEnv::range(3, 1, 1));
+  env.say(message::AcknowledgeLeases{kSession, kJob, AgentEnv::range(0, std::uint64_t{1} << 62)});
   env.finish(0);
   env.finish(0);
   env.expect<message::WorkerOutcomes>();
@@ -279,29 +147,29 @@ TEST(Agent, IgnoresDuplicatesAndReturnsWhatItDoesNotKnow) {
 }
 
 TEST(Agent, ReturnsRecalledLeasesThatHaveNotStarted) {
-  Env env;
+  AgentEnv env;
   env.connect_and_declare();
   env.lease(0, 5);
-  env.say(message::Recall{kSession, kJob, Env::range(0, 5)});
-  EXPECT_EQ(env.expect<message::Returned>().leases, Env::range(2, 3));
+  env.say(message::Recall{kSession, kJob, AgentEnv::range(0, 5)});
+  EXPECT_EQ(env.expect<message::Returned>().leases, AgentEnv::range(2, 3));
   EXPECT_EQ(env.recalls.size(), 2U);  // the executor may not have started these
   env.hand_back(1);
-  EXPECT_EQ(env.expect<message::Returned>().leases, Env::range(1, 1));
+  EXPECT_EQ(env.expect<message::Returned>().leases, AgentEnv::range(1, 1));
   env.finish(0);
   env.expect<message::WorkerOutcomes>();
   env.expect_nothing();
 }
 
 TEST(Agent, EndsStoppedLeasesWithAnOutcomeEach) {
-  Env env(1);
+  AgentEnv env(1);
   env.connect_and_declare();
   env.lease(0, 2);
-  env.say(message::StopTasks{kSession, kJob, Env::range(0, 2)});
+  env.say(message::StopTasks{kSession, kJob, AgentEnv::range(0, 2)});
   const auto outcomes = env.expect<message::WorkerOutcomes>();
   EXPECT_EQ(outcomes.runs[0].first, TaskSequence{1});
   EXPECT_EQ(outcomes.runs[0].outcomes[0].status, OutcomeStatus::cancelled);
   ASSERT_EQ(env.stops.size(), 1U);
-  env.say(message::StopTasks{kSession, kJob, Env::range(0, 2)});
+  env.say(message::StopTasks{kSession, kJob, AgentEnv::range(0, 2)});
   EXPECT_EQ(env.stops.size(), 1U);
   env.finish(0);  // it was quicker
   EXPECT_EQ(env.expect<message::WorkerOutcomes>().runs[0].outcomes[0].status,
@@ -309,7 +177,7 @@ TEST(Agent, EndsStoppedLeasesWithAnOutcomeEach) {
 }
 
 TEST(Agent, DropsWhatIsLeftOfAForgottenJob) {
-  Env env(1);
+  AgentEnv env(1);
   env.connect_and_declare();
   env.lease(0, 2);
   env.say(message::ForgetJob{kSession, kJob});
@@ -321,7 +189,7 @@ TEST(Agent, DropsWhatIsLeftOfAForgottenJob) {
 }
 
 TEST(Agent, RunsAJobThatComesBackAfterItsStoppedTasksEnded) {
-  Env env(1);
+  AgentEnv env(1);
   env.connect_and_declare();
   env.lease(0, 1);
   env.say(message::ForgetJob{kSession, kJob});
@@ -334,19 +202,19 @@ TEST(Agent, RunsAJobThatComesBackAfterItsStoppedTasksEnded) {
 }
 
 TEST(Agent, LetsARunningTaskServeANewerLease) {
-  Env env;
+  AgentEnv env;
   env.connect_and_declare();
   env.lease(0, 1, 0);
   env.lease(0, 1, 2);
   env.lease(0, 1, 1);  // late
-  EXPECT_EQ(env.expect<message::Returned>().leases, Env::range(0, 1, 1));
+  EXPECT_EQ(env.expect<message::Returned>().leases, AgentEnv::range(0, 1, 1));
   EXPECT_EQ(env.started, Sequences{0});
   env.finish(0, 0);
   EXPECT_EQ(env.expect<message::WorkerOutcomes>().runs[0].attempt, Attempt{2});
 }
 
 TEST(Agent, RunsATaskAgainWhoseOutcomeWasNotWanted) {
-  Env env;
+  AgentEnv env;
   env.connect_and_declare();
   env.lease(0, 1, 0);
   env.finish(0, 0);
@@ -356,24 +224,24 @@ TEST(Agent, RunsATaskAgainWhoseOutcomeWasNotWanted) {
 }
 
 TEST(Agent, DrainsByGivingBackWhatHasNotStarted) {
-  Env env(1);
+  AgentEnv env(1);
   env.connect_and_declare();
   env.lease(0, 3);
   env.agent.drain(env.now);
   env.settle();
   EXPECT_TRUE(env.expect<message::WorkerState>().draining);
-  EXPECT_EQ(env.expect<message::Returned>().leases, Env::range(1, 2));
+  EXPECT_EQ(env.expect<message::Returned>().leases, AgentEnv::range(1, 2));
   EXPECT_EQ(env.recalls.size(), 1U);
   env.lease(5, 1);
-  EXPECT_EQ(env.expect<message::Returned>().leases, Env::range(5, 1));
+  EXPECT_EQ(env.expect<message::Returned>().leases, AgentEnv::range(5, 1));
   env.finish(0);
   env.expect<message::WorkerOutcomes>();
-  env.say(message::AcknowledgeLeases{kSession, kJob, Env::range(0, 1)});
+  env.say(message::AcknowledgeLeases{kSession, kJob, AgentEnv::range(0, 1)});
   EXPECT_TRUE(env.agent.idle());
 }
 
 TEST(Agent, KeepsTheLinkAliveAndNoticesSilence) {
-  Env env;
+  AgentEnv env;
   env.connect_and_declare();
   env.advance(std::chrono::seconds(2));
   env.expect<message::Heartbeat>();
@@ -393,7 +261,7 @@ TEST(Agent, KeepsTheLinkAliveAndNoticesSilence) {
 }
 
 TEST(Agent, SaysHelloToABrokerThatDoesNotKnowItAndEndsWhenRefused) {
-  Env env;
+  AgentEnv env;
   env.connect_and_declare();
   env.say(message::Unknown{kIncarnation});
   env.expect<message::HelloWorker>();
@@ -405,7 +273,7 @@ TEST(Agent, SaysHelloToABrokerThatDoesNotKnowItAndEndsWhenRefused) {
 }
 
 TEST(Agent, CutsOutcomesIntoBatches) {
-  Env env;
+  AgentEnv env;
   env.connect_and_declare();
   for (std::uint64_t i = 0; i < 3; ++i) env.lease(i * 1000, 1000);
   std::vector<TaskFinish> tasks;
@@ -430,7 +298,7 @@ TEST(Agent, CutsOutcomesIntoBatches) {
 }
 
 TEST(Agent, DropsMessagesThatAreNotForWorkersInAnyState) {
-  Env env;
+  AgentEnv env;
   env.agent.receive(message::Tasks{kSession, kJob, {}}, env.now);
   EXPECT_EQ(env.agent.dropped_messages(), 1U);
   env.connect_and_declare();
