@@ -24,6 +24,7 @@ struct Part {
   ino_t inode = 0;
   std::uint64_t offset_bytes = 0;
   std::uint64_t size_bytes = 0;
+  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes the 0 behind `<` for a pointer
   auto operator<=>(const Part&) const = default;
 };
 
@@ -119,21 +120,21 @@ std::shared_ptr<Mapping> map(const BlobFile& file, const Source& source, int pro
 }  // namespace
 
 Bytes BlobFile::map_shared() const {
-  static const auto mappings = std::make_shared<Mappings>();
+  static const auto kMappings = std::make_shared<Mappings>();
   if (size_bytes == 0) return {};
   std::shared_ptr<Mapping> mapping;  // its end takes the lock
-  std::unique_lock lock(mappings->mutex);
+  std::unique_lock lock(kMappings->mutex);
   if (map_ != nullptr) return {map_, content_};
   lock.unlock();
   const Source source = open_whole(*this);
   lock.lock();
   if (map_ != nullptr) return {map_, content_};
-  const auto found = mappings->entries.find(source.part);
-  if (found != mappings->entries.end()) mapping = found->second.lock();
+  const auto found = kMappings->entries.find(source.part);
+  if (found != kMappings->entries.end()) mapping = found->second.lock();
   if (mapping == nullptr) {
     mapping = map(*this, source, PROT_READ, MAP_SHARED);
-    mappings->entries.insert_or_assign(source.part, mapping);
-    mapping->list(mappings, source.part);
+    kMappings->entries.insert_or_assign(source.part, mapping);
+    mapping->list(kMappings, source.part);
   }
   content_ = {mapping->content(skipped(source.part)), size_bytes};
   map_ = mapping;
