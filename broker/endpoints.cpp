@@ -113,7 +113,7 @@ std::string Endpoints::listen(const std::string& endpoint) {
     spdlog::info("listening on {}", endpoint);
     return endpoint;
   }
-  const std::string bound = router_.bind(endpoint, tcp_);
+  std::string bound = router_.bind(endpoint, tcp_);
   if (tcp_.security == Security::trusted) {
     spdlog::warn("listening on {} for workers with the secret of '{}': nothing there is encrypted",
                  bound, options_.trust_network);
