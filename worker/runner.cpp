@@ -34,7 +34,7 @@ void run_native_tasks(RunnerLink& link, const FunctionRegistry& functions) {
       const Failure& failure = *result.failure;
       link.fail(task.id, failure.kind, failure.message, failure.traceback, failure.extra);
     } else {
-      link.finish(task.id, std::move(result.body), std::move(result.blobs));
+      link.finish(task.id, std::move(result.body), result.blobs);
     }
   }
 }

@@ -240,7 +240,7 @@ void RunnerLink::ready() { state_->write(message::Heartbeat{}); }
 
 RunnerTask RunnerLink::next() { return state_->next(); }
 
-void RunnerLink::finish(std::uint64_t task_id, Bytes result, std::vector<Blob> blobs) {
+void RunnerLink::finish(std::uint64_t task_id, Bytes result, const std::vector<Blob>& blobs) {
   state_->finish(task_id, std::move(result), blobs);
 }
 

@@ -234,7 +234,7 @@ std::uint32_t open_job(Session& session, const py::str& label, const py::str& py
   options.forward_output = forward_output;
   return session.use([&](Native& native) {
     const py::gil_scoped_release unlocked;
-    return native.channel.open(std::move(function), options);
+    return native.channel.open(function, options);
   });
 }
 
@@ -264,16 +264,15 @@ void await_room(Session& session, std::uint64_t size_bytes) {
 std::uint64_t push(Session& session, std::uint32_t job, const py::object& payload,
                    const py::iterable& blobs) {
   Bytes bytes = to_bytes(payload);
-  std::vector<Blob> named = to_blobs(blobs);
+  const std::vector<Blob> named = to_blobs(blobs);
   if (bytes.size() < kBlobRoomBytes) {
-    return session.use([&](Native& native) {
-      return native.channel.push(job, std::move(bytes), std::move(named));
-    });
+    return session.use(
+        [&](Native& native) { return native.channel.push(job, std::move(bytes), named); });
   }
   await_room(session, bytes.size());
   return session.use([&](Native& native) {
     const py::gil_scoped_release unlocked;
-    return native.channel.push(job, std::move(bytes), std::move(named));
+    return native.channel.push(job, std::move(bytes), named);
   });
 }
 

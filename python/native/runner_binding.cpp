@@ -76,10 +76,10 @@ class Link {
   }
   void finish(std::uint64_t task_id, const py::object& result, const py::iterable& blobs) {
     Bytes bytes = to_bytes(result);
-    std::vector<Blob> named = to_blobs(blobs);
+    const std::vector<Blob> named = to_blobs(blobs);
     ended(task_id);
     const py::gil_scoped_release unlocked;
-    link_->finish(task_id, std::move(bytes), std::move(named));
+    link_->finish(task_id, std::move(bytes), named);
   }
   py::object make_blob(const py::iterable& parts) {
     std::deque<View> views;

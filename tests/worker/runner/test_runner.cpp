@@ -67,7 +67,7 @@ class Program {
       try {
         std::vector<Blob> blobs;
         const std::string result = act_on_blobs(task, text.substr(0, space), rest, blobs);
-        link_.finish(task.id, Bytes::copy(result), std::move(blobs));
+        link_.finish(task.id, Bytes::copy(result), blobs);
       } catch (const std::exception& error) {
         link_.fail(task.id, "exception", error.what(), "the traceback", Bytes::copy("the extra"));
       }

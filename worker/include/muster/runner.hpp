@@ -70,7 +70,7 @@ class RunnerLink {
   // Each task that next() returned ends with exactly one of these. `blobs` belong to the result:
   // those of make_blob() go as they are, any other one as a copy. A large result needs no blob of
   // its own: it travels as one.
-  void finish(std::uint64_t task_id, Bytes result, std::vector<Blob> blobs = {});
+  void finish(std::uint64_t task_id, Bytes result, const std::vector<Blob>& blobs = {});
   void fail(std::uint64_t task_id, const std::string& kind, const std::string& message,
             const std::string& traceback, Bytes extra);
   // A blob for a result: these parts, one after the other. Its file is gone with the last handle
