@@ -71,7 +71,7 @@ struct CommandLine {
   double unknown_function_seconds = 2;
 };
 
-void describe(CLI::App& app, CommandLine& line) {
+void describe_peers(CLI::App& app, CommandLine& line) {
   app.set_version_flag("--version", MUSTER_VERSION);
   app.set_config("--config", "", "TOML file with any of these options as KEY = VALUE, less the --")
       ->type_name("FILE");
@@ -99,6 +99,9 @@ void describe(CLI::App& app, CommandLine& line) {
   app.add_option("--node-plugin", line.node_plugins,
                  "A library of native functions for every machine reached by ssh; may be repeated")
       ->type_name("FILE");
+}
+
+void describe_limits(CLI::App& app, CommandLine& line) {
   app.add_option("--heartbeat-interval", line.heartbeat_seconds, "Seconds between heartbeats")
       ->check(CLI::Range(0.01, 3600.0))
       ->capture_default_str();
@@ -142,6 +145,9 @@ void describe(CLI::App& app, CommandLine& line) {
                  "Seconds until tasks fail because no connected worker offers their function")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+}
+
+void describe_conduct(CLI::App& app, CommandLine& line) {
   app.add_option(
          "--spool", line.spool,
          "Keep the values that programs cache in the pool (joblib's Memory) in this folder, "
@@ -234,7 +240,9 @@ int run(int argc, char** argv) {
   muster::ServiceManager service = muster::take_service_manager();
   CLI::App app(kDescription, "muster-broker");
   CommandLine line;
-  describe(app, line);
+  describe_peers(app, line);
+  describe_limits(app, line);
+  describe_conduct(app, line);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
