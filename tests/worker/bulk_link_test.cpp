@@ -120,7 +120,7 @@ class Bulk : public ::testing::Test {
       return !reports_.empty();
     });
     if (reports_.empty()) return {};
-    const BlobReport first = reports_.front();
+    BlobReport first = std::move(reports_.front());
     reports_.erase(reports_.begin());
     return first;
   }
