@@ -40,7 +40,7 @@ class FileAt final : public BlobFile {
 class BlobMap : public ::testing::Test {
  protected:
   std::string write(const std::string& name, const std::string& text) {
-    const std::string path = folder.path(name);
+    std::string path = folder.path(name);
     std::ofstream(path, std::ios::binary) << text;
     return path;
   }

@@ -192,7 +192,7 @@ TEST_F(CommandsWithFiles, HaveTheirInputsWhateverBecomesOfTheBlobs) {
   for (const auto& entry : std::filesystem::directory_iterator(rig.folder.path("memory"))) {
     if (entry.is_regular_file()) std::filesystem::remove(entry.path());
   }
-  std::ofstream(rig.folder.path("go"));
+  std::ofstream(rig.folder.path("go")).close();
   env.wait_for(1);
   EXPECT_EQ(result(0).output.text(), "still there");
 }
