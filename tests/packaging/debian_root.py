@@ -158,7 +158,7 @@ class Root:
         """Every path in it, less what package managers and caches write for themselves."""
         own = re.compile(
             r"/(proc|sys|dev|run|tmp|var/log|var/cache|var/lib/(apt|dpkg)|etc/resolv.conf"
-            r"|etc/ld.so.cache)(/|$)|.*/__pycache__"
+            r"|etc/ld.so.cache|root/.cache)(/|$)|.*/__pycache__"
         )
         found = set()
         for folder, folders, files in os.walk(self.path):
