@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "broker/memo_file.hpp"
+#include "common/folder_claim.hpp"
 #include "common/limits.hpp"
 
 namespace muster {
@@ -52,6 +53,7 @@ std::string said_by(const char* what, const std::string& path, int error) {
 MemoStore::~MemoStore() {
   // In `incoming` nothing is worth keeping; a folder without values neither.
   (own_ ? remove_folder(folder_) : remove_folder(incoming_));
+  if (own_) remove_empty_folders(folder_.substr(0, folder_.rfind('/')), own_top_);
   if (!own_ && entries_.empty()) remove_empty_folder(folder_);
 }
 

@@ -128,6 +128,7 @@ class MemoStore {
   std::string folder_;
   std::string incoming_;
   bool own_ = false;
+  std::string own_top_;  // goes with a folder of its own, when it is empty
   Descriptor lock_;
   std::uint64_t limit_bytes_ = 0;
   std::size_t limit_items_ = 0;

@@ -33,6 +33,9 @@ namespace muster {
 struct BlobFolderOptions {
   std::string memory;  // made, with its parents, if it is not there; only its user may enter
   std::string disk;
+  // Folders above these two that only Muster uses: they go when nothing is left in them.
+  std::string memory_top = {};
+  std::string disk_top = {};
   std::uint64_t memory_limit_bytes = 0;
   std::uint64_t disk_limit_bytes = 0;
   Duration keep = std::chrono::seconds(60);  // blobs that nobody pins

@@ -292,7 +292,7 @@ void settle_limits(Options& options) {
 void make_folder(const Options& options, const WorkerId& worker, std::optional<NodeBlobs>& blobs) {
   try {
     NodeBlobsOptions made;
-    made.folder = {worker, memory_root_of_user(), cache_folder() + "/blobs"};
+    made.folder = {worker, memory_root_of_user(), cache_folder() + "/blobs", cache_folder()};
     made.memory_bytes = options.blob_memory_bytes;
     made.disk_bytes = options.blob_disk_bytes;
     made.node_memory_bytes = options.memory_bytes;
