@@ -112,6 +112,12 @@ void BlobFolder::discard_from(const BlobId& id, const std::string& owner) {
 
 std::string BlobFolder::State::adopt_incoming(const BlobName& name, Place place,
                                               const std::string& file) {
+  const auto found = entries.find(name.id);
+  if (found != entries.end()) {  // who said so before a broken connection says it again
+    if (found->second.size == name.size_bytes) return "";
+    return fmt::format("a blob of this name has {} bytes, not {}", found->second.size,
+                       name.size_bytes);
+  }
   const std::string path = shelf(place).path() + "/incoming/" + file;
   const Descriptor opened = shelf(place).open_incoming(file);
   struct stat status {};
@@ -121,12 +127,6 @@ std::string BlobFolder::State::adopt_incoming(const BlobName& name, Place place,
   if (!S_ISREG(status.st_mode) || static_cast<std::uint64_t>(status.st_size) != name.size_bytes) {
     return fmt::format("'{}' is not a file of {} bytes, as was said, but has {}", path,
                        name.size_bytes, status.st_size);
-  }
-  const auto found = entries.find(name.id);
-  if (found != entries.end()) {
-    if (found->second.size == name.size_bytes) return "";
-    return fmt::format("a blob of this name has {} bytes, not {}", found->second.size,
-                       name.size_bytes);
   }
   // It takes room already; whether it may stay is a matter of the limits.
   if (!may_stay(place, name.size_bytes)) return no_room(name.size_bytes);

@@ -1,6 +1,8 @@
 // Large data when brokers end, files are lost and room runs out.
 #include <sys/resource.h>
 
+#include <thread>
+
 #include "tests/system/blob_pool.hpp"
 
 namespace muster::test {
@@ -102,6 +104,50 @@ TEST_F(BlobsProducerFaults, HandlesThatFillAllRoomAreAnError) {
   EXPECT_TRUE(producer.await_blob_room(kMegabyte, 0s));
   EXPECT_EQ(producer.submit<std::int64_t>("sum", producer.scatter(numbers_from(500))).get(),
             sum(numbers_from(500)));
+}
+
+TEST_F(BlobsProducerFaults, ContentThatIsPutAgainBeforeTheBrokerLooksIsNotLost) {
+  start();
+  Producer producer(options());
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", producer.scatter(Numbers{7})).get(), 7);
+  const Numbers numbers = numbers_from(3);
+  ::kill(broker_->process(), SIGSTOP);
+  Blob blob;
+  const auto end = std::chrono::steady_clock::now() + 100ms;  // many times as long as a release
+  while (std::chrono::steady_clock::now() < end) {
+    blob = {};
+    blob = producer.scatter(numbers);
+  }
+  ::kill(broker_->process(), SIGCONT);
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers));
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers)) << "nor refused";
+  blob = {};
+  blob = producer.scatter(numbers);
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers));
+}
+
+TEST_F(BlobsProducerFaults, ThreadsThatPutTheSameAndLetGoOfItLoseNothing) {
+  start({"--blob-memory", "16MiB", "--blob-disk", "16MiB"});
+  Producer producer(options());
+  std::vector<std::string> errors(4);
+  std::vector<std::thread> threads;
+  for (std::string& error : errors) {
+    threads.emplace_back([&] {
+      try {
+        for (int i = 0; i < 300; ++i) {
+          const Numbers numbers = numbers_from(i % 3, kMegabyte / 4);
+          const Blob blob = producer.scatter(numbers);
+          if (i % 10 != 0) continue;
+          const auto got = producer.submit<std::int64_t>("sum", blob).get();
+          if (got != sum(numbers)) throw std::runtime_error("a wrong sum");
+        }
+      } catch (const std::exception& failure) {
+        error = failure.what();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(errors, std::vector<std::string>(4));
 }
 
 // Files of this process may not grow beyond a size meanwhile.
