@@ -311,6 +311,10 @@ std::optional<BlobSource> BlobKeeper::answered(const BlobAnswer& answer) {
   std::shared_ptr<const KeptFile> handle;  // let go after the lock
   Bytes content;
   Lock lock(mutex_);
+  if (answer.state == BlobState::refused) {  // its task may have ended for it already
+    refusal_ = answer.text;
+    refused_.store(true, std::memory_order_relaxed);
+  }
   const auto found = entries_.find(answer.id);
   if (found == entries_.end() || found->second.writing) return std::nullopt;
   Entry& entry = found->second;
@@ -320,10 +324,6 @@ std::optional<BlobSource> BlobKeeper::answered(const BlobAnswer& answer) {
   }
   if (answer.state == BlobState::refused || entry.origin != Origin::written || !shares()) {
     entry.lost = answer.text.empty() ? "the broker lost it" : answer.text;
-    if (answer.state == BlobState::refused) {
-      refusal_ = entry.lost;
-      refused_.store(true, std::memory_order_relaxed);
-    }
     return std::nullopt;
   }
   handle = entry.handle.lock();

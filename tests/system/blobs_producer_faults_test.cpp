@@ -126,6 +126,28 @@ TEST_F(BlobsProducerFaults, ContentThatIsPutAgainBeforeTheBrokerLooksIsNotLost) 
   EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers));
 }
 
+TEST_F(BlobsProducerFaults, ARefusedBlobIsExplainedEvenIfItsTaskIsAllThatUsedIt) {
+  start({"--blob-memory", "4MiB", "--blob-disk", "4MiB"});
+  Producer other(options());
+  std::vector<Blob> held;
+  for (int i = 0; i < 6; ++i) held.push_back(other.scatter(numbers_from(i)));
+  EXPECT_EQ(other.submit<std::int64_t>("sum", held.back()).get(), sum(numbers_from(5)));
+  Producer producer(options());
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", producer.scatter(Numbers{7})).get(), 7);
+  ::kill(broker_->process(), SIGSTOP);  // so that it answers all at once
+  auto future =
+      producer.submit<std::int64_t>("sum", producer.scatter(numbers_from(7, 3 * kMegabyte)));
+  ::kill(broker_->process(), SIGCONT);
+  try {
+    future.get();
+    ADD_FAILURE() << "no Error was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), "blob_lost") << error.what();
+    EXPECT_NE(std::string(error.what()).find("no room for a blob"), std::string::npos)
+        << error.what();
+  }
+}
+
 TEST_F(BlobsProducerFaults, ThreadsThatPutTheSameAndLetGoOfItLoseNothing) {
   start({"--blob-memory", "16MiB", "--blob-disk", "16MiB"});
   Producer producer(options());
