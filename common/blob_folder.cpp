@@ -105,6 +105,13 @@ bool BlobFolder::has_incoming(const BlobId& id, const std::string& owner) const 
   return state_->memory.has_incoming(file) || state_->disk.has_incoming(file);
 }
 
+bool BlobFolder::make_room_from(const BlobName& name, const std::string& owner) {
+  State& s = *state_;
+  if (holds(name.id)) return true;
+  const bool in_memory = s.memory.has_incoming(to_hex(name.id) + "." + owner);
+  return s.may_stay(in_memory ? State::Place::memory : State::Place::disk, name.size_bytes);
+}
+
 void BlobFolder::discard_from(const BlobId& id, const std::string& owner) {
   const std::string file = to_hex(id) + "." + owner;
   for (const BlobShelf* shelf : {&state_->memory, &state_->disk}) shelf->remove_incoming(file);

@@ -66,6 +66,9 @@ class BlobFolder {
   // Looks for `<hex>.<owner>` in both incoming folders.
   std::string adopt_from(const BlobName& name, const std::string& owner);
   bool has_incoming(const BlobId& id, const std::string& owner) const;
+  // Whether adopt_from() finds room for that file now, if need be at the cost of cached blobs. It
+  // takes a file away that it has no room for; one that may have room later is to wait.
+  bool make_room_from(const BlobName& name, const std::string& owner);
   void discard_from(const BlobId& id, const std::string& owner);  // removes that file
 
   // A blob that arrives in pieces, in any order. One at a time per name.

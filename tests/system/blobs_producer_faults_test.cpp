@@ -148,6 +148,20 @@ TEST_F(BlobsProducerFaults, ARefusedBlobIsExplainedEvenIfItsTaskIsAllThatUsedIt)
   }
 }
 
+TEST_F(BlobsProducerFaults, AResultWaitsUntilThereIsRoomForIt) {
+  start({"--blob-memory", "4MiB", "--blob-disk", "4MiB"});
+  Producer producer(options());
+  std::vector<Blob> held;
+  for (int i = 0; i < 6; ++i) held.push_back(producer.scatter(numbers_from(i)));
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", held.back()).get(), sum(numbers_from(5)));
+  auto future = producer.submit<Blob>("iota", std::uint64_t{3 * kMegabyte / 8});
+  EXPECT_TRUE(eventually([&] {
+    return producer.status().json.find("\"outcomes_waiting_for_blobs\": 1") != std::string::npos;
+  })) << producer.status().json;
+  held.clear();
+  EXPECT_EQ(future.get().as<std::int64_t>().back(), std::int64_t{3 * kMegabyte / 8 - 1});
+}
+
 TEST_F(BlobsProducerFaults, ThreadsThatPutTheSameAndLetGoOfItLoseNothing) {
   start({"--blob-memory", "16MiB", "--blob-disk", "16MiB"});
   Producer producer(options());
