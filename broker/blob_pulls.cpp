@@ -13,6 +13,10 @@ namespace {
 constexpr const char* kLost = "blob_lost";
 constexpr const char* kTooLarge = "result_too_large";
 
+bool contains(const std::vector<BlobName>& names, const BlobName& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
 // The one outcome of a held message.
 OutcomeRun& run_of(message::WorkerOutcomes& outcome) { return outcome.runs.front(); }
 
@@ -48,28 +52,27 @@ message::WorkerOutcomes BlobPulls::take(const WorkerId& worker, message::WorkerO
 
 void BlobPulls::hold(const WorkerId& id, const message::WorkerOutcomes& said, const OutcomeRun& run,
                      std::size_t index, Duration busy, Time now) {
-  Held held{one_of(said, run, index, busy), {}, {}, now};
+  Held held{one_of(said, run, index, busy), {}, {}, {}, now};
   const LeaseKey key{said.session, said.job, run.first + index, run.attempt};
   const auto known = workers_.find(id);
   if (known != workers_.end() && known->second.held.count(key) != 0) return;  // said again
   const Payload& body = run_of(held.outcome).outcomes.front().body;
   if (!books_.expects(id, held.outcome)) {  // late: whoever takes it acknowledges and drops it
-    for (std::uint32_t i = 0; i < body.blobs; ++i) {
-      folder_.discard_from(blob_at(body, i).id, to_hex(id));
-    }
+    discard(id, held);
     go_on(id, std::move(held));
     return;
   }
   const std::string error = find_blobs(id, held, Payload(body));
   if (known == workers_.end()) workers_[id].away_since = now;
   Worker& worker = workers_[id];
-  const bool complete = held.missing.empty() && error.empty();
+  const bool complete = held.missing.empty() && held.left.empty() && error.empty();
   const bool shares = !held.missing.empty() && books_.shares(id);
   if (complete) {
     go_on(id, std::move(held));
     return;
   }
   worker.order.push_back(key);
+  if (!held.left.empty()) worker.crowded.push_back(key);
   worker.held.emplace(key, std::move(held));
   if (!error.empty()) fail(id, worker, key, kTooLarge, error);
   if (error.empty() && shares) {
@@ -77,22 +80,74 @@ void BlobPulls::hold(const WorkerId& id, const message::WorkerOutcomes& said, co
   }
 }
 
-// Takes what lies in the incoming folders, and notes what does not.
+// Takes what lies in the incoming folders, and notes what does not, or has no room now.
 std::string BlobPulls::find_blobs(const WorkerId& id, Held& held, const Payload& body) {
   for (std::uint32_t i = 0; i < body.blobs; ++i) {
     const BlobName name = blob_at(body, i);
     if (!folder_.holds(name.id) && folder_.has_incoming(name.id, to_hex(id))) {
+      if (must_wait(id, name)) {
+        if (!contains(held.left, name)) held.left.push_back(name);
+        continue;
+      }
       std::string error = folder_.adopt_from(name, to_hex(id));
       if (!error.empty()) return error;
     }
     if (folder_.holds(name.id)) {  // of another size: nobody will find it under that name
       folder_.pin(name.id);
       held.pinned.push_back(name.id);
-    } else if (std::find(held.missing.begin(), held.missing.end(), name) == held.missing.end()) {
+    } else if (!contains(held.missing, name)) {
       held.missing.push_back(name);
     }
   }
   return "";
+}
+
+// What is larger than all room is not waited for.
+bool BlobPulls::must_wait(const WorkerId& id, const BlobName& name) {
+  return name.size_bytes <= folder_.largest_bytes() && !folder_.make_room_from(name, to_hex(id));
+}
+
+std::string BlobPulls::take_left(const WorkerId& id, Held& held) {
+  while (!held.left.empty() && !must_wait(id, held.left.front())) {
+    const BlobName name = held.left.front();
+    std::string error = folder_.adopt_from(name, to_hex(id));
+    if (!error.empty()) return error;
+    folder_.pin(name.id);
+    held.pinned.push_back(name.id);
+    held.left.erase(held.left.begin());
+  }
+  return "";
+}
+
+// One after another: what is large finds room, too.
+void BlobPulls::take_all_left(const WorkerId& id, Worker& worker, Time now) {
+  while (!worker.crowded.empty()) {
+    const LeaseKey key = worker.crowded.front();
+    const auto found = worker.held.find(key);
+    if (found != worker.held.end()) {
+      const std::string error = take_left(id, found->second);
+      if (!error.empty()) {
+        fail(id, worker, key, kLost, error);
+      } else if (!found->second.left.empty()) {
+        worker.no_room_since = std::min(worker.no_room_since, now);
+        return;
+      } else if (found->second.missing.empty()) {
+        Held complete = std::move(found->second);
+        remove(worker, key);
+        go_on(id, std::move(complete));
+      }
+    }
+    worker.crowded.pop_front();
+    worker.no_room_since = kNever;
+  }
+}
+
+// The files of an outcome that nobody takes.
+void BlobPulls::discard(const WorkerId& id, const Held& held) {
+  const Payload& body = held.outcome.runs.front().outcomes.front().body;
+  for (std::uint32_t i = 0; i < body.blobs; ++i) {
+    folder_.discard_from(blob_at(body, i).id, to_hex(id));
+  }
 }
 
 void BlobPulls::go_on(const WorkerId& id, Held&& held) {
@@ -105,6 +160,7 @@ void BlobPulls::fail(const WorkerId& id, Worker& worker, const LeaseKey& key, co
   if (found == worker.held.end()) return;
   Held held = std::move(found->second);
   remove(worker, key);
+  discard(id, held);
   run_of(held.outcome).outcomes.front() =
       failed(OutcomeStatus::error, {kind, "the task's result did not arrive: " + why, "", {}});
   go_on(id, std::move(held));
@@ -208,7 +264,7 @@ void BlobPulls::arrived(const WorkerId& id, Worker& worker, const BlobName& name
     if (std::erase(held.missing, name) == 0) continue;
     folder_.pin(name.id);
     held.pinned.push_back(name.id);
-    if (!held.missing.empty()) continue;
+    if (!held.missing.empty() || !held.left.empty()) continue;
     Held complete = std::move(held);
     remove(worker, key);
     go_on(id, std::move(complete));
@@ -284,6 +340,7 @@ bool BlobPulls::ask_next(const WorkerId& id, Worker& worker, Time now, message::
 // One chunk of each worker in turn, as long as there may be more on the way.
 std::vector<std::pair<WorkerId, message::BlobWant>> BlobPulls::take_wants(Time now) {
   std::vector<std::pair<WorkerId, message::BlobWant>> wants;
+  for (auto& [id, worker] : workers_) take_all_left(id, worker, now);
   auto next = workers_.upper_bound(first_);
   for (std::size_t idle = 0; idle < workers_.size() && pending_ < kMostChunks; ++next) {
     if (next == workers_.end()) next = workers_.begin();
@@ -301,10 +358,13 @@ std::vector<std::pair<WorkerId, message::BlobWant>> BlobPulls::take_wants(Time n
 
 // --- Time ---------------------------------------------------------------------------------------
 
-void BlobPulls::drop(Worker& worker) {
+void BlobPulls::drop(const WorkerId& id, Worker& worker) {
   pending_ -= worker.pending;
   for (const Pull& pull : worker.pulls) folder_.abandon(pull.name.id);
-  for (auto& [key, held] : worker.held) done(held.pinned);
+  for (auto& [key, held] : worker.held) {
+    discard(id, held);
+    done(held.pinned);
+  }
 }
 
 void BlobPulls::tick(Time now) {
@@ -312,7 +372,7 @@ void BlobPulls::tick(Time now) {
     auto& [id, worker] = *entry;
     const bool is_lost = !books_.is_connected(id);
     if (is_lost) {
-      drop(worker);
+      drop(id, worker);
     } else {
       review(id, worker, now);
     }
@@ -328,8 +388,9 @@ void BlobPulls::review(const WorkerId& id, Worker& worker, Time now) {
     if (!books_.expects(id, held.outcome)) {  // it has ended otherwise
       Held stale = std::move(held);
       remove(worker, key);
+      discard(id, stale);
       go_on(id, std::move(stale));
-    } else if (!worker.connected && now - since > kPatience) {
+    } else if (!held.missing.empty() && !worker.connected && now - since > kPatience) {
       fail(id, worker, key, kLost, "its worker opened no connection for blobs");
     }
   }

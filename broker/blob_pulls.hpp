@@ -1,6 +1,6 @@
 // Outcomes whose blobs are with a worker that does not share the broker's folders: they wait here
 // until the broker has fetched those, chunk by chunk. Blobs that a worker of this machine left in
-// the incoming folders are taken at once.
+// the incoming folders are taken at once, or as soon as there is room for them.
 //
 // Owner: BlobServer. Threads: the broker's loop. Blocking: on input and output of single chunks.
 #pragma once
@@ -69,6 +69,7 @@ class BlobPulls {
   struct Held {
     message::WorkerOutcomes outcome;  // one
     std::vector<BlobName> missing;    // in the order in which they are fetched
+    std::vector<BlobName> left;       // ... and those that lie in the incoming folders
     std::vector<BlobId> pinned;
     Time since{0};
   };
@@ -86,11 +87,16 @@ class BlobPulls {
     Time away_since{0};  // while it is not
     Time heard{0};
     Time no_room_since = kNever;
+    std::deque<LeaseKey> crowded;  // those with `left`, in this order; some may be gone
   };
 
   void hold(const WorkerId& id, const message::WorkerOutcomes& said, const OutcomeRun& run,
             std::size_t index, Duration busy, Time now);
   std::string find_blobs(const WorkerId& id, Held& held, const Payload& body);
+  bool must_wait(const WorkerId& id, const BlobName& name);
+  std::string take_left(const WorkerId& id, Held& held);
+  void take_all_left(const WorkerId& id, Worker& worker, Time now);
+  void discard(const WorkerId& id, const Held& held);
   void go_on(const WorkerId& id, Held&& held);
   void fail(const WorkerId& id, Worker& worker, const LeaseKey& key, const char* kind,
             const std::string& why);
@@ -103,7 +109,7 @@ class BlobPulls {
   bool ask_next(const WorkerId& id, Worker& worker, Time now, message::BlobWant& want);
   void review(const WorkerId& id, Worker& worker, Time now);
   void end_pull(Worker& worker, const BlobId& blob, bool abandon);
-  void drop(Worker& worker);
+  void drop(const WorkerId& id, Worker& worker);
 
   BlobFolder& folder_;
   const OutcomeBooks& books_;

@@ -2,33 +2,21 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <stdexcept>
-#include <system_error>
 
 #include "common/blob.hpp"
+#include "common/folder_claim.hpp"
 
 namespace muster {
 namespace {
 
 constexpr const char* kMemoryFileSystem = "/dev/shm";
-
-// Of the first folder on the way up that exists.
-std::uint64_t free_bytes(std::filesystem::path path) {
-  struct statvfs status {};
-  while (statvfs(path.c_str(), &status) != 0) {
-    if (!path.has_parent_path() || path == path.parent_path()) return 0;
-    path = path.parent_path();
-  }
-  return std::uint64_t{status.f_bavail} * status.f_frsize;
-}
 
 // What this machine has, or what its container may use.
 std::uint64_t memory_bytes() {
@@ -43,10 +31,10 @@ std::uint64_t memory_bytes() {
 
 std::string cache_folder() {
   const char* cache = std::getenv("XDG_CACHE_HOME");
-  if (cache != nullptr && cache[0] == '/') return std::string(cache) + "/muster/blobs";
+  if (cache != nullptr && cache[0] == '/') return std::string(cache) + "/muster";
   const char* home = std::getenv("HOME");
-  if (home != nullptr && home[0] == '/') return std::string(home) + "/.cache/muster/blobs";
-  return fmt::format("/var/tmp/muster-{}/blobs", geteuid());
+  if (home != nullptr && home[0] == '/') return std::string(home) + "/.cache/muster";
+  return fmt::format("/var/tmp/muster-{}", geteuid());
 }
 
 // The same for every broker at this endpoint of this machine, and no other's: a home may be shared
@@ -72,19 +60,22 @@ BlobStore::BlobStore(const BlobOptions& options, const std::string& endpoint) {
 void BlobStore::open(const BlobOptions& options, const std::string& endpoint) {
   const std::string name = folder_name(endpoint);
   BlobFolderOptions its;
-  its.disk = (options.folder.empty() ? cache_folder() : options.folder) + "/" + name;
-  its.memory = fmt::format("{}/muster-{}/{}", kMemoryFileSystem, geteuid(), name);
+  its.disk_top = options.folder.empty() ? cache_folder() : "";  // one that was named stays
+  its.disk = (options.folder.empty() ? its.disk_top + "/blobs" : options.folder) + "/" + name;
+  its.memory_top = fmt::format("{}/muster-{}", kMemoryFileSystem, geteuid());
+  its.memory = its.memory_top + "/" + name;
   its.group = options.group;
   its.lasting = options.lasting;
   if (options.memory_bytes == 0 && options.disk_bytes == 0) {
     throw std::runtime_error("--blob-memory and --blob-disk are 0");
   }
-  its.disk_limit_bytes = options.disk_bytes.value_or(free_bytes(its.disk) / 2);
+  its.disk_limit_bytes = options.disk_bytes.value_or(free_bytes_at(its.disk) / 2);
   if (access(kMemoryFileSystem, W_OK) != 0) {  // without one everything lies on disk
     its.memory = its.disk + ".memory";
+    its.memory_top = its.disk_top;
   } else {
     its.memory_limit_bytes =
-        std::min(options.memory_bytes.value_or(memory_bytes() / 4), free_bytes(its.memory) / 2);
+        std::min(options.memory_bytes.value_or(memory_bytes() / 4), free_bytes_at(its.memory) / 2);
   }
   // What producers may be writing at any moment takes room that no blob here counts yet.
   its.memory_cached_bytes = its.memory_limit_bytes / 2;

@@ -84,13 +84,12 @@ std::vector<MemoClaims::Wait> MemoClaims::release(const MemoName& name, const St
   return over;
 }
 
-bool MemoClaims::stop_waiting(const StoreAsker& asker) {
+void MemoClaims::stop_waiting(const StoreAsker& asker) {
   const auto waits = waiting_.find(asker);
-  if (waits == waiting_.end()) return false;
+  if (waits == waiting_.end()) return;
   std::erase_if(claims_.at(waits->second).line,
                 [&](const auto& entry) { return entry.first.asker == asker; });
   waiting_.erase(waits);
-  return true;
 }
 
 std::vector<MemoClaims::Wait> MemoClaims::leave(const StoreAsker& asker) {

@@ -59,6 +59,9 @@ class MemoClaims {
   Answer claim(const MemoName& name, const StoreAsker& asker, std::uint64_t token, bool may_block,
                Time now);
 
+  // It asks for something else now, and does not wait any more.
+  void stop_waiting(const StoreAsker& asker);
+
   // What these return may go on. The value is there: whoever claims or waits is done.
   std::vector<Wait> put(const MemoName& name);
   // There will be no value from this asker: all who waited for it compute it themselves.
@@ -84,7 +87,6 @@ class MemoClaims {
   bool closes_circle(const StoreAsker& holder, const StoreAsker& asker) const;
   void hold(const MemoName& name, Claim& claim, const StoreAsker& holder, bool may_block);
   void drop_holder(const MemoName& name, const Claim& claim);
-  bool stop_waiting(const StoreAsker& asker);
 
   const Duration patience_;
   std::map<MemoName, Claim> claims_;

@@ -26,6 +26,7 @@ namespace fs = std::filesystem;
 constexpr std::uint64_t kMostUnasked = std::uint64_t{10} << 30;
 constexpr const char* kOwnPrefix = "stores-";
 constexpr const char* kIncomingPrefix = "incoming-";
+constexpr const char* kNoCache = "/tmp";
 
 // Where this user's caches are; /tmp if there is no home.
 std::string cache_folder() {
@@ -33,14 +34,20 @@ std::string cache_folder() {
   if (cache != nullptr && *cache == '/') return std::string(cache) + "/muster";
   const char* home = std::getenv("HOME");
   if (home != nullptr && *home == '/') return std::string(home) + "/.cache/muster";
-  return "/tmp";
+  return kNoCache;
 }
 
 bool make_folders(const std::string& folder) {
+  constexpr int kTries = 20;  // somebody removes folders above it, which are empty
   std::error_code error;
-  fs::create_directories(fs::path(folder).parent_path(), error);
-  if (::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) return false;
-  return ::access(folder.c_str(), R_OK | W_OK | X_OK) == 0;
+  for (int i = 0; i < kTries; ++i) {
+    fs::create_directories(fs::path(folder).parent_path(), error);
+    if (::mkdir(folder.c_str(), 0700) == 0 || errno == EEXIST) {
+      return ::access(folder.c_str(), R_OK | W_OK | X_OK) == 0;
+    }
+    if (errno != ENOENT) return false;
+  }
+  return false;
 }
 
 Descriptor lock_of(const std::string& folder, int flags) {
@@ -154,10 +161,11 @@ void MemoStore::take_folder(const std::string& folder) {
 
 void MemoStore::make_own_folder() {
   std::random_device random;
-  for (const std::string& parent : {cache_folder(), std::string("/tmp")}) {
+  for (const std::string& parent : {cache_folder(), std::string(kNoCache)}) {
     std::error_code ignored;
     fs::create_directories(parent, ignored);
     remove_abandoned(parent);
+    own_top_ = parent == kNoCache ? "" : parent;
     folder_ = fmt::format("{}/{}{:08x}{:08x}", parent, kOwnPrefix, random(), random());
     if (make_folders(folder_) && (lock_ = lock_of(folder_, O_CREAT))) return;
   }

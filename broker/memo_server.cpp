@@ -145,7 +145,9 @@ void MemoServer::handle(Question& question) {
   } else if (q.operation == StoreOperation::claim) {
     claim(question, name);
   } else if (q.operation == StoreOperation::release) {
-    go_on(claims_.release(name, {question.origin, request.claimant}));
+    const StoreAsker asker{question.origin, request.claimant};
+    uploads_.erase({asker, name});
+    go_on(claims_.release(name, asker));
     reply(question.origin, request.token, status_only(StoreStatus::done));
   } else if (q.operation == StoreOperation::put) {
     reply(question.origin, request.token, put(question, name));
@@ -187,6 +189,7 @@ void MemoServer::claim(const Question& question, const MemoName& name) {
   StoreReply value = found(name, is_there);
   ++(is_there ? hits_ : misses_);
   if (is_there) {
+    claims_.stop_waiting({question.origin, request.claimant});
     reply(question.origin, request.token, std::move(value));
     return;
   }

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "broker/memo_file.hpp"
+#include "common/folder_claim.hpp"
 #include "common/limits.hpp"
 
 namespace muster {
@@ -52,6 +53,7 @@ std::string said_by(const char* what, const std::string& path, int error) {
 MemoStore::~MemoStore() {
   // In `incoming` nothing is worth keeping; a folder without values neither.
   (own_ ? remove_folder(folder_) : remove_folder(incoming_));
+  if (own_) remove_empty_folders(folder_.substr(0, folder_.rfind('/')), own_top_);
   if (!own_ && entries_.empty()) remove_empty_folder(folder_);
 }
 
@@ -126,22 +128,28 @@ std::optional<Bytes> MemoStore::read(const MemoName& name, std::uint64_t version
 // --- Putting ------------------------------------------------------------------------------------
 
 MemoStore::Upload::~Upload() {
+  store_.arriving_bytes_ -= received_bytes_;
   if (!path_.empty()) ::unlink(path_.c_str());
 }
 
 std::string MemoStore::Upload::append(std::span<const std::byte> piece) {
   if (piece.size() > size_bytes_ - received_bytes_) return "a value of more bytes than announced";
+  if (piece.size() > store_.limit_bytes_ - std::min(store_.limit_bytes_, store_.arriving_bytes_)) {
+    return "more is on its way at once than the store may hold: start the broker with a larger "
+           "--memo-limit";
+  }
   if (const int error = write_all(file_.get(), piece.data(), piece.size())) {
     return said_by("write", path_, error);
   }
   XXH3_128bits_update(digest_.get(), piece.data(), piece.size());
   received_bytes_ += piece.size();
+  store_.arriving_bytes_ += piece.size();
   return "";
 }
 
 std::string MemoStore::begin(std::uint64_t size_bytes, std::unique_ptr<Upload>& upload) {
   if (std::string error = make_room(size_bytes); !error.empty()) return error;
-  upload.reset(new Upload);
+  upload.reset(new Upload(*this));
   upload->path_ = fmt::format("{}/.{}", incoming_, ++last_file_);
   upload->size_bytes_ = size_bytes;
   upload->file_.reset(
@@ -170,7 +178,7 @@ std::string MemoStore::adopt(const MemoName& name, const std::string& text, cons
   if (file.empty() || file.front() == '.' || file.find('/') != std::string::npos) {
     return "a file for a put is named without its folder";
   }
-  Upload upload;
+  Upload upload(*this);
   upload.path_ = fmt::format("{}/{}", incoming_, file);
   upload.size_bytes_ = size_bytes;
   upload.file_.reset(::open(upload.path_.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
@@ -181,17 +189,19 @@ std::string MemoStore::adopt(const MemoName& name, const std::string& text, cons
   if (!S_ISREG(status.st_mode) || static_cast<std::uint64_t>(status.st_size) != size_bytes) {
     return fmt::format("'{}' is no file of {} bytes", upload.path_, size_bytes);
   }
-  if (std::string error = make_room(size_bytes); !error.empty()) return error;
+  if (size_bytes > limit_bytes_) return make_room(size_bytes);  // and nothing is read
   if (!add_to_digest(upload.digest_, upload.file_.get(), size_bytes) ||
       ::lseek(upload.file_.get(), static_cast<off_t>(size_bytes), SEEK_SET) < 0) {
     return fmt::format("'{}' cannot be read", upload.path_);
   }
   upload.received_bytes_ = size_bytes;
+  arriving_bytes_ += size_bytes;
   return publish(name, text, upload);
 }
 
-// From here on the value is there, or all is as before.
+// The value is there then, or not. Others may have come since it began: there is to be room now.
 std::string MemoStore::publish(const MemoName& name, const std::string& text, Upload& upload) {
+  if (std::string error = make_room(upload.size_bytes_); !error.empty()) return error;
   const XXH128_hash_t digest = XXH3_128bits_digest(upload.digest_.get());
   const std::string end = encode_end({name, text, upload.size_bytes_, digest.high64, digest.low64});
   if (const int error = write_all(upload.file_.get(), end.data(), end.size())) {

@@ -58,7 +58,7 @@ class MemoStore {
   std::optional<Bytes> read(const MemoName& name, std::uint64_t version, std::uint64_t offset,
                             std::size_t size_bytes);
 
-  // A value that arrives in pieces, in order.
+  // A value that arrives in pieces, in order. It ends before its store.
   class Upload {
    public:
     ~Upload();
@@ -70,7 +70,8 @@ class MemoStore {
 
    private:
     friend class MemoStore;
-    Upload() = default;
+    explicit Upload(MemoStore& store) : store_(store) {}
+    MemoStore& store_;
     std::string path_;
     Descriptor file_;
     std::uint64_t size_bytes_ = 0;
@@ -128,12 +129,14 @@ class MemoStore {
   std::string folder_;
   std::string incoming_;
   bool own_ = false;
+  std::string own_top_;  // goes with a folder of its own, when it is empty
   Descriptor lock_;
   std::uint64_t limit_bytes_ = 0;
   std::size_t limit_items_ = 0;
   Entries entries_;
   Order order_;
   std::uint64_t bytes_ = 0;
+  std::uint64_t arriving_bytes_ = 0;  // of all uploads
   std::uint64_t last_version_ = 0;
   std::uint64_t last_file_ = 0;
   std::uint64_t evicted_ = 0;

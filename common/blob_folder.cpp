@@ -106,6 +106,13 @@ bool BlobFolder::has_incoming(const BlobId& id, const std::string& owner) const 
   return state_->memory.has_incoming(file) || state_->disk.has_incoming(file);
 }
 
+bool BlobFolder::make_room_from(const BlobName& name, const std::string& owner) {
+  State& s = *state_;
+  if (holds(name.id)) return true;
+  const bool in_memory = s.memory.has_incoming(to_hex(name.id) + "." + owner);
+  return s.may_stay(in_memory ? State::Place::memory : State::Place::disk, name.size_bytes);
+}
+
 void BlobFolder::discard_from(const BlobId& id, const std::string& owner) {
   const std::string file = to_hex(id) + "." + owner;
   for (const BlobShelf* shelf : {&state_->memory, &state_->disk}) shelf->remove_incoming(file);
@@ -113,6 +120,12 @@ void BlobFolder::discard_from(const BlobId& id, const std::string& owner) {
 
 std::string BlobFolder::State::adopt_incoming(const BlobName& name, Place place,
                                               const std::string& file) {
+  const auto found = entries.find(name.id);
+  if (found != entries.end()) {  // who said so before a broken connection says it again
+    if (found->second.size == name.size_bytes) return "";
+    return fmt::format("a blob of this name has {} bytes, not {}", found->second.size,
+                       name.size_bytes);
+  }
   const std::string path = shelf(place).path() + "/incoming/" + file;
   const Descriptor opened = shelf(place).open_incoming(file);
   struct stat status {};
@@ -122,12 +135,6 @@ std::string BlobFolder::State::adopt_incoming(const BlobName& name, Place place,
   if (!S_ISREG(status.st_mode) || static_cast<std::uint64_t>(status.st_size) != name.size_bytes) {
     return fmt::format("'{}' is not a file of {} bytes, as was said, but has {}", path,
                        name.size_bytes, status.st_size);
-  }
-  const auto found = entries.find(name.id);
-  if (found != entries.end()) {
-    if (found->second.size == name.size_bytes) return "";
-    return fmt::format("a blob of this name has {} bytes, not {}", found->second.size,
-                       name.size_bytes);
   }
   // It takes room already; whether it may stay is a matter of the limits.
   if (!may_stay(place, name.size_bytes)) return no_room(name.size_bytes);

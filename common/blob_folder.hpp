@@ -34,6 +34,9 @@ namespace muster {
 struct BlobFolderOptions {
   std::string memory;  // made, with its parents, if it is not there; only its user may enter
   std::string disk;
+  // Folders above these two that only Muster uses: they go when nothing is left in them.
+  std::string memory_top = {};
+  std::string disk_top = {};
   std::uint64_t memory_limit_bytes = 0;
   std::uint64_t disk_limit_bytes = 0;
   // So much of memory may hold blobs that nobody pins, beside nothing else: others write there,
@@ -67,6 +70,9 @@ class BlobFolder {
   // Looks for `<hex>.<owner>` in both incoming folders.
   std::string adopt_from(const BlobName& name, const std::string& owner);
   bool has_incoming(const BlobId& id, const std::string& owner) const;
+  // Whether adopt_from() finds room for that file now, if need be at the cost of cached blobs. It
+  // takes a file away that it has no room for; one that may have room later is to wait.
+  bool make_room_from(const BlobName& name, const std::string& owner);
   void discard_from(const BlobId& id, const std::string& owner);  // removes that file
 
   // A blob that arrives in pieces, in any order. One at a time per name.

@@ -34,8 +34,10 @@ std::string size_text(std::uint64_t bytes) {
 
 BlobFolder::State::State(BlobFolderOptions its_options)
     : options(std::move(its_options)),
-      memory(options.memory, options.memory_limit_bytes, {options.group, options.lasting}),
-      disk(options.disk, options.disk_limit_bytes, {options.group, options.lasting}),
+      memory(options.memory, options.memory_limit_bytes,
+             {options.group, options.lasting, options.memory_top}),
+      disk(options.disk, options.disk_limit_bytes,
+           {options.group, options.lasting, options.disk_top}),
       token(new_token()) {
   take_over();
   memory.write_token(token);

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <array>
@@ -76,26 +77,36 @@ void check_safe(const std::string& path, const struct stat& status) {
       path, status.st_uid, status.st_mode & 07777U, geteuid()));
 }
 
-void make_folder(const std::string& path, bool group) {
+// False: somebody has just removed the folder above it, which was empty.
+bool make_folder(const std::string& path, bool group) {
   const mode_t mode = group ? 0750 : 0700;
   if (mkdir(path.c_str(), mode) == 0) {
     chmod(path.c_str(), mode);  // whatever the umask says
+  } else if (errno == ENOENT) {
+    return false;
   } else if (errno != EEXIST) {
     fail("cannot make the folder", path, "choose one that you may write to");
   }
+  return true;
 }
 
-void make_folders(const std::filesystem::path& path, bool group) {
+// False: somebody has just removed one of them.
+bool make_folders(const std::filesystem::path& path, bool group) {
   std::error_code ignored;
   const std::filesystem::path parent = path.parent_path();
-  if (!parent.empty() && parent != path && !std::filesystem::exists(parent, ignored)) {
-    make_folders(parent, group);
+  if (!parent.empty() && parent != path && !std::filesystem::exists(parent, ignored) &&
+      !make_folders(parent, group)) {
+    return false;
   }
-  make_folder(path, group);
+  if (!make_folder(path, group)) return false;
   struct stat status {};
   if (!parent.empty() && stat(parent.c_str(), &status) == 0) check_safe(parent, status);
-  if (lstat(path.c_str(), &status) != 0) fail("cannot look at the folder", path, "try again");
+  if (lstat(path.c_str(), &status) != 0) {
+    if (errno == ENOENT) return false;
+    fail("cannot look at the folder", path, "try again");
+  }
   check_safe(path, status);
+  return true;
 }
 
 // Another process may hold it for a moment, to see whether it can.
@@ -142,11 +153,13 @@ bool is_dead(const std::string& path, int lock, const Owner& here) {
 
 }  // namespace
 
-FolderClaim::FolderClaim(const std::string& path, const Options& options) : path_(path) {
-  constexpr int kTries = 20;  // somebody removes a dead predecessor at the same time
+FolderClaim::FolderClaim(const std::string& path, const Options& options)
+    : path_(path), top_(options.top) {
+  // Somebody removes a dead predecessor at the same time, or what was last in a folder above.
+  constexpr int kTries = 20;
   const std::string lock = path_ + "/" + kLock;
   for (int i = 0; i < kTries && !folder_; ++i) {
-    make_folders(path_, options.group);
+    if (!make_folders(path_, options.group)) continue;
     lock_.reset(open(lock.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!lock_ && errno == ENOENT) continue;
     if (!lock_) fail("cannot make", lock, "choose a folder that you may write to");
@@ -174,6 +187,7 @@ void FolderClaim::touch() const { futimens(lock_.get(), nullptr); }
 void FolderClaim::remove() {
   std::error_code ignored;  // what cannot be removed now is removed as a dead folder later
   std::filesystem::remove_all(path_, ignored);
+  remove_empty_folders(std::filesystem::path(path_).parent_path(), top_);
 }
 
 void remove_dead_folders(const std::string& parent) {
@@ -190,6 +204,24 @@ void remove_dead_folders(const std::string& parent) {
     std::error_code ignored;
     std::filesystem::remove_all(path, ignored);
   }
+}
+
+void remove_empty_folders(const std::string& folder, const std::string& top) {
+  if (top.empty()) return;
+  for (std::filesystem::path next = folder; next == top || next.string().starts_with(top + "/");
+       next = next.parent_path()) {
+    if (rmdir(next.c_str()) != 0 && errno != ENOENT) return;
+  }
+}
+
+std::uint64_t free_bytes_at(const std::string& path) {
+  std::filesystem::path there = path;
+  struct statvfs status {};
+  while (statvfs(there.c_str(), &status) != 0) {
+    if (!there.has_parent_path() || there == there.parent_path()) return 0;
+    there = there.parent_path();
+  }
+  return std::uint64_t{status.f_bavail} * status.f_frsize;
 }
 
 }  // namespace muster

@@ -7,6 +7,7 @@
 // Threads: a claim belongs to one; distinct claims are independent.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "common/descriptor.hpp"
@@ -18,6 +19,9 @@ class FolderClaim {
   struct Options {
     bool group = false;    // its group may enter; else only its user
     bool lasting = false;  // leave it alone for a while when the owner dies
+    // A folder above it that only Muster uses: it, and those between, go with what was last in
+    // them. Empty: all of them stay.
+    std::string top = {};
   };
   // Makes the folder, with its parents, where it is missing, and locks it. Throws
   // std::runtime_error when that cannot be done, another process has it, or it is somebody else's.
@@ -29,11 +33,13 @@ class FolderClaim {
   bool has_predecessor() const { return has_predecessor_; }
   // Tells others that a lasting folder is in use; call now and then.
   void touch() const;
-  // Removes the folder and everything in it. Last call.
+  // Removes the folder and everything in it, and those above it that are empty then, up to `top`.
+  // Last call.
   void remove();
 
  private:
   std::string path_;
+  std::string top_;
   Descriptor folder_;
   Descriptor lock_;
   bool has_predecessor_ = false;
@@ -41,5 +47,10 @@ class FolderClaim {
 
 // Removes the folders in `parent` whose owners are gone.
 void remove_dead_folders(const std::string& parent);
+// Removes `folder` if nothing is in it, then the one above it, and so on up to `top`. Nothing, if
+// `folder` is not in `top`. Whoever makes folders there meets this at any moment.
+void remove_empty_folders(const std::string& folder, const std::string& top);
+// Free on the file system where `path` is, or will be.
+std::uint64_t free_bytes_at(const std::string& path);
 
 }  // namespace muster

@@ -53,7 +53,7 @@ int write_all(int descriptor, std::span<const std::byte> content) {
 // Zero, or what went wrong; then nothing is left behind.
 int write_file(const std::string& path, const ContentWriter& content) {
   const Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0444));
-  if (!file) return errno == EEXIST ? 0 : errno;  // put and let go a moment ago: the same content
+  if (!file) return errno;
   ::fchmod(file.get(), 0444);  // whatever the umask says: a broker of several users reads it
   const int error = content(file.get());
   if (error != 0) ::unlink(path.c_str());
@@ -68,9 +68,21 @@ bool has_size(const std::string& path, std::uint64_t size_bytes) {
          static_cast<std::uint64_t>(facts.st_size) == size_bytes;
 }
 
+const std::string& folder_of(const BlobFolders& folders, BlobPlace place) {
+  return place == BlobPlace::memory ? folders.memory : folders.disk;
+}
+
+// Empty: it has not been written.
+std::string incoming_path(const BlobFolders& folders, const BlobSource& source) {
+  if (source.place != BlobPlace::memory && source.place != BlobPlace::disk) return "";
+  return folder_of(folders, source.place) + kIncoming + source.file;
+}
+
 }  // namespace
 
-std::string BlobFolders::incoming_name(const BlobId& id) const { return to_hex(id) + "." + owner; }
+std::string BlobFolders::incoming_name(const BlobId& id, std::uint64_t number) const {
+  return fmt::format("{}-{}.{}", to_hex(id), number, owner);
+}
 
 bool shares_folders(const BlobFolders& folders, const std::string& token) {
   if (folders.memory.empty() || folders.disk.empty() || token.empty()) return false;
@@ -84,13 +96,13 @@ bool shares_folders(const BlobFolders& folders, const std::string& token) {
   return said == token && ::access((folders.memory + kIncoming).c_str(), W_OK | X_OK) == 0;
 }
 
-std::optional<BlobPlace> link_blob(const BlobFolders& folders, const BlobName& name) {
+std::optional<BlobPlace> link_blob(const BlobFolders& folders, const BlobName& name,
+                                   const std::string& file) {
   const std::string hex = to_hex(name.id);
-  const std::string incoming = kIncoming + folders.incoming_name(name.id);
   for (const BlobPlace place : {BlobPlace::memory, BlobPlace::disk, BlobPlace::memory}) {
-    const std::string& folder = place == BlobPlace::memory ? folders.memory : folders.disk;
+    const std::string& folder = folder_of(folders, place);
     const std::string here = fmt::format("{}/{}", folder, hex);
-    const std::string mine = folder + incoming;
+    const std::string mine = folder + kIncoming + file;
     if (::link(here.c_str(), mine.c_str()) != 0) continue;
     if (has_size(mine, name.size_bytes)) return place;
     ::unlink(mine.c_str());
@@ -103,8 +115,9 @@ ContentWriter writer_of(std::span<const std::byte> content) {
 }
 
 std::variant<BlobPlace, std::string> write_blob(const BlobFolders& folders, const BlobName& name,
+                                                const std::string& file,
                                                 const ContentWriter& content, bool may_use_memory) {
-  const std::string incoming = kIncoming + folders.incoming_name(name.id);
+  const std::string incoming = kIncoming + file;
   int error = 0;
   if (may_use_memory && has_room(folders.memory, name.size_bytes)) {
     error = write_file(folders.memory + incoming, content);
@@ -120,20 +133,24 @@ std::variant<BlobPlace, std::string> write_blob(const BlobFolders& folders, cons
                                     : "");
 }
 
-void discard_blob(const BlobFolders& folders, const BlobId& id) {
-  const std::string incoming = kIncoming + folders.incoming_name(id);
-  ::unlink((folders.memory + incoming).c_str());
-  ::unlink((folders.disk + incoming).c_str());
+bool is_incoming(const BlobFolders& folders, const BlobSource& source) {
+  const std::string path = incoming_path(folders, source);
+  return !path.empty() && has_size(path, source.name.size_bytes);
+}
+
+void discard_blob(const BlobFolders& folders, const BlobSource& source) {
+  const std::string path = incoming_path(folders, source);
+  if (!path.empty()) ::unlink(path.c_str());
 }
 
 // The broker moves blobs from the incoming folders to memory and from memory to disk: looked for in
 // this order, one cannot slip by. Nor can one that it brings back.
-std::optional<BlobFile::Opened> open_blob(const BlobFolders& folders, const BlobId& id) {
-  const std::string whole = "/" + to_hex(id);
-  const std::string incoming = kIncoming + folders.incoming_name(id);
+std::optional<BlobFile::Opened> open_blob(const BlobFolders& folders, const BlobSource& source) {
+  const std::string whole = "/" + to_hex(source.name.id);
   for (const std::string& path :
-       {folders.memory + whole, folders.memory + incoming, folders.disk + incoming,
-        folders.memory + whole, folders.disk + whole, folders.memory + whole}) {
+       {folders.memory + whole, incoming_path(folders, source), folders.memory + whole,
+        folders.disk + whole, folders.memory + whole}) {
+    if (path.empty()) continue;
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor >= 0) return BlobFile::Opened{descriptor, 0};
   }

@@ -24,31 +24,35 @@ struct BlobFolders {
   std::string disk;
   std::string owner;
 
-  // "ID.OWNER", relative to an incoming folder.
-  std::string incoming_name(const BlobId& id) const;
+  // "ID-NUMBER.OWNER", relative to an incoming folder. A file of its own for each time that a blob
+  // is put: the broker may still be about to take what was written for an earlier one.
+  std::string incoming_name(const BlobId& id, std::uint64_t number) const;
 };
 
 // Whether this process sees the folder in memory as the broker does: its file `token` says so.
 bool shares_folders(const BlobFolders& folders, const std::string& token);
 
-// Gives a blob that lies in a folder already another name in the incoming folder, so that it stays
-// whatever the broker does meanwhile. Nothing: it is not there.
-std::optional<BlobPlace> link_blob(const BlobFolders& folders, const BlobName& name);
+// Gives a blob that lies in a folder already another name in the incoming folder, `file`, so that
+// it stays whatever the broker does meanwhile. Nothing: it is not there.
+std::optional<BlobPlace> link_blob(const BlobFolders& folders, const BlobName& name,
+                                   const std::string& file);
 
 // What writes content into a file, from its beginning: 0, or the errno of what failed.
 using ContentWriter = std::function<int(int descriptor)>;
 ContentWriter writer_of(std::span<const std::byte> content);
 
-// Writes into an incoming folder: in memory if it may and there is room, else on disk. The error
-// says what ran out and what to do.
+// Writes `file` into an incoming folder: in memory if it may and there is room, else on disk. The
+// error says what ran out and what to do. Precondition: nobody else uses that name.
 std::variant<BlobPlace, std::string> write_blob(const BlobFolders& folders, const BlobName& name,
+                                                const std::string& file,
                                                 const ContentWriter& content, bool may_use_memory);
 
-// Takes back what write_blob() or link_blob() did.
-void discard_blob(const BlobFolders& folders, const BlobId& id);
+// What write_blob() or link_blob() did: whether no broker has taken it yet, and takes it back.
+bool is_incoming(const BlobFolders& folders, const BlobSource& source);
+void discard_blob(const BlobFolders& folders, const BlobSource& source);
 
 // Opens a blob for reading wherever it is now. Nothing: it is nowhere.
-std::optional<BlobFile::Opened> open_blob(const BlobFolders& folders, const BlobId& id);
+std::optional<BlobFile::Opened> open_blob(const BlobFolders& folders, const BlobSource& source);
 
 // The content of a file as it was when it was opened: its name, and what writes it. The writer
 // fails with ESTALE when the file changed meanwhile.

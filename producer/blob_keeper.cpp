@@ -64,14 +64,15 @@ void BlobKeeper::add_payload(Entry& entry) {
 // Lets go of a blob that nobody uses; `entry` may be gone then.
 void BlobKeeper::settle(Entry& entry) {
   if (entry.handles > 0 || entry.payloads > 0 || entry.writing) return;
-  const BlobName name = entry.source.name;
+  Release release{std::move(entry.source)};
+  const BlobName name = release.source.name;
   if (entry.origin == Origin::written) {
     used_bytes_ -= name.size_bytes;
-    if (entry.source.place == BlobPlace::memory) memory_bytes_ -= name.size_bytes;
+    if (release.source.place == BlobPlace::memory) memory_bytes_ -= name.size_bytes;
   }
   entries_.erase(name.id);
   released_bytes_ += name.size_bytes;
-  order(name.id);
+  order(std::move(release));
   changed_.notify_all();
 }
 
@@ -132,9 +133,9 @@ std::vector<BlobKeeper::Order> BlobKeeper::take_orders(Time now) {
   return std::exchange(orders_, {});
 }
 
-void BlobKeeper::discard(const BlobId& id) {
+void BlobKeeper::discard(const BlobSource& source) {
   const std::lock_guard lock(mutex_);
-  if (entries_.count(id) == 0) discard_blob(folders_, id);
+  discard_blob(folders_, source);
 }
 
 // --- Room
@@ -268,13 +269,14 @@ void BlobKeeper::write(Lock& lock, Entry& entry, const ContentWriter& content) {
   const BlobFolders folders = folders_;
   const bool may_use_memory = memory_bytes_ + name.size_bytes <= credit_memory_bytes_;
   if (may_use_memory) memory_bytes_ += name.size_bytes;
+  const std::string file = folders.incoming_name(name.id, ++last_file_);
   entry.writing = true;
   lock.unlock();
   std::variant<BlobPlace, std::string> written = BlobPlace::memory;
-  if (const auto linked = link_blob(folders, name)) {
+  if (const auto linked = link_blob(folders, name, file)) {
     written = *linked;
   } else {
-    written = write_blob(folders, name, content, may_use_memory);
+    written = write_blob(folders, name, file, content, may_use_memory);
   }
   lock.lock();
   entry.writing = false;
@@ -287,7 +289,7 @@ void BlobKeeper::write(Lock& lock, Entry& entry, const ContentWriter& content) {
   }
   if (place != nullptr) {
     entry.source.place = *place;
-    entry.source.file = folders.incoming_name(name.id);
+    entry.source.file = file;
     order(entry.source);
     return;
   }
@@ -331,31 +333,36 @@ void BlobKeeper::take_terms(const BlobTerms& terms) {
 }
 
 std::optional<BlobSource> BlobKeeper::answered(const BlobAnswer& answer) {
-  if (answer.state == BlobState::here) return std::nullopt;
   std::shared_ptr<const KeptFile> handle;  // let go after the lock
   Bytes content;
   Lock lock(mutex_);
+  if (answer.state == BlobState::refused) {  // its task may have ended for it already
+    refusal_ = answer.text;
+    refused_.store(true, std::memory_order_relaxed);
+  }
   const auto found = entries_.find(answer.id);
   if (found == entries_.end() || found->second.writing) return std::nullopt;
   Entry& entry = found->second;
+  if (answer.state == BlobState::here) {
+    entry.lost.clear();  // what was refused was an earlier put
+    return std::nullopt;
+  }
   if (answer.state == BlobState::refused || entry.origin != Origin::written || !shares()) {
     entry.lost = answer.text.empty() ? "the broker lost it" : answer.text;
-    if (answer.state == BlobState::refused) {
-      refusal_ = entry.lost;
-      refused_.store(true, std::memory_order_relaxed);
-    }
     return std::nullopt;
   }
   handle = entry.handle.lock();
   const BlobName name = entry.source.name;
   const BlobFolders folders = folders_;
+  if (is_incoming(folders, entry.source)) return entry.source;  // an earlier put's answer
+  const std::string file = folders.incoming_name(name.id, ++last_file_);
   entry.writing = true;
   lock.unlock();
-  std::optional<BlobPlace> place = link_blob(folders, name);
+  std::optional<BlobPlace> place = link_blob(folders, name, file);
   try {
     if (!place && handle) {  // a map that somebody made has the content even if no folder has it
       content = handle->map_shared();
-      const auto written = write_blob(folders, name, writer_of(content.span()), true);
+      const auto written = write_blob(folders, name, file, writer_of(content.span()), true);
       if (const auto* done = std::get_if<BlobPlace>(&written)) place = *done;
     }
   } catch (const BlobError&) {
@@ -371,7 +378,7 @@ std::optional<BlobSource> BlobKeeper::answered(const BlobAnswer& answer) {
   if (entry.source.place == BlobPlace::memory) memory_bytes_ -= name.size_bytes;
   if (*place == BlobPlace::memory) memory_bytes_ += name.size_bytes;
   entry.source.place = *place;
-  entry.source.file = folders.incoming_name(name.id);
+  entry.source.file = file;
   BlobSource source = entry.source;
   settle(entry);
   return source;

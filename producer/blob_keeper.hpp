@@ -41,7 +41,10 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
  public:
   using Deadline = std::optional<std::chrono::steady_clock::time_point>;  // nothing: no limit
   // What the session is to be told: to put a blob, or to release one.
-  using Order = std::variant<BlobSource, BlobId>;
+  struct Release {
+    BlobSource source;
+  };
+  using Order = std::variant<BlobSource, Release>;
 
   // `wake` may be called on any thread: orders_due() became earlier.
   BlobKeeper(const SessionId& session, std::function<void()> wake);
@@ -66,7 +69,7 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   // What the session is to say, if the broker misses a blob that can be written again.
   std::optional<BlobSource> answered(const BlobAnswer& answer);
   // No broker was told of a blob that was released.
-  void discard(const BlobId& id);
+  void discard(const BlobSource& source);
   // The blobs of an outcome's body stay while its bytes live (held_blobs).
   void hold(Payload& body);
   // A task that ended for want of a blob: says why the broker refused one, if it did.
@@ -144,6 +147,7 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   Since hopeless_;                    // only handles could make room
   Since memory_short_;                // there is room, but not in memory
   std::string refusal_;               // the latest
+  std::uint64_t last_file_ = 0;       // numbers what is written or linked
   std::uint64_t failures_ = 0;
   std::optional<Error> failure_;
   bool closed_ = false;

@@ -142,11 +142,14 @@ BlobFile::Opened BlobKeeper::open(const KeptFile& file) {
     throw BlobError(fmt::format("{} cannot be read: {}", source.file, std::strerror(errno)));
   }
   BlobFolders folders;
+  BlobSource now = source;
   {
     const std::lock_guard lock(mutex_);
     folders = folders_;
+    const auto found = entries_.find(source.name.id);
+    if (found != entries_.end()) now = found->second.source;  // it may have been written again
   }
-  if (const auto opened = open_blob(folders, source.name.id)) return *opened;
+  if (const auto opened = open_blob(folders, now)) return *opened;
   throw BlobError(
       fmt::format("blob {} is not in {} nor in {}: its producer or its broker has "
                   "ended, or something else removed it",

@@ -135,8 +135,8 @@ void Client::take_blob_orders() {
     if (auto* source = std::get_if<BlobSource>(&order)) {
       session_.put_blob(std::move(*source));
     } else {
-      const BlobId& id = std::get<BlobId>(order);
-      if (!session_.release_blob(id)) keeper_->discard(id);
+      const BlobSource& released = std::get<BlobKeeper::Release>(order).source;
+      if (!session_.release_blob(released.name.id)) keeper_->discard(released);
     }
   }
 }

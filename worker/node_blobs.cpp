@@ -1,11 +1,9 @@
 #include "worker/node_blobs.hpp"
 
 #include <spdlog/spdlog.h>
-#include <sys/statvfs.h>
 
 #include <algorithm>
 #include <exception>
-#include <filesystem>
 #include <utility>
 
 namespace muster {
@@ -14,12 +12,6 @@ namespace {
 // What nobody said: so much of the node's memory, and of what is free in each place.
 constexpr std::uint64_t kMemoryPart = 4;
 constexpr std::uint64_t kFreePart = 2;
-
-std::uint64_t free_bytes(const std::string& path) {
-  struct statvfs file_system {};
-  if (::statvfs(path.c_str(), &file_system) != 0) return 0;
-  return std::uint64_t{file_system.f_bavail} * file_system.f_frsize;
-}
 
 }  // namespace
 
@@ -93,9 +85,8 @@ std::unique_ptr<BlobFolder> NodeBlobs::make_blob_folder(std::uint64_t& most_byte
   BlobFolderOptions made;
   made.memory = folder_.memory_folder();
   made.disk = folder_.disk_folder();
-  std::error_code ignored;
-  std::filesystem::create_directories(options_.folder.disk_root, ignored);
-  std::uint64_t memory = free_bytes(folder_.path()) / kFreePart;
+  made.disk_top = options_.folder.disk_top;
+  std::uint64_t memory = free_bytes_at(folder_.path()) / kFreePart;
   if (options_.node_memory_bytes > 0) {
     memory = std::min(memory, options_.node_memory_bytes / kMemoryPart);
   }
@@ -103,7 +94,7 @@ std::unique_ptr<BlobFolder> NodeBlobs::make_blob_folder(std::uint64_t& most_byte
   if (!folder_.is_in_memory()) memory = 0;
   made.memory_limit_bytes = options_.memory_bytes.value_or(memory);
   made.disk_limit_bytes =
-      options_.disk_bytes.value_or(free_bytes(options_.folder.disk_root) / kFreePart);
+      options_.disk_bytes.value_or(free_bytes_at(options_.folder.disk_root) / kFreePart);
   most_bytes = std::max(made.memory_limit_bytes, made.disk_limit_bytes);
   try {
     return std::make_unique<BlobFolder>(made);
@@ -112,6 +103,7 @@ std::unique_ptr<BlobFolder> NodeBlobs::make_blob_folder(std::uint64_t& most_byte
     spdlog::warn("blobs are kept in memory only: {}", error.what());
   }
   made.disk = folder_.path() + "/own-disk";
+  made.disk_top.clear();
   made.disk_limit_bytes = 0;
   most_bytes = made.memory_limit_bytes;
   return std::make_unique<BlobFolder>(made);

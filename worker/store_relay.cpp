@@ -1,5 +1,6 @@
 #include "worker/store_relay.hpp"
 
+#include <algorithm>
 #include <string>
 
 namespace muster {
@@ -70,10 +71,14 @@ std::vector<Message> StoreRelay::take_messages(bool is_up, Time now) {
     unsent_ = questions_.size();
     leaving_.clear();
   }
-  if (!is_up && (is_up_ || questions_.empty())) waiting_since_ = now;
   is_up_ = is_up;
+  if (is_up || questions_.empty()) {
+    waiting_since_ = kNever;
+  } else {
+    waiting_since_ = std::min(waiting_since_, now);
+  }
   if (!is_up) {
-    if (now - waiting_since_ >= kPatience) refuse_all();
+    if (next_deadline() <= now) refuse_all();
     return messages;
   }
   for (const std::uint64_t claimant : leaving_) messages.emplace_back(leave_request(claimant));
@@ -107,10 +112,11 @@ void StoreRelay::refuse_all() {
     refusal.reply.text = "this worker has no connection to the broker, which keeps the stores";
     answer(std::move(refusal));
   }
+  waiting_since_ = kNever;
 }
 
 Time StoreRelay::next_deadline() const {
-  return is_up_ || questions_.empty() ? kNever : waiting_since_ + kPatience;
+  return waiting_since_ == kNever ? kNever : waiting_since_ + kPatience;
 }
 
 }  // namespace muster

@@ -51,7 +51,7 @@ class StoreRelay {
   std::size_t unsent_ = 0;
   bool is_up_ = false;
   bool has_asked_ = false;
-  Time waiting_since_{};  // the link is down, and questions wait
+  Time waiting_since_ = kNever;  // the link is down, and questions wait
 };
 
 }  // namespace muster

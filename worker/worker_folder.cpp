@@ -58,7 +58,7 @@ WorkerFolder::WorkerFolder(WorkerFolderOptions options)
   remove_dead_folders(options_.disk_root);
   if (!make_in_memory()) {
     path_ = options_.disk_root + "/" + name_ + "-tasks";
-    claim_.emplace(path_, FolderClaim::Options{});
+    claim_.emplace(path_, FolderClaim::Options{.top = options_.disk_top});
   }
   for (const char* name : {"memory", "disk", "shares"}) {
     link_to(std::string("current/") + name, path_ + "/" + name);
@@ -73,7 +73,7 @@ bool WorkerFolder::make_in_memory() {
   remove_dead_folders(options_.memory_root);
   try {
     path_ = options_.memory_root + "/" + name_;
-    claim_.emplace(path_, FolderClaim::Options{});
+    claim_.emplace(path_, FolderClaim::Options{.top = options_.memory_root});
     in_memory_ = true;
   } catch (const std::exception&) {
     return false;  // somebody else's folder, or no right to make one: then on disk

@@ -22,8 +22,10 @@ namespace muster {
 
 struct WorkerFolderOptions {
   WorkerId worker;
-  std::string memory_root;  // "/dev/shm/muster-1000"; made if need be; empty: no such memory
-  std::string disk_root;    // "~/.cache/muster/blobs"; may be shared with other machines
+  // "/dev/shm/muster-1000"; made if need be, and goes when it is empty; empty: no such memory.
+  std::string memory_root;
+  std::string disk_root;      // "~/.cache/muster/blobs"; may be shared with other machines
+  std::string disk_top = {};  // "~/.cache/muster": goes when it is empty at the end; empty: stays
 };
 
 class WorkerFolder {

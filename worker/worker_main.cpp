@@ -92,7 +92,7 @@ void make_folder(const WorkerOptions& options, const WorkerId& worker,
                  std::optional<NodeBlobs>& blobs) {
   try {
     NodeBlobsOptions made;
-    made.folder = {worker, memory_root_of_user(), cache_folder() + "/blobs"};
+    made.folder = {worker, memory_root_of_user(), cache_folder() + "/blobs", cache_folder()};
     made.memory_bytes = options.blob_memory_bytes;
     made.disk_bytes = options.blob_disk_bytes;
     made.node_memory_bytes = options.memory_bytes;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <set>
@@ -104,9 +105,19 @@ class BlobPullsTest : public ::testing::Test {
     return text;
   }
   void leave(const WorkerId& worker, const BlobName& blob) {
-    std::ofstream(folder_.folders()[0] + "/incoming/" + to_hex(blob.id) + "." + to_hex(worker),
-                  std::ios::binary)
+    std::ofstream(incoming(worker, blob), std::ios::binary)
         << content_of(blob.id.low, blob.size_bytes);
+  }
+  // Of zeros, and of any size: it takes no room on the disk.
+  void leave_large(const WorkerId& worker, const BlobName& blob) {
+    leave(worker, {blob.id, 0});
+    std::filesystem::resize_file(incoming(worker, blob), blob.size_bytes);
+  }
+  std::string incoming(const WorkerId& worker, const BlobName& blob) const {
+    return folder_.folders()[0] + "/incoming/" + to_hex(blob.id) + "." + to_hex(worker);
+  }
+  bool is_left(const WorkerId& worker, const BlobName& blob) const {
+    return std::filesystem::exists(incoming(worker, blob));
   }
   std::string stored(const BlobName& blob) {
     std::ostringstream text;
@@ -216,6 +227,73 @@ TEST_F(BlobPullsTest, WhoSharesTheFolderAndLeftNothingThereIsNotAsked) {
   take(kFirst, 6, {blob});
   EXPECT_EQ(ready(), "6!result_too_large ");
   EXPECT_EQ(folder_.count(), 0U);
+}
+
+TEST_F(BlobPullsTest, AFileThatHasNoRoomNowWaitsForSome) {
+  books_.sharing.insert(kFirst);
+  const BlobName other = name(9, std::uint64_t{200} << 20);
+  const BlobName large = name(1, std::uint64_t{200} << 20);
+  const BlobName second = name(2, std::uint64_t{150} << 20);
+  const BlobName huge = name(3, std::uint64_t{400} << 20);
+  ASSERT_EQ(folder_.begin(other), "");
+  for (const BlobName& blob : {large, second, huge}) leave_large(kFirst, blob);
+  leave(kFirst, name(4, 100));
+  take(kFirst, 5, {name(4, 100), large});
+  take(kFirst, 6, {huge});
+  EXPECT_EQ(ready(), "6!result_too_large ") << "there will never be room for it";
+  EXPECT_FALSE(is_left(kFirst, huge));
+  take(kFirst, 7, {second});
+  take(kFirst, 7, {second});  // said again
+  now_ += 50s;
+  pulls_.tick(now_);
+  EXPECT_TRUE(pulls_.take_wants(now_).empty());
+  EXPECT_EQ(ready(), "");
+  EXPECT_EQ(pulls_.held(), 2U);
+  EXPECT_TRUE(is_left(kFirst, large));
+  folder_.abandon(other.id);
+  EXPECT_TRUE(pulls_.take_wants(now_).empty());
+  EXPECT_TRUE(folder_.holds(large.id));
+  EXPECT_FALSE(folder_.holds(second.id)) << "its turn comes when the first has gone";
+  EXPECT_EQ(ready(), "5 ");
+  EXPECT_TRUE(pulls_.take_wants(now_).empty());
+  EXPECT_EQ(ready(), "7 ");
+  EXPECT_EQ(pulls_.held(), 0U);
+  EXPECT_EQ(folder_.memory_bytes(), 0U);
+}
+
+TEST_F(BlobPullsTest, AFileWaitsForRoomAsLongAsAnyOther) {
+  books_.sharing.insert(kFirst);
+  const BlobName other = name(9, std::uint64_t{200} << 20);
+  const BlobName large = name(1, std::uint64_t{200} << 20);
+  ASSERT_EQ(folder_.begin(other), "");
+  leave_large(kFirst, large);
+  take(kFirst, 5, {large});
+  pulls_.take_wants(now_);
+  now_ += 61s;
+  pulls_.tick(now_);
+  EXPECT_EQ(ready(), "5!result_too_large ");
+  EXPECT_NE(why_.find("had no room"), std::string::npos) << why_;
+  EXPECT_FALSE(is_left(kFirst, large));
+  EXPECT_TRUE(pulls_.take_wants(now_).empty());
+}
+
+TEST_F(BlobPullsTest, AFileThatNobodyWantsAnyMoreDoesNotWait) {
+  books_.sharing = {kFirst, kSecond};
+  const BlobName other = name(9, std::uint64_t{200} << 20);
+  ASSERT_EQ(folder_.begin(other), "");
+  for (const WorkerId& worker : {kFirst, kSecond}) {
+    leave_large(worker, name(worker.high, std::uint64_t{200} << 20));
+    take(worker, worker.high, {name(worker.high, std::uint64_t{200} << 20)});
+  }
+  pulls_.take_wants(now_);
+  books_.late.insert({kFirst, 1});
+  books_.lost.insert(kSecond);
+  pulls_complete_ = false;
+  pulls_.tick(now_);
+  EXPECT_EQ(ready(), "1 ") << "for its acknowledgement";
+  EXPECT_EQ(pulls_.held(), 0U);
+  EXPECT_FALSE(is_left(kFirst, name(1, 0)));
+  EXPECT_FALSE(is_left(kSecond, name(2, 0)));
 }
 
 TEST_F(BlobPullsTest, ChunksThatNobodyAskedForAreNothing) {

@@ -5,6 +5,9 @@
 #include <sys/wait.h>
 
 #include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "common/folder_claim.hpp"
 #include "tests/common/blob_folder_env.hpp"
@@ -55,6 +58,57 @@ TEST_F(BlobFolderLifeTest, NothingIsLeftBehind) {
   blobs_.reset();
   EXPECT_FALSE(std::filesystem::exists(memory_));
   EXPECT_FALSE(std::filesystem::exists(disk_));
+}
+
+TEST_F(BlobFolderLifeTest, FoldersThatOnlyMusterUsesGoWithWhatWasLastInThem) {
+  BlobFolderOptions first = options(kMega, kMega);
+  first.memory = folder_.path("shm/muster-1/store");
+  first.memory_top = folder_.path("shm/muster-1");
+  first.disk = folder_.path("cache/muster/blobs/store");
+  first.disk_top = folder_.path("cache/muster");
+  BlobFolderOptions second = first;
+  second.memory += "2";
+  second.disk += "2";
+  blobs_ = std::make_unique<BlobFolder>(first);
+  auto other = std::make_unique<BlobFolder>(second);
+  std::ofstream(folder_.path("cache/muster/config")) << "somebody's";
+  blobs_.reset();
+  EXPECT_EQ(files_in(folder_.path("shm/muster-1")), 1U) << "the other's";
+  EXPECT_EQ(files_in(folder_.path("cache/muster/blobs")), 1U);
+  other.reset();
+  EXPECT_FALSE(std::filesystem::exists(folder_.path("shm/muster-1")));
+  EXPECT_TRUE(std::filesystem::exists(folder_.path("shm"))) << "it is not ours";
+  EXPECT_FALSE(std::filesystem::exists(folder_.path("cache/muster/blobs")));
+  EXPECT_TRUE(std::filesystem::exists(folder_.path("cache/muster/config")));
+  // One that somebody named is that person's.
+  second.disk_top.clear();
+  other = std::make_unique<BlobFolder>(second);
+  other.reset();
+  EXPECT_TRUE(std::filesystem::exists(folder_.path("cache/muster/blobs")));
+}
+
+TEST_F(BlobFolderLifeTest, FoldersAreMadeWhileOthersRemoveThoseAboveThem) {
+  constexpr int kThreads = 4;
+  constexpr int kTimes = 300;
+  const std::string top = folder_.path("cache/muster");
+  std::vector<std::string> errors(kThreads);
+  std::vector<std::thread> threads;
+  for (int number = 0; number < kThreads; ++number) {
+    threads.emplace_back([&, number] {
+      try {
+        for (int i = 0; i < kTimes; ++i) {
+          FolderClaim claim(top + "/blobs/" + std::to_string(number), {.top = top});
+          if (!std::filesystem::exists(claim.path() + "/lock")) throw std::runtime_error("gone");
+          claim.remove();
+        }
+      } catch (const std::exception& error) {
+        errors[static_cast<std::size_t>(number)] = error.what();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(errors, std::vector<std::string>(kThreads));
+  EXPECT_FALSE(std::filesystem::exists(top));
 }
 
 TEST_F(BlobFolderLifeTest, ALastingOneLeavesWhatIsPinnedToItsSuccessor) {

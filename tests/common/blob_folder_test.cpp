@@ -46,6 +46,8 @@ TEST_F(BlobFolderTest, TheSameBlobTwiceIsKeptOnce) {
   ASSERT_EQ(put(1, 1000), "");
   EXPECT_EQ(blobs_->memory_bytes(), 1000U);
   EXPECT_EQ(files_in(memory_ + "/incoming"), 0U);
+  EXPECT_EQ(blobs_->adopt({{id_of(1), 1000}, BlobPlace::memory, to_hex(id_of(1)) + ".abc"}), "")
+      << "said again, because the answer was lost";
   EXPECT_NE(put(1, 999), "");
   EXPECT_EQ(files_in(memory_ + "/incoming"), 0U);
 }

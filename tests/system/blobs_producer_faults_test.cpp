@@ -1,6 +1,8 @@
 // Large data when brokers end, files are lost and room runs out.
 #include <sys/resource.h>
 
+#include <thread>
+
 #include "tests/system/blob_pool.hpp"
 
 namespace muster::test {
@@ -102,6 +104,86 @@ TEST_F(BlobsProducerFaults, HandlesThatFillAllRoomAreAnError) {
   EXPECT_TRUE(producer.await_blob_room(kMegabyte, 0s));
   EXPECT_EQ(producer.submit<std::int64_t>("sum", producer.scatter(numbers_from(500))).get(),
             sum(numbers_from(500)));
+}
+
+TEST_F(BlobsProducerFaults, ContentThatIsPutAgainBeforeTheBrokerLooksIsNotLost) {
+  start();
+  Producer producer(options());
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", producer.scatter(Numbers{7})).get(), 7);
+  const Numbers numbers = numbers_from(3);
+  ::kill(broker_->process(), SIGSTOP);
+  Blob blob;
+  const auto end = std::chrono::steady_clock::now() + 100ms;  // many times as long as a release
+  while (std::chrono::steady_clock::now() < end) {
+    blob = {};
+    blob = producer.scatter(numbers);
+  }
+  ::kill(broker_->process(), SIGCONT);
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers));
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers)) << "nor refused";
+  blob = {};
+  blob = producer.scatter(numbers);
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", blob).get(), sum(numbers));
+}
+
+TEST_F(BlobsProducerFaults, ARefusedBlobIsExplainedEvenIfItsTaskIsAllThatUsedIt) {
+  start({"--blob-memory", "4MiB", "--blob-disk", "4MiB"});
+  Producer other(options());
+  std::vector<Blob> held;
+  for (int i = 0; i < 6; ++i) held.push_back(other.scatter(numbers_from(i)));
+  EXPECT_EQ(other.submit<std::int64_t>("sum", held.back()).get(), sum(numbers_from(5)));
+  Producer producer(options());
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", producer.scatter(Numbers{7})).get(), 7);
+  ::kill(broker_->process(), SIGSTOP);  // so that it answers all at once
+  auto future =
+      producer.submit<std::int64_t>("sum", producer.scatter(numbers_from(7, 3 * kMegabyte)));
+  ::kill(broker_->process(), SIGCONT);
+  try {
+    future.get();
+    ADD_FAILURE() << "no Error was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), "blob_lost") << error.what();
+    EXPECT_NE(std::string(error.what()).find("no room for a blob"), std::string::npos)
+        << error.what();
+  }
+}
+
+TEST_F(BlobsProducerFaults, AResultWaitsUntilThereIsRoomForIt) {
+  start({"--blob-memory", "4MiB", "--blob-disk", "4MiB"});
+  Producer producer(options());
+  std::vector<Blob> held;
+  for (int i = 0; i < 6; ++i) held.push_back(producer.scatter(numbers_from(i)));
+  EXPECT_EQ(producer.submit<std::int64_t>("sum", held.back()).get(), sum(numbers_from(5)));
+  auto future = producer.submit<Blob>("iota", std::uint64_t{3 * kMegabyte / 8});
+  EXPECT_TRUE(eventually([&] {
+    return producer.status().json.find("\"outcomes_waiting_for_blobs\": 1") != std::string::npos;
+  })) << producer.status().json;
+  held.clear();
+  EXPECT_EQ(future.get().as<std::int64_t>().back(), std::int64_t{3 * kMegabyte / 8 - 1});
+}
+
+TEST_F(BlobsProducerFaults, ThreadsThatPutTheSameAndLetGoOfItLoseNothing) {
+  start({"--blob-memory", "16MiB", "--blob-disk", "16MiB"});
+  Producer producer(options());
+  std::vector<std::string> errors(4);
+  std::vector<std::thread> threads;
+  for (std::string& error : errors) {
+    threads.emplace_back([&] {
+      try {
+        for (int i = 0; i < 300; ++i) {
+          const Numbers numbers = numbers_from(i % 3, kMegabyte / 4);
+          const Blob blob = producer.scatter(numbers);
+          if (i % 10 != 0) continue;
+          const auto got = producer.submit<std::int64_t>("sum", blob).get();
+          if (got != sum(numbers)) throw std::runtime_error("a wrong sum");
+        }
+      } catch (const std::exception& failure) {
+        error = failure.what();
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(errors, std::vector<std::string>(4));
 }
 
 // Files of this process may not grow beyond a size meanwhile.

@@ -207,6 +207,7 @@ TEST_F(MemoStoreTest, AFolderOfItsOwnEndsWithItAndAnEmptyOneGoes) {
   }
   ::unsetenv("XDG_CACHE_HOME");
   EXPECT_FALSE(fs::exists(folder));
+  EXPECT_FALSE(fs::exists(parent_ + "/muster")) << "nothing else was in it";
 }
 
 }  // namespace
