@@ -227,7 +227,9 @@ void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
 
 void Scheduler::send_tasks(JobRecord& job, WorkerIndex index, message::Tasks&& tasks) {
   if (job.told.insert(index)) {
-    send_worker(index, message::WorkerJob{job.session->id, job.id, job.spec});
+    message::WorkerJob told{job.session->id, job.id, job.spec};
+    if (options_.credit_blob_bytes == 0) told.spec.inline_results = true;  // we keep no blobs
+    send_worker(index, std::move(told));
   }
   send_worker(index, std::move(tasks));
   workers_.at(index).told_in_turn = turn_;

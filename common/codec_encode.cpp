@@ -72,7 +72,7 @@ class Writer {
   void put(const JobSpec& spec) {
     fields(spec.function.kind, spec.function.name, spec.function.python, spec.function.body,
            spec.timeout, spec.retries, spec.priority, spec.crash_budget, spec.max_running,
-           spec.forward_output, spec.resources, spec.labels);
+           spec.forward_output, spec.resources, spec.labels, spec.inline_results);
   }
   void put(const SequenceRange& range) { fields(range.first, range.count); }
   void put(const LeaseRange& range) { fields(range.first, range.count, range.attempt); }

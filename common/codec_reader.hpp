@@ -135,6 +135,7 @@ class Reader {
     r.get(spec.forward_output);
     r.get(spec.resources);
     r.get(spec.labels, limits::kMaxLabels);
+    r.get(spec.inline_results);
     r.finish();
   }
   void get(SequenceRange& range) {

@@ -80,6 +80,7 @@ struct JobSpec {
   bool forward_output = false;    // what tasks print and log goes to the producer
   Resources resources = {};
   std::vector<std::string> labels = {};  // only workers with all of these
+  bool inline_results = false;           // who wants them cannot fetch blobs
   bool operator==(const JobSpec&) const = default;
 };
 

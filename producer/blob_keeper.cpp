@@ -329,6 +329,7 @@ void BlobKeeper::take_terms(const BlobTerms& terms) {
   credit_bytes_ = terms.credit_bytes;
   credit_memory_bytes_ = terms.credit_memory_bytes;
   shares_.store(shares, std::memory_order_relaxed);
+  apart_.store(!shares, std::memory_order_relaxed);
   changed_.notify_all();
 }
 

@@ -63,6 +63,8 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
 
   // --- For the client, one thread at a time.
   void take_terms(const BlobTerms& terms);
+  // The broker has folders that this process does not see, or none: no blobs reach it.
+  bool is_apart() const { return apart_.load(std::memory_order_relaxed); }
   // In this order, before what was submitted after them. Empty until they are due.
   std::vector<Order> take_orders(Time now);
   Time orders_due() const { return Time{due_.load(std::memory_order_acquire)}; }
@@ -128,6 +130,7 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   const pid_t process_;
   const std::string owner_;
   std::atomic<bool> shares_{false};
+  std::atomic<bool> apart_{false};  // neither before the first terms
   std::atomic<Time::rep> due_{kNever.count()};
   std::atomic<bool> refused_{false};  // refusal_ says something
 

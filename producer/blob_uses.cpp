@@ -149,6 +149,12 @@ BlobFile::Opened BlobKeeper::open(const KeptFile& file) {
     const auto found = entries_.find(source.name.id);
     if (found != entries_.end()) now = found->second.source;  // it may have been written again
   }
+  if (folders.memory.empty()) {
+    throw BlobError(fmt::format(
+        "blob {} is a file of the broker's, whose folders this program does not see or may not "
+        "enter: run it where it may",
+        to_hex(source.name.id)));
+  }
   if (const auto opened = open_blob(folders, now)) return *opened;
   throw BlobError(
       fmt::format("blob {} is not in {} nor in {}: its producer or its broker has "

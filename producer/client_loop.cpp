@@ -142,6 +142,7 @@ void Client::take_blob_orders() {
 }
 
 void Client::apply(Open& command) {
+  command.spec.inline_results = keeper_->is_apart();
   const JobId job = session_.open_job(std::move(command.spec));
   jobs_[job].sink = std::move(command.sink);  // both sides count jobs alike
 }

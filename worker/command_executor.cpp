@@ -89,6 +89,15 @@ bool CommandExecutor::prepare(Child& child, CommandTask& command, const TaskStar
   }
   command = std::move(*decoded);
   if (command.inputs.empty() && command.outputs.empty()) return true;
+  if (!command.outputs.empty() && task.spec->inline_results) {
+    report(task.lease, OutcomeStatus::error,
+           {"start_failed",
+            "output files become blobs, and the program that asked for them does not share the "
+            "broker's folders: run it where it sees them",
+            "",
+            {}});
+    return false;
+  }
   try {
     child.files = std::make_unique<CommandFiles>(blobs_, command, payload.blobs);
     command.directory = child.files->folder();

@@ -92,7 +92,8 @@ class CommandExecutor final : public Executor {
   void free(Child& child, Outcome&& outcome);
   CommandResult result_of(Child& child, ExitStatus status) const;
   Outcome outcome_of(Child& child, CommandResult&& result) const;
-  Outcome success_of(const CommandResult& result, const std::vector<Blob>& outputs) const;
+  Outcome success_of(const Child& child, const CommandResult& result,
+                     const std::vector<Blob>& outputs) const;
   void report(const Lease& lease, OutcomeStatus status, const Failure& failure);
 
   CommandExecutorOptions options_;

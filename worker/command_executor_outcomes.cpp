@@ -57,7 +57,7 @@ void CommandExecutor::collect(Child& child) {
   try {
     if (!child.files->collect(kCopyBytes)) return;
     result.outputs = child.files->output_names();
-    free(child, success_of(result, child.files->outputs()));
+    free(child, success_of(child, result, child.files->outputs()));
   } catch (const CommandFileError& error) {
     free(child, failed(OutcomeStatus::error,
                        {error.kind, error.what(), last_lines(result.error_output.text()),
@@ -104,17 +104,18 @@ Outcome CommandExecutor::outcome_of(Child& child, CommandResult&& result) const 
     case OutcomeStatus::result:
       break;
   }
-  if (result.exit_status == 0) return success_of(result, {});
+  if (result.exit_status == 0) return success_of(child, result, {});
   const ExitStatus status{result.exit_status, result.signal};
   const std::string text =
       status.signal == 0 ? fmt::format("exit status {}", status.status) : describe(status);
   return failed(OutcomeStatus::error, {"exit", text, tail, encode_command_result(result)});
 }
 
-Outcome CommandExecutor::success_of(const CommandResult& result,
+Outcome CommandExecutor::success_of(const Child& child, const CommandResult& result,
                                     const std::vector<Blob>& outputs) const {
   try {
-    return {OutcomeStatus::result, blobs_.payload_of(encode_command_result(result), outputs)};
+    return {OutcomeStatus::result, blobs_.payload_of(encode_command_result(result), outputs,
+                                                     child.task.spec->inline_results)};
   } catch (const BlobError& error) {
     return failed(OutcomeStatus::error, blob_failure(error));
   }

@@ -79,11 +79,12 @@ void RunnerLink::State::finish(std::uint64_t task_id, Bytes result,
   const std::optional<HeldTask> task = take_started(task_id);
   if (!task) return;  // it ended before
   leave_stores(task_id);
-  Outcome outcome = outcome_of(std::move(result), blobs);
+  Outcome outcome = outcome_of(std::move(result), blobs, task->job->job->inline_results);
   report(task->lease, steady_now() - task->started, std::move(outcome));
 }
 
-Outcome RunnerLink::State::outcome_of(Bytes result, const std::vector<Blob>& blobs) const {
+Outcome RunnerLink::State::outcome_of(Bytes result, const std::vector<Blob>& blobs,
+                                      bool inline_results) const {
   const std::uint64_t size_bytes = size_of_result(result, blobs);
   if (size_bytes > options_.max_result_bytes) {
     return failed(OutcomeStatus::error,
@@ -95,7 +96,7 @@ Outcome RunnerLink::State::outcome_of(Bytes result, const std::vector<Blob>& blo
                    {}});
   }
   try {
-    return {OutcomeStatus::result, blobs_.payload_of(std::move(result), blobs)};
+    return {OutcomeStatus::result, blobs_.payload_of(std::move(result), blobs, inline_results)};
   } catch (const BlobError& error) {
     return failed(OutcomeStatus::error, blob_failure(error));
   }

@@ -136,6 +136,7 @@ void RunnerLink::State::declare(message::WorkerJob&& m) {
   auto made = std::make_shared<RunnerJob>();
   made->key = next_key_++;
   made->name = std::move(m.spec.function.name);
+  made->inline_results = m.spec.inline_results;
   auto opened = blobs_.unpack(m.spec.function.body, "function", steady_now());
   std::optional<Failure> failure;
   if (auto* function = std::get_if<OpenPayload>(&opened)) {

@@ -73,7 +73,7 @@ class RunnerLink::State {
   template <typename Wanted>
   void cancel_queued(Wanted&& wanted);
   std::optional<HeldTask> take_started(std::uint64_t task_id);
-  Outcome outcome_of(Bytes result, const std::vector<Blob>& blobs) const;
+  Outcome outcome_of(Bytes result, const std::vector<Blob>& blobs, bool inline_results) const;
   void report(const Lease& lease, Duration busy, Outcome&& outcome);
   void write_lines();
   void append_lines();

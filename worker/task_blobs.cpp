@@ -184,8 +184,15 @@ class TaskBlobs::Delivery {
   bool done_ = false;
 };
 
-Payload TaskBlobs::payload_of(Bytes body, const std::vector<Blob>& blobs) const {
-  const bool as_blob = blobs.empty() && body.size() > limits::kMaxBodyBytes && available();
+Payload TaskBlobs::payload_of(Bytes body, const std::vector<Blob>& blobs,
+                              bool inline_results) const {
+  if (inline_results && !blobs.empty()) {
+    throw TooLargeError(
+        "the result has parts that are blobs, and the program that asked for it does not share the "
+        "broker's folders: return their content, or run the program where it sees them");
+  }
+  const bool as_blob =
+      !inline_results && blobs.empty() && body.size() > limits::kMaxBodyBytes && available();
   if (blobs.size() > limits::kMaxPayloadBlobs) {
     throw TooLargeError(fmt::format("the result has {} large parts; at most {} can travel",
                                     blobs.size(), limits::kMaxPayloadBlobs));

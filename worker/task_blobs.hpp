@@ -68,9 +68,9 @@ class TaskBlobs {
   // One more for a result: these parts in a row. Unless `payload_of` names it, its file goes with
   // the last handle, or with this process. Throws NoRoomError.
   Blob make(std::span<const std::span<const std::byte>> parts) const;
-  // A result of this body and these blobs. A large body becomes a blob; blobs that were not made
-  // here are copied. Throws BlobError.
-  Payload payload_of(Bytes body, const std::vector<Blob>& blobs) const;
+  // A result of this body and these blobs. A large body becomes a blob, unless results are inline;
+  // blobs that were not made here are copied. Throws BlobError.
+  Payload payload_of(Bytes body, const std::vector<Blob>& blobs, bool inline_results = false) const;
 
   // Ends maps that were kept long enough; `next_deadline`: when to call it.
   void tick(Time now);

@@ -87,7 +87,8 @@ Outcome ThreadExecutor::State::run_task(const TaskStart& task, const ShippedLibr
                                     make_blob, functions.max_result_bytes());
   if (result.failure) return failed(OutcomeStatus::error, *result.failure);
   try {
-    return {OutcomeStatus::result, blobs.payload_of(std::move(result.body), result.blobs)};
+    return {OutcomeStatus::result,
+            blobs.payload_of(std::move(result.body), result.blobs, task.spec->inline_results)};
   } catch (const BlobError& error) {
     return failed(OutcomeStatus::error, blob_failure(error));
   }

@@ -155,6 +155,8 @@ class RunnerTask:
     body: bytes | Buffer
     job_blobs: list[Blob]
     """Of the body."""
+    inline_results: bool
+    """Of the job: results have no blobs."""
     sequence: int
     attempt: int
     payload: bytes | Buffer

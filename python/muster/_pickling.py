@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import os
 import pickle
+import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +158,14 @@ def unpack_items(packed: Packed, what: str) -> Iterable[Any]:
 make_blob: Callable[[Iterable[Any]], Blob] | None = None
 """In a process that runs tasks, for the large parts of results: a blob of such parts."""
 
+_thread = threading.local()
+
+
+def keep_inline(inline: bool) -> None:
+    """Whether results of this thread's tasks have no blobs from now on, because whoever wants them
+    cannot read any."""
+    _thread.inline = inline
+
 
 def pack_result(value: object, prefix: bytes) -> Packed:
     """What a task returns, after `prefix`. Raises SerializationError, and MusterError when there is
@@ -165,9 +174,10 @@ def pack_result(value: object, prefix: bytes) -> Packed:
         data = pickle.dumps(value, PROTOCOL)
         if len(data) < RESULT_BYTES:
             return Packed(prefix + data)
-    store = ResultStore(available=make_blob is not None)
+    to_blob = None if getattr(_thread, "inline", False) else make_blob
+    store = ResultStore(available=to_blob is not None)
     portable = make(Pickler, value, "the result", store)
-    blobs = [make_blob(parts) for parts in store.parts] if make_blob else []
+    blobs = [to_blob(parts) for parts in store.parts] if to_blob else []
     return Packed(_portable.encode(portable, prefix), blobs)
 
 

@@ -195,7 +195,7 @@ class Runner:
                     self._link.finish(task_id, b"")
 
     def _run(self, task: RunnerTask) -> None:
-        from muster import _failures
+        from muster import _failures, _pickling
         from muster._portable import Packed
         from muster.errors import TaskStopped
 
@@ -207,6 +207,7 @@ class Runner:
             context = job.context
             self._capture.begin(task.id, context)
             self._thread_limit.apply(context.thread_limit)
+            _pickling.keep_inline(task.inline_results)
             result = job.function(Packed(task.payload, task.blobs))
         except TaskStopped:
             raise

@@ -158,6 +158,8 @@ void bind_runner(py::module_& module) {
                              [](const RunnerTask& task) { return to_python(task.job->body); })
       .def_property_readonly("job_blobs",
                              [](const RunnerTask& task) { return to_python(task.job->blobs); })
+      .def_property_readonly("inline_results",
+                             [](const RunnerTask& task) { return task.job->inline_results; })
       .def_readonly("sequence", &RunnerTask::sequence)
       .def_readonly("attempt", &RunnerTask::attempt)
       .def_property_readonly("payload",

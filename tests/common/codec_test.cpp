@@ -125,7 +125,7 @@ TEST(Codec, TheWireFormIsPinned) {
   EXPECT_EQ(wire(message::Refuse{message::RefuseCode::malformed, "no"}), "00930402a26e6f");
   EXPECT_EQ(wire(message::Job{JobId{1}, {{FunctionKind::native, "f"}, {}, 2, -1, 3}}),
             "00930801"
-            "9c00a166a0c4000002ff0300c29300000090");
+            "9d00a166a0c4000002ff0300c29300000090c2");
   EXPECT_EQ(wire(message::Submit{JobId{1}, TaskSequence{2}, {payload_of(1), {}}}),
             "0094090102"
             "92c40100c400");

@@ -289,3 +289,46 @@ def test_a_worker_that_does_not_see_the_brokers_files_gets_copies(rig: Rig, tmp_
         for process in reversed(started):
             process.terminate()
             process.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("apart", ["namespace", "no folders"])
+def test_a_program_that_does_not_share_the_brokers_files_gets_its_results(
+    rig: Rig, tmp_path: Path, apart: str
+) -> None:
+    """In a mount namespace with a /dev/shm of its own, or of a broker without folders."""
+    endpoint = f"ipc://{tmp_path}/broker"
+    environment = rig.environment | {"MUSTER_BROKER": endpoint}
+    script = """
+        import numpy as np
+        from muster import ComputePool
+        data = np.random.default_rng(7).integers(0, 256, 5_000_000, dtype=np.uint8)
+        with ComputePool() as pool:
+            assert not pool.session.space.available
+            for result in (lambda: data[:300_000], lambda: data, lambda: [data, bytes(data)]):
+                got = pool.submit(result).result(60)
+                assert all(np.array_equal(one, other) for one, other in zip(got, result()))
+            assert pool.submit(lambda size: "x" * size, 5_000_000).result(60) == "x" * 5_000_000
+        print("done", flush=True)
+    """
+    none = ["--blob-memory", "0", "--blob-disk", "0"] if apart == "no folders" else []
+    mount = "mount -t tmpfs tmpfs /dev/shm && " if apart == "namespace" else ""
+    started = [
+        subprocess.Popen(["muster-broker", "--listen", endpoint, *none], env=environment),
+        subprocess.Popen(["muster-worker", "--slots", "1"], env=environment),
+    ]
+    try:
+        wait_until(Path(f"{tmp_path}/broker").exists, "the broker listens")
+        command = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
+        done = subprocess.run(
+            [*command, mount + 'exec "$@"', "sh", sys.executable, "-c", textwrap.dedent(script)],
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+        )
+        assert done.stdout == "done\n", done.stderr
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait(PATIENCE)

@@ -61,7 +61,8 @@ inline JobSpec sample_spec() {
           3,
           true,
           {1500, std::uint64_t{8} << 30, 1},
-          {"gpu", "room 7"}};
+          {"gpu", "room 7"},
+          true};
 }
 
 inline std::vector<LeaseRange> sample_leases() {

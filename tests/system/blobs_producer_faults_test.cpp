@@ -162,6 +162,24 @@ TEST_F(BlobsProducerFaults, AResultWaitsUntilThereIsRoomForIt) {
   EXPECT_EQ(future.get().as<std::int64_t>().back(), std::int64_t{3 * kMegabyte / 8 - 1});
 }
 
+TEST_F(BlobsProducerFaults, WithoutFoldersResultsTravelInMessages) {
+  start({"--blob-memory", "0", "--blob-disk", "0"});
+  Producer producer(options());
+  EXPECT_FALSE(producer.has_blobs());
+  const std::uint64_t size = 5 * kMegabyte;
+  EXPECT_EQ(producer.submit<std::string>("repeat", std::string("a"), size).get(),
+            std::string(size, 'a'));
+  try {
+    producer.submit<Blob>("iota", std::uint64_t{1000}).get();
+    ADD_FAILURE() << "no Error was thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind(), "result_too_large");
+    EXPECT_NE(std::string(error.what()).find("does not share the broker's folders"),
+              std::string::npos)
+        << error.what();
+  }
+}
+
 TEST_F(BlobsProducerFaults, ThreadsThatPutTheSameAndLetGoOfItLoseNothing) {
   start({"--blob-memory", "16MiB", "--blob-disk", "16MiB"});
   Producer producer(options());

@@ -118,6 +118,9 @@ TEST_F(TaskBlobsTest, NeedAFolder) {
   EXPECT_THROW(none.open(BlobRig::payload({rig.put("x")}), steady_now()), BlobError);
   const std::string large(limits::kMaxBodyBytes + 1, 'x');
   EXPECT_EQ(none.payload_of(Bytes::copy(large), {}).bytes.text(), large) << "as before blobs";
+  const Payload whole = blobs.payload_of(Bytes::copy(large), {}, true);
+  EXPECT_EQ(whole.blobs, 0U) << "whoever wants it cannot read blobs";
+  EXPECT_EQ(whole.bytes.text(), large);
 }
 
 TEST_F(TaskBlobsTest, MayBePartsOfFilesOfTheUsers) {

@@ -34,6 +34,8 @@ struct RunnerJob {
   std::string name;              // native: the function's name; python: a label
   Bytes body;                    // python: the pickled callable
   std::vector<Blob> blobs = {};  // that belong to the body, in order
+  // Results must not name blobs: the producer could not read them. A large body is no matter.
+  bool inline_results = false;
 };
 
 struct RunnerTask {
