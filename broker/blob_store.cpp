@@ -2,11 +2,13 @@
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <stdexcept>
 
@@ -37,6 +39,24 @@ std::string cache_folder() {
   return fmt::format("/var/tmp/muster-{}", geteuid());
 }
 
+// Brokers of one user alone leave it closed to everybody else, so others have theirs.
+std::string memory_top(bool group) {
+  const std::string own = fmt::format("{}/muster-{}", kMemoryFileSystem, geteuid());
+  return group ? fmt::format("{}-{}", own, getegid()) : own;
+}
+
+// The first folder on the way to `path` that the group of this process cannot enter; empty: none.
+std::string closed_to_group(const std::string& path) {
+  std::string closed;
+  for (std::filesystem::path each = path; each.has_relative_path(); each = each.parent_path()) {
+    struct stat status {};
+    if (stat(each.c_str(), &status) != 0) continue;
+    const bool is_ours = status.st_gid == getegid() && (status.st_mode & S_IXGRP) != 0;
+    if (!is_ours && (status.st_mode & S_IXOTH) == 0) closed = each;
+  }
+  return closed;
+}
+
 // The same for every broker at this endpoint of this machine, and no other's: a home may be shared
 // by several machines.
 std::string folder_name(const std::string& endpoint) {
@@ -62,7 +82,7 @@ void BlobStore::open(const BlobOptions& options, const std::string& endpoint) {
   BlobFolderOptions its;
   its.disk_top = options.folder.empty() ? cache_folder() : "";  // one that was named stays
   its.disk = (options.folder.empty() ? its.disk_top + "/blobs" : options.folder) + "/" + name;
-  its.memory_top = fmt::format("{}/muster-{}", kMemoryFileSystem, geteuid());
+  its.memory_top = memory_top(options.group);
   its.memory = its.memory_top + "/" + name;
   its.group = options.group;
   its.lasting = options.lasting;
@@ -84,6 +104,13 @@ void BlobStore::open(const BlobOptions& options, const std::string& endpoint) {
   folder_ = std::make_unique<BlobFolder>(its);
   spdlog::info("blobs: {} MiB in '{}', {} MiB in '{}'", memory_limit_ >> 20, its.memory,
                disk_limit_ >> 20, its.disk);
+  const std::string closed = options.group ? closed_to_group(its.disk) : "";
+  if (!closed.empty()) {
+    spdlog::warn(
+        "the group of this broker cannot enter '{}', so programs of other users send their data "
+        "inside messages: name a --blob-folder that it can enter",
+        closed);
+  }
   if (folder_->count() > 0) spdlog::info("{} blobs are there already", folder_->count());
 }
 

@@ -88,8 +88,9 @@ Descriptor BlobShelf::open_blob(const BlobId& id) const {
 }
 
 int BlobShelf::place(const std::string& incoming, const BlobId& id) {
-  // Only its maker may do this to a file that another user of the group made.
-  fchmodat(incoming_.get(), incoming.c_str(), group_ ? 0440 : 0400, 0);
+  // Only its maker may do this to a file that another user of the group made. Such a file, or what
+  // a worker of this user made, may be of any group: who may enter the folder decides.
+  fchmodat(incoming_.get(), incoming.c_str(), group_ ? 0444 : 0400, 0);
   const int result =
       renameat(incoming_.get(), incoming.c_str(), claim_.descriptor(), to_hex(id).c_str());
   return result == 0 ? 0 : errno;
@@ -178,7 +179,7 @@ int BlobShelf::write_whole(const std::string& name, const std::string& text) con
   if (!file) return errno;
   const ssize_t written = write(file.get(), text.data(), text.size());
   if (written != static_cast<ssize_t>(text.size())) return written < 0 ? errno : ENOSPC;
-  fchmod(file.get(), group_ ? 0440 : 0400);
+  fchmod(file.get(), group_ ? 0444 : 0400);
   const int result = renameat(incoming_.get(), name.c_str(), claim_.descriptor(), name.c_str());
   return result == 0 ? 0 : errno;
 }

@@ -38,6 +38,10 @@ bool has_room(const std::string& folder, std::uint64_t size_bytes) {
   return facts.f_bavail * unit >= size_bytes + facts.f_blocks * unit / kSpareShare;
 }
 
+bool may_write(const std::string& folder) {
+  return ::access((folder + kIncoming).c_str(), W_OK | X_OK) == 0;
+}
+
 // Zero, or what went wrong.
 int write_all(int descriptor, std::span<const std::byte> content) {
   while (!content.empty()) {
@@ -93,7 +97,12 @@ bool shares_folders(const BlobFolders& folders, const std::string& token) {
   if (size < 0) return false;
   std::string_view said(text.data(), static_cast<std::size_t>(size));
   while (!said.empty() && said.back() == '\n') said.remove_suffix(1);
-  return said == token && ::access((folders.memory + kIncoming).c_str(), W_OK | X_OK) == 0;
+  return said == token && may_write(folders.memory) && may_write(folders.disk);
+}
+
+bool are_others(const BlobFolders& folders) {
+  struct stat facts {};
+  return ::stat(folders.memory.c_str(), &facts) == 0 && facts.st_uid != ::geteuid();
 }
 
 std::optional<BlobPlace> link_blob(const BlobFolders& folders, const BlobName& name,
@@ -161,25 +170,32 @@ std::optional<BlobFile::Opened> open_blob(const BlobFolders& folders, const Blob
 
 namespace {
 
-// Reads all of a file, piece by piece, into `take`. Returns errno, or 0.
+// Reads a part of a file, as far as there is one, piece by piece into `take`. Returns errno, or 0.
 template <typename Take>
-int read_file(int descriptor, const Take& take) {
+int read_file(int descriptor, std::uint64_t offset, std::uint64_t size_bytes, const Take& take) {
   std::vector<std::byte> buffer(kReadBytes);
-  for (off_t offset = 0;;) {
-    const ssize_t size = ::pread(descriptor, buffer.data(), buffer.size(), offset);
+  while (size_bytes > 0) {
+    const std::size_t most = std::min<std::uint64_t>(buffer.size(), size_bytes);
+    const ssize_t size = ::pread(descriptor, buffer.data(), most, static_cast<off_t>(offset));
     if (size < 0 && errno == EINTR) continue;
     if (size < 0) return errno;
     if (size == 0) return 0;
-    const int error = take(std::span(buffer.data(), static_cast<std::size_t>(size)));
+    const auto got = static_cast<std::size_t>(size);
+    const int error = take(std::span(buffer.data(), got));
     if (error != 0) return error;
-    offset += size;
+    offset += got;
+    size_bytes -= got;
   }
+  return 0;
 }
 
 }  // namespace
 
-FileContent::FileContent(const std::string& path)
-    : path_(path), file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+FileContent::FileContent(const std::string& path, std::uint64_t offset, std::uint64_t size_bytes)
+    : path_(path),
+      offset_(offset),
+      size_bytes_(size_bytes),
+      file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
   struct stat facts {};
   if (!file_ || ::fstat(file_.get(), &facts) != 0) {
     throw invalid_call(fmt::format("{} cannot be read: {}", path, std::strerror(errno)));
@@ -189,10 +205,11 @@ FileContent::FileContent(const std::string& path)
   }
   if (!S_ISREG(facts.st_mode)) throw invalid_call(path + " is no regular file");
   BlobDigest digest;
-  const int error = read_file(file_.get(), [&](std::span<const std::byte> piece) {
-    digest.add(piece);
-    return 0;
-  });
+  const int error =
+      read_file(file_.get(), offset_, size_bytes_, [&](std::span<const std::byte> piece) {
+        digest.add(piece);
+        return 0;
+      });
   if (error != 0) {
     throw invalid_call(fmt::format("{} cannot be read: {}", path, std::strerror(error)));
   }
@@ -202,10 +219,11 @@ FileContent::FileContent(const std::string& path)
 ContentWriter FileContent::writer() const {
   return [this](int descriptor) {
     BlobDigest digest;
-    const int error = read_file(file_.get(), [&](std::span<const std::byte> piece) {
-      digest.add(piece);
-      return write_all(descriptor, piece);
-    });
+    const int error =
+        read_file(file_.get(), offset_, size_bytes_, [&](std::span<const std::byte> piece) {
+          digest.add(piece);
+          return write_all(descriptor, piece);
+        });
     if (error != 0) return error;
     return digest.name() == name_ ? 0 : ESTALE;
   };

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <muster/blob.hpp>
 #include <optional>
 #include <span>
@@ -29,7 +30,8 @@ struct BlobFolders {
   std::string incoming_name(const BlobId& id, std::uint64_t number) const;
 };
 
-// Whether this process sees the folder in memory as the broker does: its file `token` says so.
+// Whether this process sees the folder in memory as the broker does, as its file `token` says, and
+// may write to both: a broker of another user may have one of them where we cannot go.
 bool shares_folders(const BlobFolders& folders, const std::string& token);
 
 // Gives a blob that lies in a folder already another name in the incoming folder, `file`, so that
@@ -54,16 +56,23 @@ void discard_blob(const BlobFolders& folders, const BlobSource& source);
 // Opens a blob for reading wherever it is now. Nothing: it is nowhere.
 std::optional<BlobFile::Opened> open_blob(const BlobFolders& folders, const BlobSource& source);
 
-// The content of a file as it was when it was opened: its name, and what writes it. The writer
-// fails with ESTALE when the file changed meanwhile.
+// Whether the broker is another user's, who may not be able to read our files.
+bool are_others(const BlobFolders& folders);
+
+// The content of a file, or a part of it, as it was when it was opened: its name, and what writes
+// it. The writer fails with ESTALE when the file changed meanwhile.
 class FileContent {
  public:
-  explicit FileContent(const std::string& path);  // throws Error invalid; reads all of it
+  // Throws Error invalid; reads all of it. The greatest `size_bytes`: up to the end of the file.
+  explicit FileContent(const std::string& path, std::uint64_t offset = 0,
+                       std::uint64_t size_bytes = std::numeric_limits<std::uint64_t>::max());
   const BlobName& name() const { return name_; }
   ContentWriter writer() const;
 
  private:
   const std::string path_;
+  const std::uint64_t offset_;
+  const std::uint64_t size_bytes_;
   Descriptor file_;
   BlobName name_;
 };

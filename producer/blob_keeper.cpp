@@ -222,7 +222,11 @@ Blob BlobKeeper::scatter_copy(const std::string& path) {
 
 Blob BlobKeeper::scatter_file(const std::string& path, std::uint64_t offset,
                               std::uint64_t size_bytes) {
-  return put_file(describe_file(path, offset, size_bytes));
+  BlobSource source = describe_file(path, offset, size_bytes);
+  if (!others_.load(std::memory_order_relaxed)) return put_file(std::move(source));
+  if (!shares()) check_usable();
+  const FileContent content(path, offset, source.name.size_bytes);
+  return put(content.name(), content.writer());
 }
 
 // The blob, unless it is not here, once nobody writes it any more.
@@ -330,6 +334,7 @@ void BlobKeeper::take_terms(const BlobTerms& terms) {
   credit_memory_bytes_ = terms.credit_memory_bytes;
   shares_.store(shares, std::memory_order_relaxed);
   apart_.store(!shares, std::memory_order_relaxed);
+  others_.store(shares && are_others(folders_), std::memory_order_relaxed);
   changed_.notify_all();
 }
 

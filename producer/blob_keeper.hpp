@@ -130,7 +130,8 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   const pid_t process_;
   const std::string owner_;
   std::atomic<bool> shares_{false};
-  std::atomic<bool> apart_{false};  // neither before the first terms
+  std::atomic<bool> apart_{false};   // neither before the first terms
+  std::atomic<bool> others_{false};  // the broker is another user's
   std::atomic<Time::rep> due_{kNever.count()};
   std::atomic<bool> refused_{false};  // refusal_ says something
 

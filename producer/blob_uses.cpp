@@ -48,7 +48,8 @@ BlobId BlobKeeper::own(const Blob& blob, std::vector<Blob>& put_here) {
   const BlobFile& file = *blob.file();
   const auto* kept = dynamic_cast<const KeptFile*>(&file);
   if (kept == nullptr || kept->keeper.get() != this) {
-    const bool is_file = kept != nullptr && kept->source.place == BlobPlace::file;
+    const bool is_file = kept != nullptr && kept->source.place == BlobPlace::file &&
+                         !others_.load(std::memory_order_relaxed);
     put_here.push_back(is_file ? put_file(kept->source)
                                : put({{file.high, file.low}, file.size_bytes},
                                      writer_of(blob.bytes().span()), std::nullopt));

@@ -211,7 +211,8 @@ def load_file(
     that says what to do."""
     import numpy
 
-    if content is not None and not shares_files():
+    # The worker may be another user's, who cannot read the file.
+    if content is not None and not (shares_files() and os.access(path, os.R_OK)):
         if mode != "c":
             content.flags.writeable = False
         return content
