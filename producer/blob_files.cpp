@@ -111,7 +111,7 @@ std::optional<BlobPlace> link_blob(const BlobFolders& folders, const BlobName& n
   for (const BlobPlace place : {BlobPlace::memory, BlobPlace::disk, BlobPlace::memory}) {
     const std::string& folder = folder_of(folders, place);
     const std::string here = fmt::format("{}/{}", folder, hex);
-    const std::string mine = folder + kIncoming + file;
+    const std::string mine = fmt::format("{}{}{}", folder, kIncoming, file);
     if (::link(here.c_str(), mine.c_str()) != 0) continue;
     if (has_size(mine, name.size_bytes)) return place;
     ::unlink(mine.c_str());
