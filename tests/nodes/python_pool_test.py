@@ -209,14 +209,14 @@ def test_broken_hosts_are_named_with_step_and_remedy(
     rig.nodes[1].change_host_key()
     rig.nodes[2].kill_sshd()
     try:
-        with pytest.raises(NodesFailed) as caught, ComputePool(machines(rig, reach_seconds=5)):
+        with pytest.raises(NodesFailed) as caught, ComputePool(machines(rig, reach_seconds=10)):
             pass
         assert caught.value.failures["n2"][0] == "host key"
         assert "ssh-keyscan" in caught.value.failures["n2"][1]
         assert caught.value.failures["n3"][0] == "connect"
         assert "2 of 3 nodes did not start" in str(caught.value)
 
-        provider = machines(rig, reach_seconds=5, at_least=1)
+        provider = machines(rig, reach_seconds=10, at_least=1)
         with ComputePool(provider, worker=Worker(concurrency=1)) as pool:
             assert pool.submit(place, 0).result(60) == "n1"
             states = {node.name: node.state for node in pool.nodes()}

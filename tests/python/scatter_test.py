@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import pickle
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pool_support import wait_until
 
 import muster.joblib  # noqa: F401 (registers the backend)
 from muster import ComputePool, Scattered, SerializationError, Worker
+from muster.provider import programs_folder
 
 LARGE = np.arange(400_000.0)
 TEXTS = [f"text {i}" for i in range(50_000)]
@@ -109,25 +111,34 @@ def test_a_view_of_the_pool_takes_its_handles(pool: ComputePool) -> None:
     assert list(view.map(np.sum, [view.scatter(LARGE), pool.scatter(LARGE)])) == [LARGE.sum()] * 2
 
 
-def test_a_handle_that_is_dropped_leaves_the_pool(pool: ComputePool) -> None:
+def test_a_handle_that_is_dropped_leaves_the_pool(tmp_path: Path) -> None:
+    """What nobody needs stays as a cache, but not beyond half of the broker's memory."""
     folder = f"/dev/shm/muster-{os.getuid()}"
 
-    def bytes_of(size: int) -> int:
-        """Files of that size that Muster has in memory."""
-        sizes = []
+    def is_there(size: int) -> bool:
+        """A file of that size, which no other test has, in Muster's memory."""
         for root, _, names in os.walk(folder):
             for name in names:
                 with contextlib.suppress(FileNotFoundError):
-                    sizes.append(Path(root, name).stat().st_size)
-        return sizes.count(size)
+                    if Path(root, name).stat().st_size == size:
+                        return True
+        return False
 
-    size = 7_654_321  # no other test has one of it
-    handle = pool.scatter(np.zeros(size, "u1"))
-    assert pool.submit(len, handle).result() == size
-    wait_until(lambda: bytes_of(size) == 1)
-    del handle
-    gc.collect()
-    wait_until(lambda: bytes_of(size) == 0, 150)  # kept as a cache for a minute
+    endpoint = f"ipc://{tmp_path}/broker"
+    command = [Path(programs_folder(), "muster-broker"), "--listen", endpoint]
+    with subprocess.Popen([*command, "--blob-memory", "24mb"]) as broker:
+        with ComputePool(broker=endpoint) as own:
+            handle = own.scatter(np.zeros(7_654_321, "u1"))
+            other = own.scatter(np.zeros(9_876_543, "u1"))
+            own.nodes()  # the broker has answered: it took both
+            assert is_there(7_654_321)
+            assert is_there(9_876_543)
+            del handle
+            gc.collect()
+            wait_until(lambda: not is_there(7_654_321))
+            assert is_there(9_876_543)
+            del other
+        broker.terminate()
 
 
 # --- joblib ---
