@@ -65,6 +65,8 @@ class BlobPulls {
   std::uint64_t received_bytes() const { return received_bytes_; }
 
  private:
+  static constexpr const char* kLost = "blob_lost";
+
   using LeaseKey = std::tuple<SessionId, JobId, TaskSequence, Attempt>;
   struct Held {
     message::WorkerOutcomes outcome;  // one
