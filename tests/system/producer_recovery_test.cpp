@@ -2,9 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
-#include <iterator>
 #include <muster/producer.hpp>
 #include <numeric>
+#include <sstream>
 
 #include "tests/system/pool.hpp"
 
@@ -134,7 +134,9 @@ int processes_naming(const std::string& text) {
   int count = 0;
   for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
     std::ifstream file(entry.path() / "cmdline");
-    const std::string line{std::istreambuf_iterator<char>(file), {}};
+    std::ostringstream words;
+    words << file.rdbuf();  // not an iterator: that throws for a process that has just ended
+    const std::string line = words.str();
     if (line.find("muster-") != std::string::npos && line.find(text) != std::string::npos) ++count;
   }
   return count;
