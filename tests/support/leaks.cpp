@@ -1,6 +1,6 @@
 // What the leak sanitizer need not report. Linked into every test program; others ignore it.
 
-// NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp): the sanitizer's name
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming): the sanitizer's name
 extern "C" const char* __lsan_default_suppressions();
 
 extern "C" const char* __lsan_default_suppressions() {
@@ -8,4 +8,4 @@ extern "C" const char* __lsan_default_suppressions() {
   // ends, which may be at the same moment as the program.
   return "leak:_dlerror_run\n";
 }
-// NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp)
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)
