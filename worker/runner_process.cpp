@@ -161,8 +161,8 @@ void RunnerProcess::flush() {
   pack_batch();
   std::size_t sent = 0;
   while (sent < life_.unsent.size() && life_.link) {
-    const ssize_t written =
-        ::write(life_.link.get(), life_.unsent.data() + sent, life_.unsent.size() - sent);
+    const ssize_t written = ::send(life_.link.get(), life_.unsent.data() + sent,
+                                   life_.unsent.size() - sent, MSG_NOSIGNAL);
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) break;  // full, or the runner is gone: its exit says so
     sent += static_cast<std::size_t>(written);
