@@ -15,6 +15,7 @@ import pytest
 from nodes.rig import wait_until
 
 import muster
+from muster.provider import programs_folder
 
 OWNER, MEMBER, STRANGER, GROUP = 20011, 20012, 20013, 20010
 PATIENCE = 120.0
@@ -43,7 +44,8 @@ def mapped_file(array):
 class Users:
     """A folder that all users may enter, a home for each, and what runs as whom."""
 
-    def __init__(self) -> None:
+    def __init__(self, built: Path) -> None:
+        self.built = built
         self.folder = Path(tempfile.mkdtemp(prefix="muster-users-", dir="/tmp"))
         self.folder.chmod(0o755)
         self.socket = self.folder / "run" / "broker"
@@ -67,23 +69,19 @@ class Users:
         return [*words, "sh", "-c", 'umask 077; exec "$@"', "sh", *argv]
 
     def environment(self, user: int) -> dict[str, str]:
-        package = str(Path(muster.__file__).parent.parent)
         kept = {
             name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ
         }
         return kept | {
             "HOME": str(self.home(user)),
             "MUSTER_BROKER": self.endpoint,
-            "PYTHONPATH": package,
+            "PYTHONPATH": str(self.built / "python"),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
-    def start(self, user: int, *argv: str, group: int | None = None) -> None:
-        self._started.append(
-            subprocess.Popen(
-                self.command(user, *argv, group=group), env=self.environment(user), cwd="/"
-            )
-        )
+    def start(self, user: int, program: str, *argv: str, group: int | None = None) -> None:
+        words = self.command(user, str(self.built / "bin" / program), *argv, group=group)
+        self._started.append(subprocess.Popen(words, env=self.environment(user), cwd="/"))
 
     def start_broker(self, *options: str) -> None:
         self.start(OWNER, "muster-broker", "--listen", self.endpoint, *options, group=GROUP)
@@ -116,9 +114,23 @@ class Users:
             assert not list(Path("/dev/shm").glob(f"muster-{user}*")), "nothing is left"
 
 
+@pytest.fixture(scope="module")
+def built() -> Iterator[Path]:
+    """Programs and package where every user may read them, laid out as in the build tree."""
+    package = Path(muster.__file__).parent
+    with tempfile.TemporaryDirectory(prefix="muster-built-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copytree(package, folder / "python" / "muster")
+        (folder / "bin").mkdir()
+        for program in ("muster-broker", "muster-worker", "muster-runner"):
+            shutil.copy(Path(programs_folder(), program), folder / "bin")
+        yield folder
+
+
 @pytest.fixture
-def users() -> Iterator[Users]:
-    made = Users()
+def users(built: Path) -> Iterator[Users]:
+    made = Users(built)
     try:
         yield made
     finally:
