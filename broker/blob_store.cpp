@@ -7,13 +7,13 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <stdexcept>
 
 #include "common/blob.hpp"
 #include "common/folder_claim.hpp"
+#include "common/user_cache.hpp"
 
 namespace muster {
 namespace {
@@ -32,11 +32,8 @@ std::uint64_t memory_bytes() {
 }
 
 std::string cache_folder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  if (cache != nullptr && cache[0] == '/') return std::string(cache) + "/muster";
-  const char* home = std::getenv("HOME");
-  if (home != nullptr && home[0] == '/') return std::string(home) + "/.cache/muster";
-  return fmt::format("/var/tmp/muster-{}", geteuid());
+  const std::string cache = user_cache();
+  return cache.empty() ? fmt::format("/var/tmp/muster-{}", geteuid()) : cache;
 }
 
 // Brokers of one user alone leave it closed to everybody else, so others have theirs.

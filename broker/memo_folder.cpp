@@ -17,6 +17,7 @@
 
 #include "broker/memo_file.hpp"
 #include "broker/memo_store.hpp"
+#include "common/user_cache.hpp"
 
 namespace muster {
 namespace {
@@ -30,11 +31,8 @@ constexpr const char* kNoCache = "/tmp";
 
 // Where this user's caches are; /tmp if there is no home.
 std::string cache_folder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  if (cache != nullptr && *cache == '/') return std::string(cache) + "/muster";
-  const char* home = std::getenv("HOME");
-  if (home != nullptr && *home == '/') return std::string(home) + "/.cache/muster";
-  return kNoCache;
+  const std::string cache = user_cache();
+  return cache.empty() ? kNoCache : cache;
 }
 
 bool make_folders(const std::string& folder) {

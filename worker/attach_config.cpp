@@ -3,12 +3,12 @@
 #include <pwd.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
 #include "common/limits.hpp"
+#include "common/user_cache.hpp"
 
 namespace muster {
 namespace {
@@ -176,17 +176,13 @@ AttachConfig parse_attach_config(std::string_view line) {
 }
 
 std::string cache_folder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  if (cache != nullptr && cache[0] == '/') return std::string(cache) + "/muster";
-  const char* home = std::getenv("HOME");
-  if (home == nullptr || home[0] != '/') {
-    const passwd* user = ::getpwuid(::geteuid());
-    home = user == nullptr ? nullptr : user->pw_dir;
-  }
-  if (home == nullptr || home[0] != '/') {
+  std::string cache = user_cache();
+  if (!cache.empty()) return cache;
+  const passwd* user = ::getpwuid(::geteuid());
+  if (user == nullptr || user->pw_dir == nullptr || user->pw_dir[0] != '/') {
     throw std::runtime_error("this user has no home folder: set HOME or XDG_CACHE_HOME");
   }
-  return std::string(home) + "/.cache/muster";
+  return std::string(user->pw_dir) + "/.cache/muster";
 }
 
 }  // namespace muster

@@ -24,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/user_cache.hpp"
 #include "producer/discovery.hpp"
 #include "producer/programs.hpp"
 
@@ -139,21 +140,13 @@ std::vector<std::string> key_options() {
 // Where the values that programs cache in the pool outlive its broker: one folder for each machine
 // and endpoint. Nothing: there is no place.
 std::vector<std::string> spool_options(const std::string& endpoint) {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  fs::path folder;
-  if (cache != nullptr && *cache == '/') {
-    folder = cache;
-  } else if (home != nullptr && *home == '/') {
-    folder = fs::path(home) / ".cache";
-  } else {
-    return {};
-  }
+  fs::path folder = user_cache();
+  if (folder.empty()) return {};
   std::array<char, 256> host{};
   ::gethostname(host.data(), host.size() - 1);
   std::string name = host.data() + path_of(endpoint);
   std::replace(name.begin(), name.end(), '/', '-');
-  folder = folder / "muster" / "spool" / name;
+  folder = folder / "spool" / name;
   std::error_code error;
   fs::create_directories(folder, error);
   if (error || ::access(folder.c_str(), W_OK) != 0) return {};
