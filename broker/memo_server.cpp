@@ -1,7 +1,6 @@
 #include "broker/memo_server.hpp"
 
 #include <fmt/format.h>
-#include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -11,6 +10,8 @@
 #include <fstream>
 #include <optional>
 #include <utility>
+
+#include "common/quiet_thread.hpp"
 
 namespace muster {
 namespace {
@@ -67,12 +68,7 @@ void MemoServer::ask(const StoreOrigin& origin, message::StoreRequest&& request)
   events_.emplace_back(Question{origin, std::move(request)});
   changed_.notify_all();
   if (thread_.joinable()) return;
-  sigset_t all;
-  sigset_t before;
-  ::sigfillset(&all);
-  ::pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([this] { run(); });
-  ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  thread_ = quiet_thread([this] { run(); });
 }
 
 void MemoServer::gone(const StoreOrigin& origin) {

@@ -185,12 +185,12 @@ int BlobFolder::State::start_partial(const BlobName& name, Place place) {
   Descriptor made = shelf(place).create_incoming(file);
   if (!made) return errno;
   const auto size = static_cast<off_t>(name.size_bytes);
-  int error = 0;
-  if (place == Place::disk && size > 0 && fallocate(made.get(), 0, 0, size) != 0) error = errno;
-  const bool is_reserved = place == Place::disk && error == 0;
-  if (!is_reserved && (error == 0 || error == EOPNOTSUPP)) {
-    error = ftruncate(made.get(), size) == 0 ? 0 : errno;
+  int error = EOPNOTSUPP;
+  if (place == Place::disk && size > 0) {
+    error = fallocate(made.get(), 0, 0, size) == 0 ? 0 : errno;
   }
+  const bool is_reserved = error == 0;
+  if (error == EOPNOTSUPP) error = ftruncate(made.get(), size) == 0 ? 0 : errno;
   if (error != 0) {
     shelf(place).remove_incoming(file);
     return error;

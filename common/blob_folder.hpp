@@ -10,7 +10,7 @@
 // the folder can enter it, and a broker for several users reads what others made.
 //
 // A blob that is pinned stays; others are kept for `keep` as long as there is room, least recently
-// used ones go first. Blobs beyond the memory limit move to disk, also pinned ones: whoever opens a
+// used ones go first. Pinned blobs beyond the memory limit move to disk: whoever opens a
 // blob looks into the memory folder first, then into the disk folder, then once more. Unlinked
 // files live on in the maps of those who use them.
 //
@@ -39,8 +39,8 @@ struct BlobFolderOptions {
   std::string disk_top = {};
   std::uint64_t memory_limit_bytes = 0;
   std::uint64_t disk_limit_bytes = 0;
-  // So much of memory may hold blobs that nobody pins, beside nothing else: others write there,
-  // too.
+  // While memory holds more than this, blobs that nobody pins go from there: what others write into
+  // `incoming` needs room as well.
   std::uint64_t memory_cached_bytes = std::numeric_limits<std::uint64_t>::max();
   Duration keep = std::chrono::seconds(60);  // blobs that nobody pins
   bool group = false;                        // the folder's group may enter and write, too

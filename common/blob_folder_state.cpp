@@ -90,19 +90,23 @@ void BlobFolder::State::remove(const BlobId& id) {
   const BlobId name = id;  // it may be in one of the lists
   Entry& entry = entries.at(name);
   unlist(entry);
-  Descriptor file;
-  if (entry.place != Place::file && entry.size >= kSlowToFree) {
-    file = shelf(entry.place).open_blob(name);
-  }
-  shelf(entry.place).remove(name);
-  if (file) closer.close(std::move(file));
-  if (entry.place != Place::file) shelf(entry.place).unuse(entry.size);
+  drop_file(name, entry);
   if (entry.moving) {  // end_moves() drops the copy
     disk.unuse(entry.size);
     moving_bytes_ -= entry.size;
   }
   entries.erase(name);
   gone.push_back(name);
+}
+
+// Whoever frees much memory waits for it: that is done elsewhere.
+void BlobFolder::State::drop_file(const BlobId& id, const Entry& entry) {
+  const bool is_ours = entry.place != Place::file;
+  Descriptor file;
+  if (is_ours && entry.size >= kSlowToFree) file = shelf(entry.place).open_blob(id);
+  shelf(entry.place).remove(id);
+  if (file) closer.close(std::move(file));
+  if (is_ours) shelf(entry.place).unuse(entry.size);
 }
 
 // Removes the unpinned blob of this place that was used longest ago, if there is one.
@@ -227,10 +231,7 @@ void BlobFolder::State::end_moves(Time now) {
       trouble_with_disk(error, now);
       continue;
     }
-    Descriptor file = memory.open_blob(done.id);
-    memory.remove(done.id);
-    if (file) closer.close(std::move(file));
-    memory.unuse(entry.size);
+    drop_file(done.id, entry);
     const bool is_unpinned = unpinned_in(entry.place).count(entry.use) != 0;
     unlist(entry);
     entry.place = Place::disk;

@@ -110,6 +110,7 @@ class BlobFolder::State {
  private:
   void take_over();
   void unlist(const Entry& entry);
+  void drop_file(const BlobId& id, const Entry& entry);
   bool evict(Place place);
   bool start_move(Time now);
   void trouble_with_disk(int error, Time now);
