@@ -50,15 +50,6 @@ def rig() -> Iterator[Rig]:
 
 
 @pytest.fixture
-def client(rig: Rig) -> Iterator[Client]:
-    client = Client(rig)
-    yield client
-    client.run("down")
-    for process in client.brokers():
-        os.kill(process, signal.SIGKILL)
-
-
-@pytest.fixture
 def service(rig: Rig, client: Client) -> Iterator[Service]:
     """Everybody has a key and knows the other's; no broker runs yet."""
     node = rig.nodes[0]

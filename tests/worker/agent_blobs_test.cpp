@@ -8,20 +8,18 @@
 
 #include "common/blob.hpp"
 #include "common/codec.hpp"
-#include "worker/agent.hpp"
+#include "tests/worker/agent_env.hpp"
 
 namespace muster {
 namespace {
 
-constexpr SessionId kSession{1, 2};
-constexpr JobId kJob{1};
 constexpr BlobName kBig{{7, 1}, 1 << 30};
 constexpr BlobName kSmall{{7, 2}, 1000};
 constexpr BlobName kCode{{7, 3}, 5};
 
-class BlobEnv {
+class BlobEnv : public AgentEnv {
  public:
-  explicit BlobEnv(std::uint32_t slots = 2, bool shares = false) : agent(options(slots)) {
+  explicit BlobEnv(std::uint32_t slots = 2, bool shares = false) : AgentEnv(options(slots)) {
     welcome(shares);
     declare();
     messages.clear();
@@ -35,13 +33,6 @@ class BlobEnv {
   }
 
   // --- The broker's words
-  template <typename Kind>
-  void say(const Kind& message) {
-    auto decoded = decode(encode(Message(message), Packing::never));
-    ASSERT_TRUE(std::holds_alternative<Message>(decoded));
-    agent.receive(std::get<Message>(std::move(decoded)), now);
-    settle();
-  }
   void welcome(bool shares) {
     agent.connected(now);
     message::Welcome welcome{};
@@ -64,10 +55,6 @@ class BlobEnv {
     const Payload payload = blobs.empty() ? body : with_blobs(blobs, body);
     say(message::Tasks{kSession, job, {{TaskSequence{sequence}, Attempt{attempt}, {payload}}}});
   }
-  static std::vector<LeaseRange> range(std::uint64_t first, std::uint64_t count) {
-    return {{TaskSequence{first}, count, Attempt{0}}};
-  }
-
   // --- The executor's and the cache's words
   void finish(std::uint64_t sequence, const std::vector<BlobName>& blobs = {}, JobId job = kJob) {
     const Payload body{Bytes::copy("result"), 0};
@@ -89,23 +76,16 @@ class BlobEnv {
     settle();
   }
 
-  void settle() {
-    agent.check_invariants();
-    Agent::Actions actions = agent.take_actions();
-    agent.check_invariants();
-    for (const Message& message : actions.messages) {
-      auto decoded = decode(encode(message, Packing::never));
-      ASSERT_TRUE(std::holds_alternative<Message>(decoded)) << name_of(message);
-      messages.push_back(std::get<Message>(std::move(decoded)));
-    }
-    for (const TaskStart& start : actions.starts) started.push_back(value(start.lease.sequence));
-    for (const BlobRequest& request : actions.blobs) {
-      constexpr const char* kWords[] = {"fetch", "release", "keep", "drop"};
+  // What the cache was asked, in words.
+  std::string take_asked() {
+    constexpr const char* kWords[] = {"fetch", "release", "keep", "drop"};
+    std::string asked;
+    for (const BlobRequest& request : std::exchange(requests, {})) {
       asked += std::string(kWords[static_cast<int>(request.kind)]) + " " +
                std::to_string(request.name.id.low) + ", ";
     }
+    return asked;
   }
-  std::string take_asked() { return std::exchange(asked, {}); }
   std::vector<std::uint64_t> take_started() { return std::exchange(started, {}); }
 
   // The only message since the last look, which must be of this kind.
@@ -130,12 +110,6 @@ class BlobEnv {
     ADD_FAILURE() << "no outcome was sent";
     return {};
   }
-
-  Agent agent;
-  Time now = std::chrono::seconds(100);
-  std::vector<Message> messages;
-  std::vector<std::uint64_t> started;
-  std::string asked;
 };
 
 using Sequences = std::vector<std::uint64_t>;

@@ -26,7 +26,8 @@ Kind through_codec(const Kind& message) {
 
 class AgentEnv {
  public:
-  explicit AgentEnv(std::uint32_t slots = 2) : agent(options(slots)) {}
+  explicit AgentEnv(std::uint32_t slots = 2) : AgentEnv(options(slots)) {}
+  explicit AgentEnv(const AgentOptions& its) : agent(its) {}
 
   static AgentOptions options(std::uint32_t slots) {
     AgentOptions made;
@@ -115,6 +116,7 @@ class AgentEnv {
     for (const TaskStart& start : actions.starts) started.push_back(value(start.lease.sequence));
     stops.insert(stops.end(), actions.stops.begin(), actions.stops.end());
     recalls.insert(recalls.end(), actions.recalls.begin(), actions.recalls.end());
+    requests.insert(requests.end(), actions.blobs.begin(), actions.blobs.end());
   }
 
   // The next message, which must be of this kind.
@@ -140,6 +142,7 @@ class AgentEnv {
   std::vector<Lease> stops;
   std::vector<Lease> recalls;
   std::vector<JobName> forgets;
+  std::vector<BlobRequest> requests;
 };
 
 }  // namespace muster
