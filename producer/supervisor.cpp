@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/eventfd.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include <cerrno>
 #include <cstring>
 #include <muster/outcome.hpp>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -37,9 +37,10 @@ std::pair<Descriptor, Descriptor> make_pipe() {
   return {Descriptor(ends[0]), Descriptor(ends[1])};
 }
 
-std::string how_it_ended(int status) {
-  if (WIFSIGNALED(status)) return fmt::format("was ended by signal {}", WTERMSIG(status));
-  return fmt::format("ended with status {}", WEXITSTATUS(status));
+std::string how_it_ended(ExitStatus status) {
+  if (status.signal != 0) return fmt::format("was ended by signal {}", status.signal);
+  if (status.status < 0) return "ended, and something else in this program took its exit status";
+  return fmt::format("ended with status {}", status.status);
 }
 
 // This process's environment with `added` in place of what has the same names, as NAME=VALUE.
@@ -210,8 +211,10 @@ void Supervisor::read_errors(Child& child) {
 }
 
 void Supervisor::reap(Child& child) {
-  if (child.process == -1 || waitpid(child.process, &child.status, WNOHANG) != child.process)
-    return;
+  if (child.process == -1) return;
+  const std::optional<ExitStatus> status = muster::reap(child.process);
+  if (!status) return;
+  child.status = *status;
   read_errors(child);  // its last words
   child.process = -1;
   const auto now = Clock::now();

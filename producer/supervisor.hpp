@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "common/descriptor.hpp"
+#include "common/process_end.hpp"
 
 namespace muster::detail {
 
@@ -48,7 +49,7 @@ class Supervisor {
     std::string tail;              // its last words
     Clock::time_point start_at{};  // of the present process, or when the next may start
     std::chrono::milliseconds pause{100};
-    int status = 0;
+    ExitStatus status;
   };
 
   void spawn(Child& child);

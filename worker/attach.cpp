@@ -7,7 +7,6 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -24,12 +23,12 @@
 #include <string>
 
 #include "common/attach_exit.hpp"
+#include "common/process_end.hpp"
 #include "worker/attach_config.hpp"
 #include "worker/attach_spawn.hpp"
 #include "worker/attach_streams.hpp"
 #include "worker/clock.hpp"
 #include "worker/control.hpp"
-#include "worker/spawn.hpp"
 
 namespace muster {
 namespace {
@@ -271,11 +270,9 @@ void Attachment::start() {
 
 // Its socket is closed. Waits for its last words if it is a child of ours.
 std::string Attachment::how_it_ended() const {
-  const Descriptor process(static_cast<int>(::syscall(SYS_pidfd_open, child_, 0)));
-  if (child_ < 0 || !readable(process.get(), steady_now() + kLastWordsPatience)) {
-    return "ended by itself";
-  }
-  return describe(reap({child_, {}, {}}));
+  if (child_ < 0) return "ended by itself";
+  const std::optional<ExitStatus> status = muster::await_end(child_, kLastWordsPatience);
+  return status ? describe(*status) : "ended by itself";
 }
 
 // One packet of the worker. False: it is over.

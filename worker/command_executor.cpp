@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/epoll.h>
+#include <spdlog/spdlog.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -14,6 +14,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "common/descriptor_limit.hpp"
 #include "worker/clock.hpp"
 #include "worker/machine.hpp"
 #include "worker/waiting.hpp"
@@ -30,7 +31,16 @@ constexpr Duration kWatchPipesAfter = std::chrono::milliseconds(2);
 
 constexpr Duration kShutdownGrace = std::chrono::milliseconds(500);
 constexpr std::size_t kReadBytes = std::size_t{64} << 10;
-constexpr int kEventsPerPoll = 64;
+// Of one pipe in one turn: a command that writes without end must not hold the loop.
+constexpr std::size_t kBytesPerTurn = std::size_t{1} << 20;
+constexpr Duration kLookPause = std::chrono::milliseconds(10);  // at what cannot be watched
+// While descriptors or processes are used up, and for how long it is hoped when nothing runs here.
+constexpr Duration kRetryPause = std::chrono::milliseconds(100);
+constexpr Duration kRoomPatience = std::chrono::seconds(60);
+constexpr const char* kNoRoom =
+    "the worker has no descriptors, processes or memory left for a command; raise `ulimit -n` and "
+    "`ulimit -u` where it starts (or LimitNOFILE and TasksMax of its service), or give it fewer "
+    "slots";
 
 // A descriptor to read `input` from: a file in memory, so that nobody has to feed a pipe.
 Descriptor input_file(const Bytes& input) {
@@ -50,7 +60,6 @@ Descriptor input_file(const Bytes& input) {
 CommandExecutor::CommandExecutor(CommandExecutorOptions options)
     : options_(std::move(options)),
       usable_slots_(options_.slots),
-      epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       null_input_(::open("/dev/null", O_RDONLY | O_CLOEXEC)),
       children_(options_.slots) {}
 
@@ -61,16 +70,30 @@ void CommandExecutor::start(std::vector<TaskStart>&& tasks) {
 }
 
 void CommandExecutor::fill_slots(Time now) {
+  if (now < retry_at_) return;
   for (std::size_t slot = 0; slot < children_.size() && !queue_.empty(); ++slot) {
-    Child& child = children_[slot];
-    while (!queue_.empty() && running_ < usable_slots_ && child.is_free()) {
-      TaskStart task = std::move(queue_.front());
+    while (!queue_.empty() && running_ < usable_slots_ && children_[slot].is_free()) {
+      const Launch launched = launch(slot, queue_.front(), now);
+      if (launched == Launch::later) {
+        wait_for_room(now);
+        return;
+      }
+      if (launched == Launch::started) without_room_ = kNever;
       queue_.pop_front();
-      launch(child, std::move(task), now);
-      if (child.process.pid < 0) continue;
-      watch(child.process.exit_watch.get(), slot, Source::exit);
     }
   }
+}
+
+void CommandExecutor::wait_for_room(Time now) {
+  retry_at_ = now + kRetryPause;
+  if (without_room_ == kNever) {
+    without_room_ = now;
+    spdlog::warn("commands wait: {}", kNoRoom);
+  }
+  if (running_ > 0 || now - without_room_ < kRoomPatience) return;
+  without_room_ = now;
+  report(queue_.front().lease, OutcomeStatus::error, {"start_failed", kNoRoom, "", {}});
+  queue_.pop_front();
 }
 
 // Reads the payload and makes the folder of its files. False: it was reported what is wrong.
@@ -110,19 +133,18 @@ bool CommandExecutor::prepare(Child& child, CommandTask& command, const TaskStar
   return false;
 }
 
-void CommandExecutor::launch(Child& child, TaskStart&& task, Time now) {
-  Child made;
-  CommandTask command;
-  if (!prepare(made, command, task, now)) return;
+CommandExecutor::Launch CommandExecutor::launch(std::size_t slot, TaskStart& task, Time now) {
+  // First, and in this order: the last one shows how many descriptors are open.
   Pipe output = make_pipe();
   Pipe error_output = make_pipe();
+  if (!output.read || !error_output.read) return Launch::later;
+  if (running_ > 0 && is_near_descriptor_limit(error_output.write.get())) return Launch::later;
+  Child made;
+  CommandTask command;
+  if (!prepare(made, command, task, now)) return Launch::failed;
   Descriptor input;
   if (!command.input.empty()) input = input_file(command.input);
-  if (!output.read || !error_output.read || (!command.input.empty() && !input)) {
-    report(task.lease, OutcomeStatus::error,
-           {"start_failed", "the worker has no descriptors or memory left for a command", "", {}});
-    return;
-  }
+  if (!command.input.empty() && !input) return Launch::later;
   name_devices(task, command);
   SpawnRequest request{std::move(command.argv),
                        std::move(command.environment),
@@ -132,17 +154,21 @@ void CommandExecutor::launch(Child& child, TaskStart&& task, Time now) {
                        error_output.write.get(),
                        -1};
   Spawned process = spawn(request);
+  if (process.exhausted) return Launch::later;
   if (!process.failure.empty()) {
     report(task.lease, OutcomeStatus::error, {"start_failed", std::move(process.failure), "", {}});
-    return;
+    return Launch::failed;
   }
   raise_oom_score(process.pid);
+  Child& child = children_[slot];
   child = std::move(made);
-  child.process = std::move(process);
+  child.process = process.pid;
   const std::uint64_t memory_limit = options_.memory.limit_of(task.spec->resources);
-  if (memory_limit > 0) child.memory.begin(child.process.pid, memory_limit, now);
-  child.output.pipe = std::move(output.read);
-  child.error_output.pipe = std::move(error_output.read);
+  if (memory_limit > 0) child.memory.begin(child.process, memory_limit, now);
+  child.output.pipe = Watched(std::move(output.read));
+  child.error_output.pipe = Watched(std::move(error_output.read));
+  child.exit = Watched(std::move(process.exit_watch));
+  watch(child, child.exit, Source::exit);
   const std::uint64_t asked = command.output_limit_bytes;
   child.limit_bytes = std::min(asked == 0 ? options_.output_limit_bytes : asked, kMostOutputBytes);
   child.started_unix_us = wall_clock_us();
@@ -151,6 +177,7 @@ void CommandExecutor::launch(Child& child, TaskStart&& task, Time now) {
   task.payload = {};
   child.task = std::move(task);
   ++running_;
+  return Launch::started;
 }
 
 // The accelerators that the task may use, unless it says itself.
@@ -189,71 +216,79 @@ void CommandExecutor::recall(const std::vector<Lease>& leases) {
 void CommandExecutor::end(Child& child, OutcomeStatus status, Time now) {
   child.ending = status;
   child.deadline = now + options_.grace;
-  ::kill(-child.process.pid, SIGTERM);
-  ::kill(-child.process.pid, SIGCONT);  // a stopped process could not die
+  ::kill(-child.process, SIGTERM);
+  ::kill(-child.process, SIGCONT);  // a stopped process could not die
 }
 
 Executor::Results CommandExecutor::poll(Time now) {
-  std::array<epoll_event, kEventsPerPoll> events;
-  int count = running_ > 0 ? kEventsPerPoll : 0;
-  while (count == kEventsPerPoll) {
-    count = ::epoll_wait(epoll_.get(), events.data(), kEventsPerPoll, 0);
-    for (int i = 0; i < count; ++i) take_event(events[static_cast<std::size_t>(i)].data.u64, now);
+  if (running_ > 0) {
+    watches_.look();
+    while (const auto name = watches_.next()) take_event(*name, now);
   }
   for (std::size_t slot = 0; slot < children_.size() && running_ > 0; ++slot) {
     Child& child = children_[slot];
     if (child.collecting) collect(child);
-    if (child.process.pid < 0) continue;
+    if (child.process < 0) continue;
     check_deadline(child, now);
-    if (!child.watched && now - child.started >= kWatchPipesAfter) watch_pipes(child, slot);
+    if (!child.watched && now - child.started >= kWatchPipesAfter) watch_pipes(child);
+    if (child.blind) look_blindly(child, now);
   }
   fill_slots(now);
   blobs_.tick(now);
   results_.next_poll = std::min(results_.next_poll, blobs_.next_deadline());
+  if (!queue_.empty() && retry_at_ > now) {
+    results_.next_poll = std::min(results_.next_poll, retry_at_);
+  }
   for (std::size_t slot = 0; slot < children_.size() && running_ > 0; ++slot) {
     const Child& child = children_[slot];
     if (child.collecting) results_.next_poll = now;
-    if (child.process.pid < 0) continue;
-    const Time look = child.watched ? kNever : child.started + kWatchPipesAfter;
+    if (child.process < 0) continue;
+    const Time watch = child.watched ? kNever : child.started + kWatchPipesAfter;
+    const Time look = child.blind ? now + kLookPause : watch;
     const Time weigh = child.ending == OutcomeStatus::result ? child.memory.next_look() : kNever;
     results_.next_poll = std::min({results_.next_poll, child.deadline, look, weigh});
   }
   return std::exchange(results_, {});
 }
 
-void CommandExecutor::take_event(std::uint64_t tag, Time now) {
-  Child& child = children_[tag >> 2];
-  if (child.process.pid < 0) return;  // it ended by an earlier event of this turn
-  switch (static_cast<Source>(tag & 3)) {
+void CommandExecutor::take_event(WatchSet::Name name, Time now) {
+  Child& child = children_[name.slot];
+  switch (static_cast<Source>(name.source)) {
     case Source::exit:
       finish(child, now);
       return;
     case Source::output:
-      read_pipe(child, child.output);
+      read_pipe(child, child.output, kBytesPerTurn);
       return;
     case Source::error_output:
-      read_pipe(child, child.error_output);
+      read_pipe(child, child.error_output, kBytesPerTurn);
       return;
   }
 }
 
-void CommandExecutor::watch(int descriptor, std::size_t slot, Source source) {
-  epoll_event event{EPOLLIN, {}};
-  event.data.u64 = slot << 2 | static_cast<std::uint64_t>(source);
-  ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, descriptor, &event);
+void CommandExecutor::watch(Child& child, Watched& watched, Source source) {
+  const auto slot = static_cast<std::uint32_t>(&child - children_.data());
+  child.blind |= !watches_.watch(watched, {slot, static_cast<std::uint32_t>(source)});
 }
 
-void CommandExecutor::watch_pipes(Child& child, std::size_t slot) {
+void CommandExecutor::watch_pipes(Child& child) {
   child.watched = true;
-  watch(child.output.pipe.get(), slot, Source::output);
-  watch(child.error_output.pipe.get(), slot, Source::error_output);
+  watch(child, child.output.pipe, Source::output);
+  watch(child, child.error_output.pipe, Source::error_output);
 }
 
-// Reads what is there; closes the pipe at its end, which also takes it out of the epoll set.
-void CommandExecutor::read_pipe(const Child& child, Capture& capture) {
+void CommandExecutor::look_blindly(Child& child, Time now) {
+  read_pipe(child, child.output, kBytesPerTurn);
+  read_pipe(child, child.error_output, kBytesPerTurn);
+  finish(child, now);
+}
+
+// Reads what is there, at most so much; closes the pipe at its end.
+void CommandExecutor::read_pipe(const Child& child, Capture& capture, std::size_t most_bytes) {
   static thread_local std::array<char, kReadBytes> buffer;
-  while (capture.pipe) {
-    const ssize_t size = ::read(capture.pipe.get(), buffer.data(), buffer.size());
+  while (capture.pipe && most_bytes > 0) {
+    const std::size_t wanted = std::min(buffer.size(), most_bytes);
+    const ssize_t size = ::read(capture.pipe.get(), buffer.data(), wanted);
     if (size < 0 && errno == EINTR) continue;
     if (size < 0 && errno == EAGAIN) return;
     if (size <= 0) {
@@ -264,7 +299,8 @@ void CommandExecutor::read_pipe(const Child& child, Capture& capture) {
     const std::size_t kept = std::min<std::uint64_t>(got, child.limit_bytes - capture.text.size());
     capture.text.append(buffer.data(), kept);
     capture.truncated = capture.truncated || kept < got;
-    if (got < buffer.size()) return;
+    most_bytes -= got;
+    if (got < wanted) return;
   }
 }
 
@@ -272,14 +308,14 @@ void CommandExecutor::check_deadline(Child& child, Time now) {
   if (child.ending == OutcomeStatus::result && child.memory.exceeded(now)) {
     child.ending = OutcomeStatus::error;
     child.deadline = kNever;
-    ::kill(-child.process.pid, SIGKILL);  // now: it may grow on while it is asked
+    ::kill(-child.process, SIGKILL);  // now: it may grow on while it is asked
     return;
   }
   if (now < child.deadline) return;
   if (child.ending == OutcomeStatus::result) {
     end(child, OutcomeStatus::timed_out, now);
   } else {
-    ::kill(-child.process.pid, SIGKILL);
+    ::kill(-child.process, SIGKILL);
     child.deadline = kNever;
   }
 }
@@ -287,18 +323,17 @@ void CommandExecutor::check_deadline(Child& child, Time now) {
 CommandExecutor::~CommandExecutor() {
   queue_.clear();
   for (const Child& child : children_) {
-    if (child.process.pid < 0) continue;
-    ::kill(-child.process.pid, SIGTERM);
-    ::kill(-child.process.pid, SIGCONT);
+    if (child.process < 0) continue;
+    ::kill(-child.process, SIGTERM);
+    ::kill(-child.process, SIGCONT);
   }
   const Time deadline = steady_now() + kShutdownGrace;
   for (Child& child : children_) {
-    if (child.process.pid < 0) continue;
-    pollfd exit{child.process.exit_watch.get(), POLLIN, 0};
+    if (child.process < 0) continue;
+    pollfd exit{child.exit.get(), POLLIN, 0};
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - steady_now());
     ::poll(&exit, 1, static_cast<int>(std::max<std::int64_t>(left.count(), 0)));
-    ::kill(-child.process.pid, SIGKILL);
-    reap(child.process);
+    kill_group(child.process);
     child = Child{};
     --running_;
   }

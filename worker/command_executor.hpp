@@ -1,7 +1,8 @@
 // Runs command tasks: each a child process with its own session, its output captured.
 //
-// Everything happens on the loop's thread: children are watched through one epoll descriptor and
-// never waited for. Commands die with the daemon.
+// Everything happens on the loop's thread: children are watched through one set and never waited
+// for. Commands die with the daemon. When descriptors or processes run out, commands wait until one
+// of the others ends, or for a moment.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +18,7 @@
 #include "worker/memory_watch.hpp"
 #include "worker/spawn.hpp"
 #include "worker/task_blobs.hpp"
+#include "worker/watch_set.hpp"
 
 namespace muster {
 
@@ -46,17 +48,18 @@ class CommandExecutor final : public Executor {
   void recall(const std::vector<Lease>& leases) override;
   void forget(const std::vector<JobName>&) override {}
   Results poll(Time now) override;
-  int wake_descriptor() const override { return epoll_.get(); }
+  int wake_descriptor() const override { return watches_.descriptor(); }
 
  private:
   struct Capture {
-    Descriptor pipe;
+    Watched pipe;
     std::string text;
     bool truncated = false;
   };
   struct Child {
     TaskStart task;
-    Spawned process;  // pid -1: the slot is free
+    pid_t process = -1;  // -1: the slot is free
+    Watched exit;
     Capture output;
     Capture error_output;
     std::uint64_t limit_bytes = 0;
@@ -66,25 +69,30 @@ class CommandExecutor final : public Executor {
     // timed_out or cancelled: SIGTERM was sent; error: killed, it took too much memory.
     OutcomeStatus ending = OutcomeStatus::result;
     MemoryWatch memory;
-    bool watched = false;                 // its pipes are in the epoll set
+    bool watched = false;                 // its pipes are in the set, too
+    bool blind = false;                   // the set had no room: it is looked at every few ms
     std::unique_ptr<CommandFiles> files;  // null: it has none
     // It ended well, and its output files are being taken: the slot is not free yet.
     std::optional<CommandResult> collecting;
     Duration busy{};
 
-    bool is_free() const { return process.pid < 0 && !collecting; }
+    bool is_free() const { return process < 0 && !collecting; }
   };
 
-  enum class Source : std::uint8_t { exit = 0, output = 1, error_output = 2 };
+  enum class Source : std::uint32_t { exit, output, error_output };
+  // `later`: there is no room for it just now, and nothing was done.
+  enum class Launch : std::uint8_t { started, failed, later };
 
   void fill_slots(Time now);
-  void launch(Child& child, TaskStart&& task, Time now);
+  void wait_for_room(Time now);
+  Launch launch(std::size_t slot, TaskStart& task, Time now);
   bool prepare(Child& child, CommandTask& command, const TaskStart& task, Time now);
   void name_devices(const TaskStart& task, CommandTask& command) const;
-  void take_event(std::uint64_t tag, Time now);
-  void watch(int descriptor, std::size_t slot, Source source);
-  void watch_pipes(Child& child, std::size_t slot);
-  static void read_pipe(const Child& child, Capture& capture);
+  void take_event(WatchSet::Name name, Time now);
+  void watch(Child& child, Watched& watched, Source source);
+  void watch_pipes(Child& child);
+  void look_blindly(Child& child, Time now);
+  static void read_pipe(const Child& child, Capture& capture, std::size_t most_bytes);
   void end(Child& child, OutcomeStatus status, Time now);
   void check_deadline(Child& child, Time now);
   void finish(Child& child, Time now);
@@ -99,11 +107,13 @@ class CommandExecutor final : public Executor {
   CommandExecutorOptions options_;
   TaskBlobs blobs_{BlobHome::from_environment()};
   std::uint32_t usable_slots_;
-  Descriptor epoll_;
+  WatchSet watches_;
   Descriptor null_input_;
   std::vector<Child> children_;  // one per slot
   std::uint32_t running_ = 0;
   std::deque<TaskStart> queue_;
+  Time retry_at_{};             // nothing is started before, unless a command ends
+  Time without_room_ = kNever;  // since then no command could be started
   Results results_;
 };
 

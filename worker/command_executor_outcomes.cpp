@@ -1,9 +1,12 @@
 // How a command ends: what it wrote, its output files, and the outcome that these make.
 #include <fmt/format.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -22,21 +25,25 @@ Bytes own(std::string&& text) {
 
 }  // namespace
 
+// Does nothing while it runs.
 void CommandExecutor::finish(Child& child, Time now) {
   // Processes that it left behind keep running as under a shell, unless it was to be ended.
-  if (child.ending != OutcomeStatus::result) ::kill(-child.process.pid, SIGKILL);
-  const ExitStatus status = reap(child.process);
+  if (child.ending != OutcomeStatus::result && has_ended(child.process)) {
+    ::kill(-child.process, SIGKILL);
+  }
+  const std::optional<ExitStatus> status = reap(child.process);
+  if (!status) return;
+  child.process = -1;
+  child.exit.reset();
   for (Capture* capture : {&child.output, &child.error_output}) {
-    std::size_t before = 0;
-    do {
-      before = capture->text.size();
-      read_pipe(child, *capture);
-    } while (capture->pipe && capture->text.size() != before);
+    int waiting_bytes = 0;  // that it wrote; what others write from now on is not its output
+    ::ioctl(capture->pipe.get(), FIONREAD, &waiting_bytes);
+    read_pipe(child, *capture, static_cast<std::size_t>(std::max(waiting_bytes, 0)));
+    capture->pipe.reset();
   }
   child.busy = now - child.started;
-  CommandResult result = result_of(child, status);
-  if (child.files != nullptr && child.ending == OutcomeStatus::result && status.status == 0) {
-    child.process = Spawned{};
+  CommandResult result = result_of(child, *status);
+  if (child.files != nullptr && child.ending == OutcomeStatus::result && status->status == 0) {
     child.deadline = kNever;
     child.memory.end();
     child.collecting = std::move(result);
@@ -50,6 +57,7 @@ void CommandExecutor::free(Child& child, Outcome&& outcome) {
   results_.finished.push_back({child.task.lease, std::move(outcome), child.busy});
   child = Child{};
   --running_;
+  retry_at_ = {};
 }
 
 void CommandExecutor::collect(Child& child) {

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <spdlog/sinks/base_sink.h>
 #include <spdlog/spdlog.h>
-#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -13,7 +12,6 @@
 #include <cerrno>
 #include <charconv>
 #include <mutex>
-#include <system_error>
 
 namespace muster {
 namespace {
@@ -74,16 +72,11 @@ void install_attached_logger(Control* control) {
   spdlog::set_default_logger(std::move(logger));
 }
 
-Control::Control(Descriptor listener)
-    : listener_(std::move(listener)), epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
+Control::Control(Descriptor listener) : listener_(std::move(listener)) {
   // Not for runners: as long as this socket lives, so does the worker.
   ::fcntl(listener_.get(), F_SETFD, FD_CLOEXEC);
   ::fcntl(listener_.get(), F_SETFL, O_NONBLOCK);
-  epoll_event event{};
-  event.events = EPOLLIN;
-  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, listener_.get(), &event) != 0) {
-    throw std::system_error(errno, std::generic_category(), "the control socket");
-  }
+  watches_.watch_lasting(listener_.get(), {});
 }
 
 Control::~Control() = default;
@@ -107,10 +100,8 @@ void Control::accept_all() {
     if (!is_own_user(socket.get()) || connections_.size() >= kMostConnections) continue;
     widen(socket.get());
     auto connection = std::make_unique<Connection>();
-    epoll_event event{};
-    event.events = EPOLLIN;
-    ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, socket.get(), &event);
-    connection->socket = std::move(socket);
+    connection->socket = Watched(std::move(socket));
+    if (!watches_.watch(connection->socket, {})) continue;
     connections_.push_back(std::move(connection));
   }
 }

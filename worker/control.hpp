@@ -19,6 +19,7 @@
 #include "common/time.hpp"
 #include "common/transport.hpp"
 #include "worker/attach_config.hpp"
+#include "worker/watch_set.hpp"
 
 namespace muster {
 
@@ -49,14 +50,14 @@ class Control {
   // What happened since the last call, in order. Never blocks.
   std::vector<Event> poll(Time now);
   Time next_deadline() const { return orphaned_at_; }
-  int descriptor() const { return epoll_.get(); }  // readable: poll() has something to do
+  int descriptor() const { return watches_.descriptor(); }  // readable: poll() has something to do
 
   // To the attach process, if there is one that reads.
   void log(std::string_view line);
 
  private:
   struct Connection {
-    Descriptor socket;
+    Watched socket;
     bool gone = false;
   };
   void accept_all();
@@ -67,7 +68,7 @@ class Control {
   static void send(const Connection& connection, std::string_view packet);
 
   Descriptor listener_;
-  Descriptor epoll_;
+  WatchSet watches_;
   std::vector<std::unique_ptr<Connection>> connections_;
   Connection* current_ = nullptr;  // the one whose broker this worker obeys
   std::string settings_;           // of the first attach: what this worker is

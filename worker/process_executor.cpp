@@ -1,10 +1,8 @@
 #include "worker/process_executor.hpp"
 
 #include <fmt/format.h>
-#include <sys/epoll.h>
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "worker/clock.hpp"
@@ -22,14 +20,12 @@ constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
 // Each new duration moves the mean by an eighth.
 constexpr int kMeanShift = 3;
 
-constexpr int kEventsPerPoll = 64;
-
 }  // namespace
 
 ProcessExecutor::ProcessExecutor(ProcessExecutorOptions options)
-    : options_(std::move(options)), awake_(options_.warm), epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
-  for (std::size_t slot = 0; slot < options_.slots; ++slot) {
-    slots_.emplace_back(options_.runner, epoll_.get(), slot);
+    : options_(std::move(options)), awake_(options_.warm) {
+  for (std::uint32_t slot = 0; slot < options_.slots; ++slot) {
+    slots_.emplace_back(options_.runner, watches_, slot);
     if (!options_.gpus.empty()) slots_.back().runner.set_devices("");
     if (awake_) slots_.back().runner.launch(steady_now());
   }
@@ -84,12 +80,8 @@ void ProcessExecutor::forget(const std::vector<JobName>& jobs) {
 }
 
 Executor::Results ProcessExecutor::poll(Time now) {
-  std::array<epoll_event, kEventsPerPoll> events;
-  int count = kEventsPerPoll;
-  while (count == kEventsPerPoll) {
-    count = ::epoll_wait(epoll_.get(), events.data(), kEventsPerPoll, 0);
-    for (int i = 0; i < count; ++i) take_event(events[static_cast<std::size_t>(i)].data.u64, now);
-  }
+  watches_.look();
+  while (const auto name = watches_.next()) take_event(*name, now);
   bool hope = false;
   for (Slot& slot : slots_) {
     RunnerProcess& runner = slot.runner;
@@ -111,10 +103,9 @@ Executor::Results ProcessExecutor::poll(Time now) {
   return std::exchange(results_, {});
 }
 
-void ProcessExecutor::take_event(std::uint64_t tag, Time now) {
-  Slot& slot = slots_[RunnerProcess::slot_of(tag)];
-  if (!slot.runner.running()) return;  // it ended by an earlier event of this turn
-  switch (RunnerProcess::source_of(tag)) {
+void ProcessExecutor::take_event(WatchSet::Name name, Time now) {
+  Slot& slot = slots_[name.slot];
+  switch (RunnerProcess::source_of(name)) {
     case RunnerProcess::Source::exit:
       finish_exit(slot, now);
       return;
@@ -298,6 +289,7 @@ void ProcessExecutor::take_returned(Slot& slot, const message::Returned& returne
 
 // The runner's process ended: its last outcomes, the task it ended in, and the rest of its chunk.
 void ProcessExecutor::finish_exit(Slot& slot, Time now) {
+  if (!slot.runner.ended()) return;
   read_link(slot, now);
   slot.runner.read_output(slot.running(), now);
   if (!slot.tasks.empty()) slot.runner.end_output(slot.tasks.front(), now);

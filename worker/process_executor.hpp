@@ -44,12 +44,12 @@ class ProcessExecutor final : public Executor {
   void recall(const std::vector<Lease>& leases) override;
   void forget(const std::vector<JobName>& jobs) override;
   Results poll(Time now) override;
-  int wake_descriptor() const override { return epoll_.get(); }
+  int wake_descriptor() const override { return watches_.descriptor(); }
 
  private:
   struct Slot {
-    Slot(const RunnerCommand& command, int epoll, std::size_t number)
-        : runner(command, epoll, number) {}
+    Slot(const RunnerCommand& command, WatchSet& watches, std::uint32_t number)
+        : runner(command, watches, number) {}
     const TaskStart* running() const { return tasks.empty() ? nullptr : &tasks.front(); }
 
     RunnerProcess runner;
@@ -66,7 +66,7 @@ class ProcessExecutor final : public Executor {
   // more is put there.
   static constexpr Duration kSlowTask = std::chrono::milliseconds(2);
 
-  void take_event(std::uint64_t tag, Time now);
+  void take_event(WatchSet::Name name, Time now);
   void read_link(Slot& slot, Time now);
   void take_outcome(Slot& slot, message::WorkerOutcomes& report_of, Time now);
   void take_returned(Slot& slot, const message::Returned& returned);
@@ -85,7 +85,7 @@ class ProcessExecutor final : public Executor {
 
   const ProcessExecutorOptions options_;
   bool awake_;  // runners are wanted
-  Descriptor epoll_;
+  WatchSet watches_;
   std::deque<Slot> slots_;  // never moved
   std::deque<TaskStart> queue_;
   Duration mean_{};                     // of a task's busy time; zero: not known

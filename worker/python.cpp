@@ -51,8 +51,7 @@ Answer hear(const Spawned& child, const Descriptor& pipe) {
       open = got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR));
     }
   }
-  ::kill(-child.pid, SIGKILL);
-  answer.status = reap(child);
+  answer.status = kill_group(child.pid).value_or(ExitStatus{-1, SIGKILL});
   return answer;
 }
 

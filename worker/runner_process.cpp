@@ -4,7 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <signal.h>
-#include <sys/epoll.h>
+#include <spdlog/spdlog.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -19,6 +19,9 @@ namespace {
 // A runner that dies of itself: first and longest pause.
 constexpr Duration kFirstPause = std::chrono::milliseconds(50);
 constexpr std::uint32_t kMostDoublings = 6;
+// Without descriptors or processes for it: how often it is tried, and for how long it is hoped.
+constexpr Duration kRetryPause = std::chrono::milliseconds(100);
+constexpr Duration kRoomPatience = std::chrono::seconds(60);
 
 constexpr std::size_t kTailBytes = std::size_t{8} << 10;
 // At once: what a pipe holds. All that was printed before a message of the link is in there.
@@ -28,14 +31,12 @@ constexpr Duration kGatherLines = std::chrono::milliseconds(50);
 
 }  // namespace
 
-RunnerProcess::RunnerProcess(const RunnerCommand& command, int epoll, std::size_t slot)
-    : command_(command), epoll_(epoll), slot_(slot) {}
+RunnerProcess::RunnerProcess(const RunnerCommand& command, WatchSet& watches, std::uint32_t slot)
+    : command_(command), watches_(watches), slot_(slot) {}
 
 RunnerProcess::~RunnerProcess() {
   leave_stores();
-  if (!running()) return;
-  ::kill(-life_.process.pid, SIGKILL);
-  reap(life_.process);
+  if (running()) kill_group(life_.process);
 }
 
 // --- Life ---------------------------------------------------------------------------------------
@@ -47,7 +48,7 @@ void RunnerProcess::launch(Time now) {
   Pipe error_output = make_pipe();
   if (!no_input || !output.read || !error_output.read ||
       ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0) {
-    fail_start("the worker has no descriptors left for a runner", now);
+    fail_for_room("the worker has no descriptors left for a runner", now);
     return;
   }
   Descriptor link(ends[0]);
@@ -57,27 +58,35 @@ void RunnerProcess::launch(Time now) {
   if (devices_) environment.emplace_back("CUDA_VISIBLE_DEVICES", *devices_);
   Spawned process = spawn({command_.argv, std::move(environment), "", no_input.get(),
                            output.write.get(), error_output.write.get(), far_end.get()});
+  if (process.exhausted) {
+    fail_for_room(process.failure, now);
+    return;
+  }
   if (!process.failure.empty()) {
     fail_start(process.failure, now);
     return;
   }
   raise_oom_score(process.pid);
   life_ = Life{};
-  life_.process = std::move(process);
-  life_.link = std::move(link);
-  life_.output.pipe = std::move(output.read);
-  life_.error_output.pipe = std::move(error_output.read);
+  life_.process = process.pid;
+  life_.exit = Watched(std::move(process.exit_watch));
+  life_.link = Watched(std::move(link));
+  life_.output.pipe = Watched(std::move(output.read));
+  life_.error_output.pipe = Watched(std::move(error_output.read));
+  if (!watch(life_.exit, Source::exit) || !watch(life_.link, Source::link) ||
+      !watch(life_.output.pipe, Source::output) ||
+      !watch(life_.error_output.pipe, Source::error_output)) {
+    kill_group(life_.process);
+    life_ = Life{};
+    fail_for_room("the kernel watches no more descriptors for this user", now);
+    return;
+  }
+  without_room_ = kNever;
   join_stores();
-  watch(life_.process.exit_watch.get(), Source::exit);
-  watch(life_.link.get(), Source::link);
-  watch(life_.output.pipe.get(), Source::output);
-  watch(life_.error_output.pipe.get(), Source::error_output);
 }
 
-void RunnerProcess::watch(int descriptor, Source source) {
-  epoll_event event{EPOLLIN, {}};
-  event.data.u64 = slot_ << 2 | static_cast<std::uint64_t>(source);
-  ::epoll_ctl(epoll_, EPOLL_CTL_ADD, descriptor, &event);
+bool RunnerProcess::watch(Watched& watched, Source source) {
+  return watches_.watch(watched, {slot_, static_cast<std::uint32_t>(source)});
 }
 
 // Before it is started again, after so many ends that were its own fault.
@@ -91,15 +100,28 @@ void RunnerProcess::fail_start(const std::string& reason, Time now) {
   start_failure_ = fmt::format("a runner process cannot be started: {}", reason);
 }
 
+// Others may give back what it needs at any moment: tasks wait for it, but not for ever.
+void RunnerProcess::fail_for_room(const std::string& reason, Time now) {
+  if (without_room_ == kNever) {
+    without_room_ = now;
+    spdlog::warn("a runner process waits to be started: {}", reason);
+  }
+  if (now - without_room_ >= kRoomPatience) {
+    fail_start(reason, now);
+  } else {
+    start_after_ = now + kRetryPause;
+  }
+}
+
 void RunnerProcess::kill() {
   if (!running() || life_.killed) return;
   life_.killed = true;
-  ::kill(-life_.process.pid, SIGKILL);
+  ::kill(-life_.process, SIGKILL);
 }
 
 RunnerProcess::End RunnerProcess::take_end(bool idle, Time now) {
-  ::kill(-life_.process.pid, SIGKILL);  // what the task left behind
-  End end{reap(life_.process), last_lines(life_.tail)};
+  ::kill(-life_.process, SIGKILL);  // what the task left behind
+  End end{reap(life_.process).value_or(ExitStatus{-1, 0}), last_lines(life_.tail)};
   if (!life_.ready) {
     const char* colon = end.last_lines.empty() ? "" : ": ";
     fail_start(fmt::format("it {}{}{}", describe(end.status), colon, end.last_lines), now);
@@ -171,10 +193,7 @@ void RunnerProcess::flush() {
   const bool wanted = !life_.unsent.empty();
   if (wanted == life_.wants_write || !life_.link) return;
   life_.wants_write = wanted;
-  epoll_event event{EPOLLIN, {}};
-  if (wanted) event.events |= EPOLLOUT;
-  event.data.u64 = slot_ << 2 | static_cast<std::uint64_t>(Source::link);
-  ::epoll_ctl(epoll_, EPOLL_CTL_MOD, life_.link.get(), &event);
+  life_.link.wait_for(EPOLLIN | (wanted ? EPOLLOUT : 0U));
 }
 
 bool RunnerProcess::next(Message& message) {
@@ -231,7 +250,7 @@ void RunnerProcess::leave_stores() {
 // Task code closed or garbled the link, or the process is ending: make sure that it does.
 void RunnerProcess::close_link() {
   life_.link.reset();
-  if (running()) ::kill(-life_.process.pid, SIGKILL);
+  if (running()) ::kill(-life_.process, SIGKILL);
 }
 
 // --- Output -------------------------------------------------------------------------------------

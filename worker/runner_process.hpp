@@ -19,6 +19,7 @@
 #include "worker/output_gate.hpp"
 #include "worker/spawn.hpp"
 #include "worker/store_relay.hpp"
+#include "worker/watch_set.hpp"
 
 namespace muster {
 
@@ -31,35 +32,37 @@ struct RunnerCommand {
 
 class RunnerProcess {
  public:
-  // What an event of the epoll set is about.
-  enum class Source : std::uint8_t { exit = 0, link = 1, output = 2, error_output = 3 };
-  static std::size_t slot_of(std::uint64_t tag) { return tag >> 2; }
-  static Source source_of(std::uint64_t tag) { return static_cast<Source>(tag & 3); }
+  // What an event of the set is about.
+  enum class Source : std::uint32_t { exit, link, output, error_output };
+  static Source source_of(WatchSet::Name name) { return static_cast<Source>(name.source); }
 
   // Both outlive it. `slot` marks its events.
-  RunnerProcess(const RunnerCommand& command, int epoll, std::size_t slot);
+  RunnerProcess(const RunnerCommand& command, WatchSet& watches, std::uint32_t slot);
   // Kills the process and whatever it left behind.
   ~RunnerProcess();
   RunnerProcess(const RunnerProcess&) = delete;
   RunnerProcess& operator=(const RunnerProcess&) = delete;
 
   // --- Life
-  bool running() const { return life_.process.pid >= 0; }
+  bool running() const { return life_.process >= 0; }
+  // It is dead and not taken note of: only then is `take_end` called.
+  bool ended() const { return running() && has_ended(life_.process); }
   bool ready() const { return life_.ready; }
   bool killed() const { return life_.killed; }
   // Not before this time, after it ended of itself.
   Time start_after() const { return start_after_; }
-  // It has failed to start again and again: `start_failure` says why.
+  // It has failed to start again and again: `start_failure` says why. One that found no descriptors
+  // or processes for a while is not hopeless: its tasks wait.
   bool hopeless() const { return !life_.ready && failed_starts_ >= kFailedStarts; }
   const std::string& start_failure() const { return start_failure_; }
   void launch(Time now);
   void kill();
-  pid_t process() const { return life_.process.pid; }
+  pid_t process() const { return life_.process; }
   // What the next one started finds as CUDA_VISIBLE_DEVICES. Never called: what the worker has.
   void set_devices(const std::string& devices) { devices_ = devices; }
   const std::optional<std::string>& devices() const { return devices_; }
-  // Takes note of its end, after its last messages were read. Precondition: `Source::exit`. `idle`:
-  // it had no task.
+  // Takes note of its end, after its last messages were read. Precondition: `ended()`. `idle`: it
+  // had no task.
   struct End {
     ExitStatus status;
     std::string last_lines;  // that it printed
@@ -90,13 +93,14 @@ class RunnerProcess {
   static constexpr std::uint32_t kFailedStarts = 3;
 
   struct Stream {
-    Descriptor pipe;
+    Watched pipe;
     OutputKind kind;
     std::string line;  // its beginning
   };
   struct Life {
-    Spawned process;  // pid -1: none
-    Descriptor link;
+    pid_t process = -1;  // -1: none
+    Watched exit;
+    Watched link;
     Stream output{{}, OutputKind::output, {}};
     Stream error_output{{}, OutputKind::error, {}};
     MessageReader reader;
@@ -109,12 +113,13 @@ class RunnerProcess {
     bool read_all = false;     // nothing waits in the socket
     bool ready = false;        // it has said so
     bool killed = false;       // by us
-    bool wants_write = false;  // the epoll set waits for room in the socket
+    bool wants_write = false;  // the set waits for room in the socket
   };
 
-  void watch(int descriptor, Source source);
+  bool watch(Watched& watched, Source source);
   void pause(std::uint32_t ends, Time now);
   void fail_start(const std::string& reason, Time now);
+  void fail_for_room(const std::string& reason, Time now);
   void declare(const TaskStart& task);
   void pack_batch();
   void close_link();
@@ -125,14 +130,15 @@ class RunnerProcess {
   void end_line(Stream& stream, const TaskStart& speaker, Time now);
 
   const RunnerCommand& command_;
-  const int epoll_;
-  const std::size_t slot_;
+  WatchSet& watches_;
+  const std::uint32_t slot_;
   Life life_;
   std::optional<std::string> devices_;
   OutputGate gate_;
   bool output_due_ = false;
   std::string start_failure_;
   Time start_after_{};
+  Time without_room_ = kNever;  // since then every start found no descriptors or processes
   std::uint32_t failed_starts_ = 0;
   std::uint32_t idle_deaths_ = 0;  // ends between tasks since the last message
 };

@@ -1,10 +1,8 @@
 #include "worker/shared_runner_executor.hpp"
 
 #include <fmt/format.h>
-#include <sys/epoll.h>
 
 #include <algorithm>
-#include <array>
 #include <unordered_set>
 #include <utility>
 
@@ -12,16 +10,8 @@
 #include "worker/waiting.hpp"
 
 namespace muster {
-namespace {
-
-constexpr int kEvents = 4;  // one of each source
-
-}  // namespace
-
 SharedRunnerExecutor::SharedRunnerExecutor(SharedRunnerExecutorOptions options)
-    : options_(std::move(options)),
-      epoll_(::epoll_create1(EPOLL_CLOEXEC)),
-      runner_(options_.runner, epoll_.get(), 0) {
+    : options_(std::move(options)), runner_(options_.runner, watches_, 0) {
   runner_.launch(steady_now());
 }
 
@@ -72,10 +62,9 @@ Executor::Results SharedRunnerExecutor::poll(Time now) {
 }
 
 void SharedRunnerExecutor::take_events(Time now) {
-  std::array<epoll_event, kEvents> events;
-  const int count = ::epoll_wait(epoll_.get(), events.data(), kEvents, 0);
-  for (int i = 0; i < count && runner_.running(); ++i) {
-    switch (RunnerProcess::source_of(events[static_cast<std::size_t>(i)].data.u64)) {
+  watches_.look();
+  while (const auto name = watches_.next()) {
+    switch (RunnerProcess::source_of(*name)) {
       case RunnerProcess::Source::exit:
         finish_exit(now);
         break;
@@ -172,6 +161,7 @@ void SharedRunnerExecutor::end_early(Running& running, OutcomeStatus status,
 
 // The process ended: so did every task that ran in it.
 void SharedRunnerExecutor::finish_exit(Time now) {
+  if (!runner_.ended()) return;
   read_link(now);
   runner_.read_output(speaker(), now);
   if (!running_.empty()) runner_.end_output(*speaker(), now);

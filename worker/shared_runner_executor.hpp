@@ -34,7 +34,7 @@ class SharedRunnerExecutor final : public Executor {
   void recall(const std::vector<Lease>& leases) override;
   void forget(const std::vector<JobName>& jobs) override;
   Results poll(Time now) override;
-  int wake_descriptor() const override { return epoll_.get(); }
+  int wake_descriptor() const override { return watches_.descriptor(); }
 
  private:
   struct Running {
@@ -55,7 +55,7 @@ class SharedRunnerExecutor final : public Executor {
 
   const SharedRunnerExecutorOptions options_;
   const BlobHome home_ = BlobHome::from_environment();
-  Descriptor epoll_;
+  WatchSet watches_;
   RunnerProcess runner_;
   std::deque<TaskStart> queue_;
   std::deque<Running> running_;  // in the order of their starts

@@ -6,14 +6,17 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <optional>
 #include <string_view>
 #include <unordered_map>
+
+#include "common/descriptor_limit.hpp"
 
 // clone() by the name under which no sanitizer wraps it: the wrapper of the thread sanitizer would
 // keep the books of a fork in the child, on our memory.
@@ -26,6 +29,7 @@ constexpr std::size_t kStackBytes = std::size_t{64} << 10;
 constexpr std::size_t kTailBytes = 4096;
 constexpr int kTailLines = 20;
 constexpr std::size_t kMostFoundPrograms = 1000;
+constexpr Duration kKillPatience = std::chrono::seconds(1);
 
 enum class Step { setup, directory, execute };
 
@@ -37,6 +41,7 @@ struct ChildPlan {
   std::vector<char*> environment;
   const char* directory = nullptr;
   std::array<int, 4> descriptors{};
+  std::optional<rlimit> descriptor_limit;  // to give back
   pid_t parent = 0;
   Step step = Step::setup;
   int error = 0;
@@ -66,6 +71,9 @@ __attribute__((no_sanitize("address", "undefined", "thread"))) int run_child(voi
       plan.error = errno;
       ::syscall(SYS_exit, 127);
     }
+  }
+  if (plan.descriptor_limit) {
+    ::syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &*plan.descriptor_limit, nullptr);
   }
   struct {  // the kernel's sigaction
     void (*handler)(int);
@@ -169,6 +177,7 @@ std::string explain(const SpawnRequest& request, const ChildPlan& plan) {
 Spawned spawn(const SpawnRequest& request) {
   ChildPlan plan;
   plan.parent = ::getpid();
+  plan.descriptor_limit = original_descriptor_limit();
   plan.descriptors = {request.input, request.output, request.error_output, request.link};
   for (const std::string& word : request.argv) plan.argv.push_back(const_cast<char*>(word.c_str()));
   plan.argv.push_back(nullptr);
@@ -182,6 +191,7 @@ Spawned spawn(const SpawnRequest& request) {
   const pid_t pid = ::__clone(run_child, stack.data() + stack.size(),
                               CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, &plan, &exit_watch);
   if (pid < 0) {
+    child.exhausted = is_exhaustion(errno);
     child.failure =
         fmt::format("cannot start '{}': {}; the node is at its limit of processes or memory",
                     request.argv.front(), ::strerror(errno));
@@ -193,23 +203,17 @@ Spawned spawn(const SpawnRequest& request) {
     found_programs().files[request.argv.front()] = plan.candidates[plan.executed];
   }
   if (plan.error != 0) {
-    reap(child);
+    await_end(pid, kKillPatience);  // it is exiting
+    child = {};
+    child.exhausted = plan.step == Step::execute && is_exhaustion(plan.error);
     child.failure = explain(request, plan);
   }
   return child;
 }
 
-ExitStatus reap(const Spawned& child) {
-  int status = 0;
-  while (::waitpid(child.pid, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (WIFSIGNALED(status)) return {-1, WTERMSIG(status)};
-  return {WEXITSTATUS(status), 0};
-}
-
-std::string describe(ExitStatus status) {
-  if (status.signal == 0) return fmt::format("exited with status {}", status.status);
-  return fmt::format("killed by signal {} ({})", status.signal, ::strsignal(status.signal));
+std::optional<ExitStatus> kill_group(pid_t child) {
+  ::kill(-child, SIGKILL);
+  return await_end(child, kKillPatience);
 }
 
 Pipe make_pipe() {

@@ -1,18 +1,22 @@
 // Starts child processes: in a session of their own, tied to the life of this process.
 //
 // The child shares this process's memory until it executes (as with vfork), so starting one costs
-// the same however much memory the daemon holds. Threads: call it from the thread that outlives
-// the children (the loop's): they are killed when that thread ends.
+// the same however much memory the daemon holds. `spawn` may return a moment before the child has
+// closed its copies of our descriptors, so a pipe or a process descriptor that we close may stay
+// open for that long: see worker/watch_set.hpp. Threads: call it from the thread that outlives the
+// children (the loop's): they are killed when that thread ends.
 #pragma once
 
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "common/descriptor.hpp"
+#include "common/process_end.hpp"
 
 namespace muster {
 
@@ -30,19 +34,16 @@ struct Spawned {
   pid_t pid = -1;
   Descriptor exit_watch;  // a pidfd: readable once the process ended
   std::string failure;    // why it could not be started and what to do; empty: it runs
+  // It failed because descriptors, processes or memory were used up: it may succeed later.
+  bool exhausted = false;
 };
 
+// The program gets the limit of descriptors that this process was started with.
 Spawned spawn(const SpawnRequest& request);
 
-// How a process ended.
-struct ExitStatus {
-  int status = 0;  // 0-255; -1 when a signal ended it
-  int signal = 0;
-};
-// Reaps the process. Precondition: `exit_watch` is readable.
-ExitStatus reap(const Spawned& child);
-// "exited with status 3", "killed by signal 11 (Segmentation fault)".
-std::string describe(ExitStatus status);
+// Ends the child, which is not reaped yet, and the processes of its group, and reaps it. Returns
+// how it ended; nothing when the kernel still holds the killed process after a second.
+std::optional<ExitStatus> kill_group(pid_t child);
 
 // A pipe whose reading end never blocks.
 struct Pipe {

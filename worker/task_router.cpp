@@ -1,7 +1,6 @@
 #include "worker/task_router.hpp"
 
 #include <fmt/format.h>
-#include <sys/epoll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -101,13 +100,9 @@ TaskRouter::TaskRouter(const TaskRouterOptions& options, const FunctionRegistry&
       native_(make_native(options, functions)),
       python_(make_python(options)),
       commands_(command_options(options)),
-      parts_{native_.get(), &commands_},
-      epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
+      parts_{native_.get(), &commands_} {
   if (python_ != nullptr) parts_.push_back(python_.get());
-  for (const Executor* part : parts_) {
-    epoll_event event{EPOLLIN, {}};
-    ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, part->wake_descriptor(), &event);
-  }
+  for (const Executor* part : parts_) watches_.watch_lasting(part->wake_descriptor(), {});
 }
 
 void TaskRouter::start(std::vector<TaskStart>&& tasks) {

@@ -9,11 +9,11 @@
 #include <string>
 #include <vector>
 
-#include "common/descriptor.hpp"
 #include "worker/command_executor.hpp"
 #include "worker/executor.hpp"
 #include "worker/plugin.hpp"
 #include "worker/python.hpp"
+#include "worker/watch_set.hpp"
 
 namespace muster {
 
@@ -44,7 +44,7 @@ class TaskRouter final : public Executor {
   void recall(const std::vector<Lease>& leases) override;
   void forget(const std::vector<JobName>& jobs) override;
   Results poll(Time now) override;
-  int wake_descriptor() const override { return epoll_.get(); }
+  int wake_descriptor() const override { return watches_.descriptor(); }
 
  private:
   void refuse_python(const TaskStart& task);
@@ -55,7 +55,7 @@ class TaskRouter final : public Executor {
   std::unique_ptr<Executor> python_;  // null: none
   CommandExecutor commands_;
   std::vector<Executor*> parts_;
-  Descriptor epoll_;
+  WatchSet watches_;
   std::vector<TaskFinish> refused_;
 };
 

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "common/descriptor.hpp"
+#include "common/descriptor_limit.hpp"
 #include "common/key_file.hpp"
 #include "common/transport.hpp"
 #include "worker/agent.hpp"
@@ -52,6 +53,7 @@ Descriptor take_signals() {
   ::sigaddset(&signals, SIGINT);
   ::sigprocmask(SIG_BLOCK, &signals, nullptr);
   ::signal(SIGPIPE, SIG_IGN);
+  ::signal(SIGCHLD, SIG_DFL);  // ignored, as some parents leave it, it would hide exit statuses
   return Descriptor(::signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
 }
 
@@ -191,6 +193,7 @@ int main(int argument_count, char** arguments) {
   muster::settle_limits(options);
   if (options.node.empty()) options.node = muster::host_name();
   muster::keep_large_buffers();
+  muster::raise_descriptor_limit();
   if (options.control >= 0) ::signal(SIGHUP, SIG_IGN);  // the ssh session's end is not ours
   const muster::Descriptor signals = muster::take_signals();
   spdlog::set_default_logger(spdlog::stderr_logger_st("muster-worker"));

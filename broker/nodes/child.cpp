@@ -7,21 +7,24 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 
 #include "broker/nodes/remote.hpp"
 #include "common/pointers.hpp"
+#include "common/process_end.hpp"
 
 namespace muster {
 namespace {
 
 constexpr std::size_t kChunkBytes = 64 * 1024;
 constexpr int kCannotRun = 127;
+constexpr std::chrono::seconds kKillPatience{1};
+constexpr int kLookMilliseconds = 50;
 
 // Standard input is a socket: a write to one that nobody reads can be told not to raise SIGPIPE.
 struct Pipe {
@@ -99,8 +102,7 @@ Child::Child(const std::vector<std::string>& argv, Output output) : output_(std:
 Child::~Child() {
   if (reap()) return;
   kill(SIGKILL);
-  while (waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
-  }
+  await_end(pid_, kKillPatience);
 }
 
 void Child::kill(int number) {
@@ -109,11 +111,9 @@ void Child::kill(int number) {
 
 bool Child::reap() {
   if (status_) return true;
-  int state = 0;
-  const pid_t ended = waitpid(pid_, &state, WNOHANG);
-  if (ended != pid_) return false;
-  status_ = WIFSIGNALED(state) ? 128 + WTERMSIG(state) : WEXITSTATUS(state);
-  return true;
+  const std::optional<ExitStatus> ended = muster::reap(pid_);
+  if (ended) status_ = ended->signal != 0 ? 128 + ended->signal : ended->status;
+  return status_.has_value();
 }
 
 bool Child::turn(Waker& waker, Deadline deadline) {
@@ -123,13 +123,16 @@ bool Child::turn(Waker& waker, Deadline deadline) {
                                 {output_pipe_.get(), POLLIN, 0},
                                 {error_pipe_.get(), POLLIN, 0},
                                 {wants_to_write() ? input_.get() : -1, POLLOUT, 0}}};
-  poll(polled.data(), polled.size(), poll_timeout(deadline));
+  // Without a descriptor of the process (there may be none left) it is looked at now and then.
+  const int timeout = poll_timeout(deadline);
+  const bool blind = !process_ && (timeout < 0 || timeout > kLookMilliseconds);
+  poll(polled.data(), polled.size(), blind ? kLookMilliseconds : timeout);
   if (polled[1].revents != 0) waker.drain();
   waker.throw_if_cut();
   if (polled[2].revents != 0) read_some(output_pipe_, false);
   if (polled[3].revents != 0) read_some(error_pipe_, true);
   if (polled[4].revents != 0) write_some();
-  if (polled[0].revents == 0 || !reap()) return false;
+  if ((process_ && polled[0].revents == 0) || !reap()) return false;
   // What it wrote before it ended; whoever inherited the pipes is not waited for.
   read_some(output_pipe_, false);
   read_some(error_pipe_, true);

@@ -12,7 +12,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <atomic>
@@ -24,6 +23,7 @@
 
 #include "broker/nodes/remote.hpp"
 #include "common/pointers.hpp"
+#include "common/process_end.hpp"
 
 namespace muster {
 namespace {
@@ -36,6 +36,7 @@ constexpr std::chrono::milliseconds kNextAddress{250};
 // a wireless network; longer would keep tasks waiting for a node that is not there.
 constexpr unsigned kUserTimeoutMilliseconds = 15'000;
 constexpr int kProxyComplaintBytes = 1024;
+constexpr std::chrono::seconds kKillPatience{1};
 
 [[noreturn]] void fail(NodeError::Kind kind, const char* step, const std::string& text) {
   throw NodeError(kind, step, text);
@@ -216,8 +217,7 @@ Descriptor ProxyCommand::start(const std::vector<std::string>& argv) {
 ProxyCommand::~ProxyCommand() {
   if (child_ <= 0) return;
   kill(child_, SIGKILL);  // it holds nothing but the connection
-  while (waitpid(child_, nullptr, 0) < 0 && errno == EINTR) {
-  }
+  await_end(child_, kKillPatience);
 }
 
 std::string ProxyCommand::complaint() const {

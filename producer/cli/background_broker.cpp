@@ -6,7 +6,6 @@
 #include <spawn.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -24,6 +23,7 @@
 #include <utility>
 #include <vector>
 
+#include "common/process_end.hpp"
 #include "common/user_cache.hpp"
 #include "producer/discovery.hpp"
 #include "producer/programs.hpp"
@@ -188,8 +188,7 @@ bool start_broker(const std::string& endpoint) {
   pid_t process = SpawnPlan(log).start(std::move(words));
   const auto deadline = std::chrono::steady_clock::now() + kStartPatience;
   while (!broker_runs(endpoint)) {
-    int status = 0;
-    const bool ended = process != -1 && ::waitpid(process, &status, WNOHANG) == process;
+    const bool ended = process != -1 && reap(process);
     if (ended) process = -1;
     // Another `muster up` may have been quicker: its broker is on the way then.
     const bool late = std::chrono::steady_clock::now() > deadline;
