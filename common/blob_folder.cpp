@@ -18,8 +18,9 @@ namespace {
 
 constexpr const char* kWriting = ".writing";  // ending of incoming files that arrive in pieces
 constexpr Duration kLookAtMoves = std::chrono::milliseconds(20);
-constexpr Duration kLookAtIncoming = std::chrono::minutes(1);
-constexpr std::time_t kIncomingSeconds = 600;
+constexpr Duration kLookAtIncoming = std::chrono::seconds(5);
+constexpr std::chrono::seconds kIncomingPatience{600};
+constexpr std::chrono::seconds kLastWords{10};
 
 bool is_plain_name(const std::string& file) {
   return !file.empty() && file.size() < 256 && file.front() != '.' &&
@@ -314,7 +315,7 @@ void BlobFolder::unpin(const BlobId& id, bool cached, Time now) {
 
 void BlobFolder::clear_incoming(const std::string& owner) {
   for (const BlobShelf* shelf : {&state_->memory, &state_->disk}) {
-    shelf->clear_incoming("." + owner, 0);
+    shelf->clear_incoming("." + owner);
   }
 }
 
@@ -326,9 +327,14 @@ std::vector<BlobId> BlobFolder::tick(Time now) {
   s.settle(now);
   if (now >= s.next_look) {
     s.next_look = now + kLookAtIncoming;
+    if (s.first_look == Time{0}) s.first_look = now;
+    // Who wrote for a predecessor has as long to say so as anybody else.
+    const bool is_settled = now - s.first_look >= kIncomingPatience;
+    const std::time_t clock = std::time(nullptr);
     for (BlobShelf* shelf : {&s.memory, &s.disk}) {
       shelf->claim().touch();
-      shelf->clear_incoming("", std::time(nullptr) - kIncomingSeconds);
+      shelf->clear_abandoned(clock - kLastWords.count(),
+                             is_settled ? clock - kIncomingPatience.count() : 0);
     }
   }
   std::erase_if(s.gone, [&](const BlobId& id) { return holds(id); });

@@ -3,6 +3,7 @@
 //
 //   FOLDER/<32 hex digits>            a blob, whole and immutable
 //   FOLDER/incoming/<hex>.<owner>     one that is being written; `owner`: who writes it
+//   FOLDER/owners/<owner>             locked as long as that one lives (owner_mark.hpp)
 //   memory FOLDER/token               who reads it here shares the folders
 //   disk FOLDER/<hex>.file            says in which file of the user's it is (user_file.hpp)
 //
@@ -89,8 +90,9 @@ class BlobFolder {
   void unpin(const BlobId& id, bool cached, Time now);
   // Removes what this owner left in the incoming folders.
   void clear_incoming(const std::string& owner);
-  // Ends what is due: blobs kept long enough, moves to disk, incoming files that nobody wrote to
-  // for ten minutes. Returns what is no longer held.
+  // Ends what is due: blobs kept long enough, moves to disk, incoming files whose owners are dead,
+  // or, of owners of whom nobody knows, that nobody wrote to for ten minutes, also of this object's
+  // life. Returns what is no longer held.
   std::vector<BlobId> tick(Time now);
   Time next_deadline() const;
 

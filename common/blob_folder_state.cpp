@@ -43,8 +43,8 @@ BlobFolder::State::State(BlobFolderOptions its_options)
   memory.write_token(token);
   for (const BlobShelf* shelf : {&memory, &disk}) {
     remove_dead_folders(std::filesystem::path(shelf->path()).parent_path());
-    shelf->clear_incoming(".writing", 0);
-    shelf->clear_incoming(kMoving, 0);
+    shelf->clear_incoming(".writing");
+    shelf->clear_incoming(kMoving);
   }
 }
 

@@ -102,7 +102,8 @@ class BlobFolder::State {
   std::vector<BlobId> fresh;  // unused since the next tick
   std::vector<BlobId> gone;   // not yet told by tick()
   Time last_tick{0};
-  Time next_look{0};  // at incoming files
+  Time next_look{0};   // at incoming files
+  Time first_look{0};  // zero: not yet
   std::string trouble;
   BlobMover mover;
   FileCloser closer;

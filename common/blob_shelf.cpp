@@ -15,6 +15,9 @@
 #include <sstream>
 #include <stdexcept>
 #include <system_error>
+#include <vector>
+
+#include "common/owner_mark.hpp"
 
 namespace muster {
 namespace {
@@ -35,6 +38,16 @@ bool parse_blob_id(const std::string& text, BlobId& id) {
   return true;
 }
 
+std::vector<std::string> names_in(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    names.push_back(entry->path().filename());
+  }
+  return names;
+}
+
 }  // namespace
 
 BlobShelf::BlobShelf(const std::string& path, std::uint64_t limit_bytes,
@@ -45,18 +58,23 @@ BlobShelf::BlobShelf(const std::string& path, std::uint64_t limit_bytes,
 }
 
 void BlobShelf::make_incoming() {
-  const std::string path = claim_.path() + "/" + kIncoming;
+  incoming_ = make_shared(kIncoming);
+  owners_ = make_shared(kOwnersFolder);
+}
+
+// A folder into which others write.
+Descriptor BlobShelf::make_shared(const char* name) const {
+  const std::string path = claim_.path() + "/" + name;
   // Who writes there cannot remove others' files; this process, whose folder it is, can.
   const mode_t mode = group_ ? 01770 : 0700;
   if ((mkdir(path.c_str(), mode) != 0 && errno != EEXIST) || chmod(path.c_str(), mode) != 0) {
     throw std::runtime_error(
         fmt::format("cannot make the folder '{}': {}", path, std::strerror(errno)));
   }
-  incoming_.reset(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (!incoming_) {
-    throw std::runtime_error(
-        fmt::format("cannot open the folder '{}': {}", path, std::strerror(errno)));
-  }
+  Descriptor folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (folder) return folder;
+  throw std::runtime_error(
+      fmt::format("cannot open the folder '{}': {}", path, std::strerror(errno)));
 }
 
 // What a process left here that did not mean to come back, or before the machine started.
@@ -151,19 +169,35 @@ void BlobShelf::remove_incoming(const std::string& name) const {
   unlinkat(incoming_.get(), name.c_str(), 0);
 }
 
-void BlobShelf::clear_incoming(const std::string& ending, std::time_t before) const {
-  std::error_code error;
-  const std::string folder = claim_.path() + "/" + kIncoming;
-  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
-       entry.increment(error)) {
-    const std::string name = entry->path().filename();
-    if (name.size() < ending.size() ||
-        name.compare(name.size() - ending.size(), ending.size(), ending) != 0) {
-      continue;
-    }
+void BlobShelf::clear_incoming(const std::string& ending) const {
+  for (const std::string& name : names_in(claim_.path() + "/" + kIncoming)) {
+    if (name.ends_with(ending)) remove_incoming(name);
+  }
+}
+
+void BlobShelf::clear_abandoned(std::time_t dead_before, std::time_t before) const {
+  for (const std::string& name : names_in(claim_.path() + "/" + kIncoming)) {
     struct stat status {};
     if (fstatat(incoming_.get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    if (before == 0 || status.st_mtime < before) remove_incoming(name);
+    const std::string owner = name.substr(name.rfind('.') + 1);
+    switch (life_of(owners_.get(), owner, status.st_uid)) {
+      case OwnerLife::lives:
+        break;
+      case OwnerLife::dead:
+        if (status.st_mtime < dead_before) remove_incoming(name);
+        break;
+      case OwnerLife::unknown:
+        if (status.st_mtime < before) remove_incoming(name);
+        break;
+    }
+  }
+  for (const std::string& owner : names_in(claim_.path() + "/" + kOwnersFolder)) {
+    struct stat status {};
+    if (fstatat(owners_.get(), owner.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    const bool is_old = status.st_mtime < before;  // and not just being made
+    if (is_old && life_of(owners_.get(), owner, status.st_uid) == OwnerLife::dead) {
+      unlinkat(owners_.get(), owner.c_str(), 0);
+    }
   }
 }
 

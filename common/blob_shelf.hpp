@@ -50,8 +50,12 @@ class BlobShelf {
   Descriptor open_incoming(const std::string& name) const;    // for reading
   Descriptor create_incoming(const std::string& name) const;  // for writing; replaces
   void remove_incoming(const std::string& name) const;
-  // Those that end so, and nothing was written to since `before` (any: 0).
-  void clear_incoming(const std::string& ending, std::time_t before) const;
+  // Those that end so.
+  void clear_incoming(const std::string& ending) const;
+  // Those whose owners are dead (owner_mark.hpp), if nothing was written to them since
+  // `dead_before`: an owner's last word about one may be on its way. Those of owners of whom nobody
+  // knows, if nothing was written to them since `before`. The marks of dead owners go with them.
+  void clear_abandoned(std::time_t dead_before, std::time_t before) const;
 
   void write_token(const std::string& token) const;
 
@@ -59,9 +63,11 @@ class BlobShelf {
   void clear();
   int write_whole(const std::string& name, const std::string& text) const;
   void make_incoming();
+  Descriptor make_shared(const char* name) const;
 
   FolderClaim claim_;
   Descriptor incoming_;
+  Descriptor owners_;
   const std::uint64_t limit_bytes_;
   const bool group_;
   std::uint64_t used_bytes_ = 0;

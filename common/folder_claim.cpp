@@ -19,6 +19,8 @@
 #include <system_error>
 #include <thread>
 
+#include "common/owner_mark.hpp"
+
 namespace muster {
 namespace {
 
@@ -75,6 +77,27 @@ void check_safe(const std::string& path, const struct stat& status) {
       "'{}' (owner {}, mode {:04o}) is not a folder that only this user ({}) can change: remove "
       "it, or name another one",
       path, status.st_uid, status.st_mode & 07777U, geteuid()));
+}
+
+// In a folder where everybody may make files (/dev/shm, /tmp) anybody can have made one of our name
+// beforehand: it has to be a folder of ours that nobody else can change, and no link to one.
+void check_not_planted(const std::string& path) {
+  struct stat above {};
+  struct stat status {};
+  const std::string parent = std::filesystem::path(path).parent_path();
+  if (stat(parent.c_str(), &above) != 0 || (above.st_mode & S_IWOTH) == 0) return;
+  if (lstat(path.c_str(), &status) != 0) return;
+  const bool is_ours = S_ISDIR(status.st_mode) && status.st_uid == geteuid() &&
+                       (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+  if (is_ours) return;
+  throw std::runtime_error(fmt::format(
+      "'{}' ({}, owner {}, mode {:04o}) is not a folder that only this user ({}) can change, and "
+      "everybody can make one in '{}': find out who did, and remove it",
+      path,
+      S_ISDIR(status.st_mode)   ? "a folder"
+      : S_ISLNK(status.st_mode) ? "a symbolic link"
+                                : "no folder",
+      status.st_uid, status.st_mode & 07777U, geteuid(), parent));
 }
 
 // False: somebody has just removed the folder above it, which was empty.
@@ -135,7 +158,7 @@ bool is_bare(const std::string& path) {
     const std::string name = entry->path().filename();
     std::error_code unknown;
     const bool is_empty = std::filesystem::is_empty(entry->path(), unknown) && !unknown;
-    if (name != kLock && name != "token" && !is_empty) return false;
+    if (name != kLock && name != "token" && name != kOwnersFolder && !is_empty) return false;
   }
   return !error;
 }
@@ -147,7 +170,10 @@ bool is_dead(const std::string& path, int lock, const Owner& here) {
   struct stat status {};
   if (owner.boot.empty() || fstat(lock, &status) != 0) return false;
   const std::time_t age = std::time(nullptr) - status.st_mtime;
-  if (owner.boot == here.boot) return !owner.lasting || age > kLastingSeconds || is_bare(path);
+  if (owner.boot == here.boot) {
+    const bool is_awaited = owner.lasting && (age <= kLastingSeconds || has_living_owner(path));
+    return !is_awaited || is_bare(path);
+  }
   return owner.host == here.host || age > kForeignSeconds;
 }
 
@@ -159,7 +185,9 @@ FolderClaim::FolderClaim(const std::string& path, const Options& options)
   constexpr int kTries = 20;
   const std::string lock = path_ + "/" + kLock;
   for (int i = 0; i < kTries && !folder_; ++i) {
+    if (!top_.empty()) check_not_planted(top_);  // before anything is made in there
     if (!make_folders(path_, options.group)) continue;
+    if (!top_.empty()) check_not_planted(top_);
     lock_.reset(open(lock.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!lock_ && errno == ENOENT) continue;
     if (!lock_) fail("cannot make", lock, "choose a folder that you may write to");

@@ -3,7 +3,7 @@
 // The owner holds a lock (flock) on FOLDER/lock, which names the machine's boot. A folder whose
 // lock is free has no owner: a new claim of the same folder takes it over, and anybody may remove
 // it. One that is *lasting* is left alone for ten minutes if there is anything in it, because its
-// owner may be started again.
+// owner may be started again, and as long as somebody lives who works for it (owner_mark.hpp).
 // Threads: a claim belongs to one; distinct claims are independent.
 #pragma once
 
@@ -24,7 +24,9 @@ class FolderClaim {
     std::string top = {};
   };
   // Makes the folder, with its parents, where it is missing, and locks it. Throws
-  // std::runtime_error when that cannot be done, another process has it, or it is somebody else's.
+  // std::runtime_error when that cannot be done, another process has it, or it is somebody else's
+  // or may be: a `top` that lies where everybody can make folders has to be ours alone, and no
+  // link.
   FolderClaim(const std::string& path, const Options& options);
 
   const std::string& path() const { return path_; }

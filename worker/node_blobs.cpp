@@ -17,6 +17,9 @@ constexpr std::uint64_t kFreePart = 2;
 
 NodeBlobs::NodeBlobs(NodeBlobsOptions options)
     : options_(std::move(options)), folder_(options_.folder) {
+  if (!folder_.trouble().empty()) {
+    spdlog::error("large data is kept on disk only, which is slow: {}", folder_.trouble());
+  }
   folder_.export_environment();
 }
 
@@ -40,7 +43,11 @@ bool NodeBlobs::settle(const message::Welcome& welcome) {
 bool NodeBlobs::share(const message::Welcome& welcome) {
   if (!WorkerFolder::sees(welcome.blob_folders, welcome.blob_token)) return false;
   try {
-    if (folder_.used() != welcome.blob_folders) folder_.use(welcome.blob_folders, true);
+    if (folder_.used() != welcome.blob_folders) {
+      folder_.use(welcome.blob_folders, true);
+    } else {
+      folder_.mark();
+    }
   } catch (const std::exception& error) {
     spdlog::warn("cannot use the broker's folders of blobs: {}", error.what());
     return false;

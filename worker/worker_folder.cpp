@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <memory>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
@@ -70,14 +71,15 @@ WorkerFolder::~WorkerFolder() { claim_->remove(); }
 bool WorkerFolder::make_in_memory() {
   if (options_.memory_root.empty()) return false;
   if (room_of(fs::path(options_.memory_root).parent_path()) < kLeastMemoryBytes) return false;
-  remove_dead_folders(options_.memory_root);
   try {
     path_ = options_.memory_root + "/" + name_;
     claim_.emplace(path_, FolderClaim::Options{.top = options_.memory_root});
     in_memory_ = true;
-  } catch (const std::exception&) {
-    return false;  // somebody else's folder, or no right to make one: then on disk
+  } catch (const std::exception& error) {
+    trouble_ = error.what();  // somebody else's folder, or no right to make one: then on disk
+    return false;
   }
+  remove_dead_folders(options_.memory_root);  // of which is known now that it is ours
   return true;
 }
 
@@ -118,7 +120,17 @@ void WorkerFolder::use(const std::vector<std::string>& folders, bool shares) {
   if (!use_.empty()) fs::remove_all(use_, ignored);
   use_ = folder;
   const std::vector<std::string> before = std::exchange(used_, folders);
+  const auto marks_before = std::exchange(marks_, {});  // until nothing of ours is there
+  if (shares) mark();
   if (!before.empty()) bring_along(before);
+}
+
+void WorkerFolder::mark() {
+  std::vector<std::unique_ptr<OwnerMark>> marks;
+  for (const std::string& folder : used_) {
+    marks.push_back(std::make_unique<OwnerMark>(folder, to_hex(options_.worker)));
+  }
+  marks_ = std::move(marks);  // the earlier ones go when the new ones are there
 }
 
 // What runners wrote, or still write, for a broker that is not there any more.

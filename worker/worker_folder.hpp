@@ -11,12 +11,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "common/folder_claim.hpp"
 #include "common/ids.hpp"
+#include "common/owner_mark.hpp"
 
 namespace muster {
 
@@ -38,6 +40,8 @@ class WorkerFolder {
 
   const std::string& path() const { return path_; }
   bool is_in_memory() const { return in_memory_; }
+  // Why it is not in memory, although there is such memory; else empty.
+  const std::string& trouble() const { return trouble_; }
   // The worker's own folders of blobs, whether they are in use or not. They are not made here.
   std::string memory_folder() const { return path_ + "/own"; }
   std::string disk_folder() const;
@@ -51,6 +55,9 @@ class WorkerFolder {
   // Throws std::runtime_error.
   void use(const std::vector<std::string>& folders, bool shares);
   const std::vector<std::string>& used() const { return used_; }
+  // Says in the broker's folders, which `use` named, that this worker lives, so that what it wrote
+  // there waits for it. `use` does that, too; again for a broker that made its folders anew.
+  void mark();
 
   // A result that lies in one of these folders, memory and disk, goes where the broker looks for
   // it.
@@ -67,10 +74,12 @@ class WorkerFolder {
   std::string name_;  // of folders of this worker
   std::string path_;
   bool in_memory_ = false;
+  std::string trouble_;
   std::optional<FolderClaim> claim_;
   std::vector<std::string> used_;
-  std::string use_;         // where `current` leads
-  std::uint64_t uses_ = 0;  // numbers such folders
+  std::vector<std::unique_ptr<OwnerMark>> marks_;  // in the broker's folders
+  std::string use_;                                // where `current` leads
+  std::uint64_t uses_ = 0;                         // numbers such folders
 };
 
 // Where blobs in memory live on this machine: "/dev/shm/muster-1000".

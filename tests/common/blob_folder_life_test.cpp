@@ -5,11 +5,13 @@
 #include <sys/wait.h>
 
 #include <fstream>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "common/folder_claim.hpp"
+#include "common/owner_mark.hpp"
 #include "tests/common/blob_folder_env.hpp"
 
 namespace muster {
@@ -36,8 +38,38 @@ TEST_F(BlobFolderLifeTest, WhatAnOwnerLeftIsCleared) {
   std::filesystem::last_write_time(other, std::filesystem::last_write_time(other) - seconds(700));
   write_incoming(3, 10, memory_);
   tick(seconds(120));
+  EXPECT_TRUE(std::filesystem::exists(other)) << "its owner may just have heard of this broker";
+  tick(seconds(600));
   EXPECT_FALSE(std::filesystem::exists(other));
   EXPECT_EQ(files_in(memory_ + "/incoming"), 1U);
+}
+
+TEST_F(BlobFolderLifeTest, WhatALivingOwnerWroteWaitsForItAndThatOfADeadOneGoes) {
+  open(kMega, kMega);
+  const auto write = [&](const std::string& owner) {
+    std::string path = memory_ + "/incoming/" + to_hex(id_of(7)) + "." + owner;
+    std::ofstream(path) << "x";
+    std::filesystem::last_write_time(path, std::filesystem::last_write_time(path) - seconds(700));
+    return path;
+  };
+  const std::string living = write("living");
+  const std::string dead = write("dead");
+  const std::string fresh = memory_ + "/incoming/" + to_hex(id_of(8)) + ".dead";
+  std::ofstream(fresh) << "its outcome may be on its way";
+  std::optional<OwnerMark> life(std::in_place, memory_, "living");
+  std::ofstream(memory_ + "/owners/dead") << "";  // nobody locks it
+  tick(seconds(10));
+  EXPECT_TRUE(std::filesystem::exists(living));
+  EXPECT_FALSE(std::filesystem::exists(dead));
+  EXPECT_TRUE(std::filesystem::exists(fresh));
+  tick(seconds(3600));
+  EXPECT_TRUE(std::filesystem::exists(living));
+  life.emplace(memory_, "living");  // again, for a broker that came back
+  tick(seconds(3600));
+  EXPECT_TRUE(std::filesystem::exists(living));
+  life.reset();
+  tick(seconds(3600));
+  EXPECT_FALSE(std::filesystem::exists(living)) << "it is like any other now";
 }
 
 TEST_F(BlobFolderLifeTest, TwoCannotHaveTheSameFolder) {
@@ -186,6 +218,21 @@ TEST_F(BlobFolderLifeTest, WhoNeverComesBackLeavesNothingForLong) {
   remove_dead_folders(folder_.path("shm"));
   EXPECT_EQ(files_in(folder_.path("shm")), 1U);
   EXPECT_TRUE(std::filesystem::exists(memory_)) << "its owner lives";
+}
+
+TEST_F(BlobFolderLifeTest, ALastingOneStaysAsLongAsSomebodyWorksForIt) {
+  BlobFolderOptions its_options = options(kMega, kMega);
+  its_options.lasting = true;
+  make_and_die(its_options, content_of(1, 1000));
+  const std::string lock = memory_ + "/lock";
+  std::filesystem::last_write_time(lock, std::filesystem::last_write_time(lock) - seconds(700));
+  {
+    const OwnerMark worker(memory_, "worker");
+    remove_dead_folders(folder_.path("shm"));
+    EXPECT_TRUE(is_in_memory(1));
+  }
+  remove_dead_folders(folder_.path("shm"));
+  EXPECT_FALSE(std::filesystem::exists(memory_));
 }
 
 TEST_F(BlobFolderLifeTest, ALastingOneWithNothingInItIsNotMissed) {

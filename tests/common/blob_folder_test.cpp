@@ -149,7 +149,7 @@ TEST_F(BlobFolderTest, AFileOfTheUsersIsReadInPlaceUntilItChanges) {
   EXPECT_NE(blobs_->read(id_of(1), 0, std::as_writable_bytes(std::span(piece))), "");
   blobs_->pin(id_of(1));
   blobs_->unpin(id_of(1), false, now_);
-  EXPECT_EQ(files_in(disk_), 2U) << "lock and incoming";
+  EXPECT_EQ(files_in(disk_), 3U) << "lock, incoming and owners";
   EXPECT_TRUE(std::filesystem::exists(path));
 }
 

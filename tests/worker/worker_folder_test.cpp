@@ -102,6 +102,22 @@ TEST_F(Folder, WhatTasksWroteComesAlongToTheNextFolders) {
   EXPECT_FALSE(fs::exists(broker(0) + incoming()));
 }
 
+TEST_F(Folder, TheBrokersFoldersSayThatThisWorkerLives) {
+  const std::string mark = broker(0) + "/owners/" + to_hex(kWorker);
+  for (const std::string& used : brokers()) fs::create_directory(used + "/owners");
+  const auto folder = make();
+  folder->use(brokers(), true);
+  EXPECT_TRUE(has_living_owner(broker(0)));
+  EXPECT_TRUE(has_living_owner(broker(1)));
+  fs::remove(mark);  // the broker made its folders anew
+  folder->mark();
+  EXPECT_TRUE(has_living_owner(broker(0)));
+  folder->mark();
+  EXPECT_TRUE(has_living_owner(broker(0)));
+  folder->use({folder->memory_folder(), folder->disk_folder()}, false);
+  EXPECT_FALSE(fs::exists(mark));
+}
+
 TEST_F(Folder, AResultThatTheOwnCacheTookGoesToABrokerWhoseFilesAreSeen) {
   const auto folder = make();
   write(folder->disk_folder() + "/" + to_hex(kBlob), "a result");
@@ -129,6 +145,42 @@ TEST_F(Folder, WithoutMemoryItIsOnDisk) {
   write(root() + "-disk", "");
   EXPECT_THROW(WorkerFolder(WorkerFolderOptions{{5, 5}, root(), root() + "-disk"}),
                std::runtime_error);
+}
+
+TEST_F(Folder, InMemoryThatSomebodyElseMayHaveMadeIsRefused) {
+  const std::string shared = folder_.path("shm");  // as /dev/shm
+  const std::string planted = shared + "/muster-0";
+  const auto make_there = [&] {
+    return WorkerFolder(WorkerFolderOptions{kWorker, planted, folder_.path("disk")});
+  };
+  fs::create_directory(shared);
+  ASSERT_EQ(::chmod(shared.c_str(), 01777), 0);
+  fs::create_directory(folder_.path("elsewhere"));
+  fs::create_directory_symlink(folder_.path("elsewhere"), planted);
+  {
+    const WorkerFolder folder = make_there();
+    EXPECT_FALSE(folder.is_in_memory());
+    EXPECT_NE(folder.trouble().find("a symbolic link"), std::string::npos) << folder.trouble();
+    EXPECT_TRUE(fs::is_empty(folder_.path("elsewhere")));
+  }
+  fs::remove(planted);
+  fs::create_directory(planted);
+  for (const mode_t mode : {01777U, 0770U, 0722U}) {
+    ASSERT_EQ(::chmod(planted.c_str(), mode), 0);
+    const WorkerFolder folder = make_there();
+    EXPECT_FALSE(folder.is_in_memory()) << mode;
+    EXPECT_NE(folder.trouble().find(planted), std::string::npos) << folder.trouble();
+  }
+  if (::geteuid() == 0) {
+    ASSERT_EQ(::chmod(planted.c_str(), 0700), 0);
+    ASSERT_EQ(::chown(planted.c_str(), 65534, 65534), 0);
+    EXPECT_FALSE(make_there().is_in_memory());
+    ASSERT_EQ(::chown(planted.c_str(), 0, 0), 0);
+  }
+  ASSERT_EQ(::chmod(planted.c_str(), 0700), 0);
+  const WorkerFolder folder = make_there();
+  EXPECT_TRUE(folder.is_in_memory());
+  EXPECT_EQ(folder.trouble(), "");
 }
 
 }  // namespace
