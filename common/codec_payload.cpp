@@ -2,8 +2,10 @@
 #include <lz4.h>
 
 #include <algorithm>
+#include <memory>
 #include <msgpack.hpp>
 #include <muster/pack.hpp>
+#include <tuple>
 
 #include "common/blob.hpp"
 #include "common/codec.hpp"
@@ -31,10 +33,10 @@ std::optional<std::tuple<Fields...>> read_fields(const Bytes& body) {
   }
 }
 
+// In memory of exactly its size: one body often outlives all others that were made with it.
 template <typename... Fields>
 Bytes write_fields(const Fields&... fields) {
-  BytesArena arena;
-  return pack_arguments(arena, fields...);
+  return pack_value(std::tuple<const Fields&...>(fields...));
 }
 
 std::string cut(const std::string& text, std::size_t limit_bytes) {
@@ -49,12 +51,11 @@ Payload pack_payload(Bytes bytes, Packing packing) {
     return {std::move(bytes), 0};
   }
   const int size = static_cast<int>(bytes.size());
-  const auto bound = static_cast<std::size_t>(LZ4_compressBound(size));
-  const std::shared_ptr<std::byte[]> buffer = std::make_shared_for_overwrite<std::byte[]>(bound);
-  const int packed = LZ4_compress_default(
-      bytes.text().data(), reinterpret_cast<char*>(buffer.get()), size, static_cast<int>(bound));
-  if (packed <= 0 || packed >= size) return {std::move(bytes), 0};
-  return {Bytes(buffer, {buffer.get(), static_cast<std::size_t>(packed)}),
+  const auto room = std::make_unique_for_overwrite<char[]>(bytes.size());
+  const int packed = LZ4_compress_default(bytes.text().data(), room.get(), size, size - 1);
+  if (packed <= 0) return {std::move(bytes), 0};  // it does not get smaller
+  // The packed bytes may wait for long: they must not keep the room for the unpacked ones.
+  return {Bytes::copy(room.get(), static_cast<std::size_t>(packed)),
           static_cast<std::uint32_t>(size)};
 }
 

@@ -1,7 +1,9 @@
 // What travels inside payloads: lz4 packing, failures, command tasks and their results.
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <muster/pack.hpp>
+#include <vector>
 
 #include "common/codec.hpp"
 #include "tests/support/messages.hpp"
@@ -26,6 +28,26 @@ TEST(PackedPayload, ComesBackAndPaysOnlyWhenItShrinks) {
   const Payload unpacked = pack_payload(dense, Packing::when_smaller);
   EXPECT_EQ(unpacked.unpacked_bytes, 0U);
   EXPECT_EQ(unpacked.bytes.data(), dense.data());
+}
+
+// Bodies wait for long, and many at once: none may keep more memory than it has bytes.
+TEST(Bodies, TakeTheMemoryOfTheirBytes) {
+  constexpr std::size_t kBodies = 200;
+  const auto expect_lean = [](const char* what, const auto& make) {
+    std::vector<Bytes> kept;
+    kept.reserve(kBodies);
+    make();  // what a thread keeps for all of them
+    const std::size_t before = mallinfo2().uordblks + mallinfo2().hblkhd;
+    for (std::size_t i = 0; i < kBodies; ++i) kept.push_back(make());
+    const std::size_t after = mallinfo2().uordblks + mallinfo2().hblkhd;
+    EXPECT_LT(after, before + kBodies * (kept.front().size() + 256)) << what;
+  };
+  expect_lean("failure", [] { return encode_failure({"kind", "message", "", {}}); });
+  expect_lean("command task", [] { return encode_command_task({{"true"}, {}, {}, "/", 1, {}, {}}); });
+  expect_lean("command result", [] { return encode_command_result({}); });
+  const Bytes text = Bytes::copy(std::string(100'000, 't'));
+  expect_lean("packed", [&] { return pack_payload(text, Packing::when_smaller).bytes; });
+  expect_lean("value", [] { return pack_value(std::string("value")); });
 }
 
 TEST(PackedPayload, OnlyLargeOnesArePacked) {
