@@ -141,7 +141,8 @@ class Dealer {
   // what waits when one breaks is dropped.
   SendResult send(Frames frames);
   std::optional<Frames> receive();
-  // Whether receive() would return something.
+  // Whether receive() would return something, or take_connected() or take_refused() has news that
+  // this Dealer knows of already.
   bool has_input();
   // Whether a connection was made since the last call: the moment to say HELLO.
   bool take_connected();
@@ -153,18 +154,20 @@ class Dealer {
   void set_linger(std::chrono::milliseconds time);
   void* native_socket();
   void* native_monitor();
-  // For poll(2): become readable when has_input() or take_connected() may have become true. Only
-  // the change is told: whoever used the Dealer at all, send() included, asks has_input() before
-  // anybody sleeps on them.
+  // For poll(2): become readable when has_input(), take_connected() or take_refused() may have
+  // become true. Only the change is told: whoever used the Dealer at all, its constructor and
+  // send() included, asks has_input() before anybody sleeps on them.
   int descriptor();
   int monitor_descriptor();
 
  private:
   struct Socket;
   void read_monitor();
+  bool look_for_message();
 
   std::unique_ptr<Socket> socket_;
   bool connected_ = false;
+  bool was_connected_ = false;  // ever
   bool refused_ = false;
 };
 

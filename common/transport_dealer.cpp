@@ -92,7 +92,17 @@ std::optional<Frames> Dealer::receive() {
   return frames;
 }
 
-bool Dealer::has_input() { return (socket_->zmq.get(zmq::sockopt::events) & ZMQ_POLLIN) != 0; }
+// A descriptor tells changes only, and nothing at all of a socket that nobody has read yet: without
+// this look the first connection might never be noticed.
+bool Dealer::has_input() {
+  if (!was_connected_) read_monitor();
+  const bool has_message = look_for_message();
+  return connected_ || refused_ || has_message;
+}
+
+bool Dealer::look_for_message() {
+  return (socket_->zmq.get(zmq::sockopt::events) & ZMQ_POLLIN) != 0;
+}
 
 // Each event is a frame with its number (16 bits) and value, and one with the address.
 void Dealer::read_monitor() {
@@ -101,14 +111,15 @@ void Dealer::read_monitor() {
     if (!frame.more()) continue;
     std::uint16_t event = 0;
     std::memcpy(&event, frame.data(), sizeof event);
-    if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) connected_ = true;
+    if (event == ZMQ_EVENT_HANDSHAKE_SUCCEEDED) connected_ = was_connected_ = true;
     if ((event & kRefusedEvents) != 0) refused_ = true;
   }
 }
 
 bool Dealer::take_connected() {
   read_monitor();
-  if (connected_) has_input();  // the socket learns of the connection, too, before the first send
+  // The socket learns of the connection, too, before the first send.
+  if (connected_) look_for_message();
   return std::exchange(connected_, false);
 }
 

@@ -24,7 +24,9 @@ Client::Client(ClientOptions options)
     : options_(std::move(options)),
       id_(random_session()),
       keeper_(std::make_shared<BlobKeeper>(id_, [this] { wake_for_blobs(); })),
-      session_({id_, options_.label, limits::kAcknowledgementWindow}) {
+      session_({id_, options_.label, limits::kAcknowledgementWindow}),
+      attention_(std::chrono::steady_clock::now().time_since_epoch()),
+      absence_(options_.endpoint, options_.broker_timeout) {
   reconnect();
   thread_ = std::thread([this] { run(); });
 }

@@ -30,7 +30,9 @@
 #include <variant>
 #include <vector>
 
+#include "common/attention.hpp"
 #include "common/transport.hpp"
+#include "producer/absence.hpp"
 #include "producer/bell.hpp"
 #include "producer/blob_keeper.hpp"
 #include "producer/output_queue.hpp"
@@ -52,7 +54,8 @@ class Sink {
 struct ClientOptions {
   std::string endpoint;
   std::string label;
-  std::chrono::milliseconds broker_timeout{30'000};
+  // A broker that is silent for longer ends every wait; nothing: waits take as long as it takes.
+  std::optional<std::chrono::milliseconds> broker_timeout = {};
 };
 
 class Client {
@@ -199,6 +202,9 @@ class Client {
   void apply(AskNodes& command);
   void apply(AskStore& command);
   void follow_link(Time now);
+  bool needs_connection(Time now) const;
+  bool is_awaited();
+  Absence::Silence silence(Time now);
   void reconnect();
   void send();
   void receive(Time now);
@@ -207,7 +213,6 @@ class Client {
   void report_link();
   void report_pool(const message::Pool& pool);
   void fail_all(const Error& error);
-  Error silence_error(Time now) const;
 
   const ClientOptions options_;
   const SessionId id_;
@@ -255,8 +260,11 @@ class Client {
   std::vector<std::promise<message::Status>> status_waiters_;
   std::multimap<std::uint64_t, std::promise<message::NodesAnswer>> node_waiters_;
   std::map<std::uint64_t, std::promise<StoreReply>> store_waiters_;
+  Attention attention_;  // the times of the session and of what follows are attended ones
+  Absence absence_;
   std::deque<Frames> backlog_;  // what the socket did not take
   bool replaced_ = false;       // a new connection was opened since the silence began
+  Time dial_at_ = kNever;       // whoever listens there is no broker: try again then
   bool stirred_ = false;        // this turn did what a thread may sleep and wait for
 
   std::mutex stop_mutex_;

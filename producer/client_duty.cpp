@@ -34,7 +34,7 @@ void Client::send_now(Submit& command) {
   try {
     take_blob_orders();
     apply(command);
-    const Time now = clock_now();
+    const Time now = attention_.wakes(clock_now(), session_.heartbeat_interval());
     session_.tick(now);
     send();
     finish_turn(next_turn(now));

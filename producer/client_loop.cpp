@@ -1,5 +1,6 @@
 // The client's work, a turn at a time: commands in, messages out, messages in, outcomes out.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <exception>
@@ -14,8 +15,14 @@ namespace {
 constexpr int kMessagesPerTurn = 64;                // received before commands are looked at again
 constexpr std::chrono::milliseconds kRetryFull{2};  // a full socket cannot be waited for
 constexpr std::chrono::milliseconds kGoodbye{500};  // for GOODBYE to leave this process
+constexpr std::chrono::seconds kDialPause{1};       // after somebody who is no broker
 
 Time clock_now() { return std::chrono::steady_clock::now().time_since_epoch(); }
+
+void tell_person(const std::string& line) {
+  const std::string text = line + "\n";
+  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, text.data(), text.size());
+}
 
 }  // namespace
 
@@ -67,45 +74,54 @@ void Client::loop() {
 bool Client::turn(const Done& done) {
   const std::lock_guard turn(turn_mutex_);
   if (!take_commands()) return false;
-  const Time now = clock_now();
+  const Time now = attention_.wakes(clock_now(), session_.heartbeat_interval());
   receive(now);
   dispatch();
   if (done && done()) {
     finish_turn(Time{0});
     return true;
   }
-  follow_link(now);
   session_.tick(now);
+  follow_link(now);
   send();
   dispatch();
   report_link();
-  finish_turn(next_turn(clock_now()));
+  finish_turn(next_turn(attention_.at(clock_now())));
   return true;
 }
 
 // When the next turn is due if nothing happens before.
 Time Client::next_turn(Time now) {
-  if (dealer_->has_input()) return Time{0};
-  Time due = session_.next_deadline();
-  if (!backlog_.empty()) due = now + kRetryFull;
-  bool slots_wanted = false;
-  {
-    const std::lock_guard lock(mutex_);
-    slots_wanted = slot_waiters_ > 0;
+  if (dealer_->has_input() || needs_connection(now)) return Time{0};
+  if (!backlog_.empty()) return now + kRetryFull;
+  const Duration left = is_awaited() ? absence_.next(silence(now)) : kNever;
+  return std::min({session_.next_deadline(), dial_at_, left == kNever ? kNever : now + left});
+}
+
+// The session has given the connection up, or whoever listens was no broker.
+bool Client::needs_connection(Time now) const {
+  return (session_.link() == Session::Link::silent && !replaced_) || now >= dial_at_;
+}
+
+// Whether anybody waits for the broker.
+bool Client::is_awaited() {
+  if (!jobs_.empty() || !status_waiters_.empty() || !node_waiters_.empty() ||
+      !store_waiters_.empty() || keeper_->awaited()) {
+    return true;
   }
-  // A wait that broker_timeout ends: the session does not know about it.
-  const bool asked = !status_waiters_.empty() || !node_waiters_.empty() ||
-                     !store_waiters_.empty() || keeper_->awaited();
-  if (!jobs_.empty() || asked || slots_wanted) {
-    const Time heard = session_.silent_since().value_or(now);
-    const Time limit = heard + options_.broker_timeout;
-    due = std::min(due, limit > now ? limit : now + std::chrono::milliseconds(100));
-  }
-  return due;
+  const std::lock_guard lock(mutex_);
+  return slot_waiters_ > 0;
+}
+
+Absence::Silence Client::silence(Time now) {
+  return {now - session_.silent_since().value_or(now), session_.longest_silence(),
+          session_.heartbeat_interval(), session_.link() == Session::Link::up};
 }
 
 // Tells the others what they need to know of the session, and wakes one that it concerns.
-void Client::finish_turn(Time due) {
+void Client::finish_turn(Time deadline) {
+  attention_.sleeps(deadline);
+  const Time due = attention_.clock(deadline);
   std::unique_lock lock(mutex_);
   tasks_in_hand_ = session_.tasks_in_hand();
   can_send_ = session_.link() == Session::Link::up && backlog_.empty();
@@ -192,24 +208,25 @@ void Client::apply(AskStore& command) {
   if (is_answered) store_waiters_.emplace(number, std::move(command.promise));
 }
 
-// Opens a new connection after a silence, and ends every wait after a long one.
+// Opens a new connection after a silence; tells of a long one, or ends every wait.
 void Client::follow_link(Time now) {
-  if (session_.link() == Session::Link::silent && !std::exchange(replaced_, true)) reconnect();
+  if (needs_connection(now)) reconnect();
   if (session_.link() == Session::Link::refused) {
     fail_all(Error(ErrorCode::refused, "refused",
                    "the broker refused: " + refused_.value_or("(no reason)")));
     return;
   }
-  const auto heard = session_.silent_since();
-  if (!heard) return;
-  // While the link is up an idle broker speaks once per heartbeat interval only.
-  const bool up = session_.link() == Session::Link::up;
-  const Duration limit =
-      std::max<Duration>(options_.broker_timeout, up ? 2 * session_.heartbeat_interval() : Time{0});
-  if (now - *heard > limit) fail_all(silence_error(now));
+  const Absence::Silence silent = silence(now);
+  if (!absence_.concerns(silent)) return;
+  if (const auto line = absence_.look(silent, is_awaited(), std::chrono::system_clock::now())) {
+    tell_person(*line);
+  }
+  if (const auto error = absence_.verdict(silent)) fail_all(*error);
 }
 
 void Client::reconnect() {
+  replaced_ = true;
+  dial_at_ = kNever;
   dealer_.reset();
   backlog_.clear();
   dealer_ = std::make_unique<Dealer>(context_, options_.endpoint);
@@ -245,12 +262,14 @@ void Client::receive(Time now) {
     replaced_ = false;
     session_.connected(now);
   }
+  if (dealer_->take_refused()) dial_at_ = now + kDialPause;
 }
 
 void Client::report_link() {
   if (session_.link() != Session::Link::up) return;
   pack_.store(session_.pack(), std::memory_order_relaxed);
-  const bool heard = clock_now() - *session_.silent_since() < options_.broker_timeout;
+  const Duration silent = attention_.at(clock_now()) - *session_.silent_since();
+  const bool heard = !options_.broker_timeout || silent < *options_.broker_timeout;
   const std::lock_guard lock(mutex_);
   const bool was_unheard = heard && std::exchange(unheard_, false);
   const bool was_welcomed = std::exchange(welcomed_, true);
@@ -344,15 +363,6 @@ void Client::fail_all(const Error& error) {
   for (auto& [number, waiter] : std::exchange(node_waiters_, {})) {
     waiter.set_exception(std::make_exception_ptr(error));
   }
-}
-
-Error Client::silence_error(Time now) const {
-  const std::chrono::duration<double> silent = now - session_.silent_since().value_or(now);
-  return Error(ErrorCode::disconnected, "disconnected",
-               fmt::format("the broker at {0} has not answered for {1:.1f} s; is muster-broker "
-                           "running? start it with `muster-broker --listen {0}`, or set "
-                           "MUSTER_BROKER to nothing to use a pool on this machine",
-                           options_.endpoint, silent.count()));
 }
 
 }  // namespace muster::detail

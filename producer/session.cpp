@@ -330,7 +330,7 @@ void Session::tick(Time now) {
   now_ = now;
   if (!heard_) heard_ = now;
   if (!link_lives() || !greeted_ || closed_) return;
-  if (now - std::max(*heard_, connected_) >= heartbeat_interval_ * heartbeat_misses_) {
+  if (now - std::max(*heard_, connected_) >= longest_silence()) {
     link_ = Link::silent;
     greeted_ = false;
     messages_.clear();
@@ -342,7 +342,7 @@ void Session::tick(Time now) {
 Time Session::next_deadline() const {
   if (!messages_.empty() || can_send()) return now_;
   if (!link_lives() || !greeted_ || closed_) return kNever;
-  const Time silence = std::max(*heard_, connected_) + heartbeat_interval_ * heartbeat_misses_;
+  const Time silence = std::max(*heard_, connected_) + longest_silence();
   if (link_ != Link::up) return silence;
   const Time owed = debtors_.empty() ? kNever : owed_since_ + options_.acknowledgement_window;
   return std::min({silence, said_ + heartbeat_interval_, owed});

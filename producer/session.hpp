@@ -116,6 +116,8 @@ class Session {
   // When the broker was last heard; before that, when it was first connected or waited for.
   std::optional<Time> silent_since() const { return heard_; }
   Duration heartbeat_interval() const { return heartbeat_interval_; }
+  // A broker that answers is never silent for so long.
+  Duration longest_silence() const { return heartbeat_interval_ * heartbeat_misses_; }
   // Whether packing large payloads pays (WELCOME).
   bool pack() const { return pack_; }
   const std::optional<Incarnation>& incarnation() const { return incarnation_; }

@@ -108,6 +108,7 @@ std::size_t most_under_way(const RunOptions& options, Producer& producer) {
 Options pool_options(const RunOptions& options) {
   Options pool;
   pool.endpoint = options.broker;
+  pool.broker_timeout = options.broker_timeout;
   if (options.hosts.empty()) {
     pool.embedded = options.broker.empty();
     pool.slots = options.jobs;

@@ -43,6 +43,11 @@ constexpr const char* kExamples =
     "143\n"
     "stopped by Ctrl-C or SIGTERM; 255 muster itself could not go on. With --halt see docs/run.md.";
 
+std::chrono::milliseconds time_of(const char* option, const std::string& text) {
+  if (const auto time = parse_duration(text)) return *time;
+  throw CLI::ValidationError(option, "'" + text + "' is no time: use 10s");
+}
+
 }  // namespace
 
 RunWords split_run_words(const std::vector<std::string>& words) {
@@ -144,6 +149,12 @@ void RunParser::add_job_options() {
                   "up` started; without: a pool of its own on this machine)")
       ->type_name("ENDPOINT")
       ->group("Jobs");
+  app_.add_option(
+          "--broker-timeout", broker_timeout_,
+          "Give up when the broker is silent for longer: 90, 10s, 5m, 2h (default: never; a "
+          "remark says that it is silent)")
+      ->type_name("TIME")
+      ->group("Jobs");
   app_.add_option("--host", hosts_,
                   "Run on this machine, [user@]host[:port][*slots]; again for more")
       ->type_name("HOST")
@@ -234,10 +245,9 @@ RunOptions RunParser::options(const RunWords& words) const {
   if (options.inputs && !options.argument_file.empty()) {
     throw CLI::ValidationError("--arg-file", "inputs come from a file or after ':::', not both");
   }
-  if (!timeout_.empty()) {
-    const auto timeout = parse_duration(timeout_);
-    if (!timeout) throw CLI::ValidationError("--timeout", "'" + timeout_ + "' is no time: use 10s");
-    options.timeout = *timeout;
+  if (!timeout_.empty()) options.timeout = time_of("--timeout", timeout_);
+  if (!broker_timeout_.empty()) {
+    options.broker_timeout = time_of("--broker-timeout", broker_timeout_);
   }
   const auto halt = parse_halt(halt_);
   if (!halt) {

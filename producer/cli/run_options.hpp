@@ -42,8 +42,9 @@ struct RunOptions {
   std::vector<std::pair<std::string, std::string>> environment;
   std::vector<std::string> input_files;   // templates of names
   std::vector<std::string> output_files;  // ... of files that the jobs make
-  std::string directory;           // empty: the current one, on other machines the home folder
-  std::string broker;              // empty: an embedded pool
+  std::string directory;  // empty: the current one, on other machines the home folder
+  std::string broker;     // empty: an embedded pool
+  std::optional<std::chrono::milliseconds> broker_timeout;  // nothing: waits for it without end
   std::vector<std::string> hosts;  // what the embedded pool reaches by ssh; empty: this machine
 };
 
@@ -79,6 +80,7 @@ class RunParser {
   CLI::App& app_;
   RunOptions parsed_;
   std::string timeout_;
+  std::string broker_timeout_;
   std::string halt_ = "never";
   std::vector<std::string> environment_;
   std::vector<std::string> hosts_;

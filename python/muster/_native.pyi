@@ -95,7 +95,7 @@ class Producer:
         spool: str = "",
         programs: str = "",
         connect_timeout: float = 10.0,
-        broker_timeout: float = 30.0,
+        broker_timeout: float = 0.0,  # no limit
     ) -> None: ...
     @property
     def endpoint(self) -> str: ...

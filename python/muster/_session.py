@@ -121,7 +121,8 @@ class Job:
 class Session:
     """See the top of this file. The constructor connects, or starts an embedded pool; it blocks up
     to `connect_timeout` seconds and raises MusterError (BrokerLost, VersionMismatch, …). A broker
-    that is silent for `broker_timeout` seconds ends the session; shorter silences pass unseen."""
+    that is silent for `broker_timeout` seconds ends the session; 0: however long it is silent, the
+    session waits and says so on standard error."""
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class Session:
         spool: str = "",
         programs: str = "",
         connect_timeout: float = 10.0,
-        broker_timeout: float = 30.0,
+        broker_timeout: float = 0.0,
         one_machine: bool = False,
     ) -> None:
         """`one_machine`: no worker is on another one."""

@@ -38,6 +38,7 @@ from muster.provider import (
     Provider,
     Request,
     Worker,
+    check_seconds,
     cores,
     programs_folder,
     with_package,
@@ -68,6 +69,9 @@ class ComputePool(TaskExecutor):
       output        what tasks print, log and warn: True shows it here, a callable gets each
                     `OutputLine`, False leaves it on the nodes
       name          shown in `muster status`
+      broker_timeout seconds that a broker may be silent before everything that waits for it raises
+                    BrokerLost; None: waits take as long as it takes, and a line on standard error
+                    says since when it has been silent. Silences that end do no harm
       spool         a folder where the values that `muster.joblib` caches in the pool outlive it;
                     one pool at a time may use it
       resources     what each task takes of its node, `Resources(cpu=2, memory="4GB")`;
@@ -100,12 +104,14 @@ class ComputePool(TaskExecutor):
         region: str | None = None,
         ttl: float | None = None,
         spool: str | os.PathLike[str] | None = None,
+        broker_timeout: float | None = None,
     ) -> None:
         options = TaskOptions().changed(timeout=timeout, retries=retries)
         if not callable(output) and not isinstance(output, bool):
             raise TypeError(f"output must be True, False or a callable, not {output!r}")
         self._output: Sink = output
         self._name = name or ""
+        self._broker_timeout = check_seconds("broker_timeout", broker_timeout)
         self._plugins = tuple(plugins)
         asked = {
             "provider": provider,
@@ -234,6 +240,7 @@ class ComputePool(TaskExecutor):
             output=self._output,
             python_version=version,
             spool=self._spool,
+            broker_timeout=self._broker_timeout,
         )
         if self._broker:
             return open_session(broker=self._broker)

@@ -129,7 +129,7 @@ Owned make(const py::str& endpoint, const py::str& label, bool embedded, unsigne
   options.spool = to_text(spool);
   options.programs = to_text(programs);
   options.connect_timeout = milliseconds(connect_timeout);
-  options.broker_timeout = milliseconds(broker_timeout);
+  if (broker_timeout > 0) options.broker_timeout = milliseconds(broker_timeout);
   Owned session(new Session(connect(std::move(options))), Unlocked());
   std::erase_if(sessions(), [](const auto& known) { return known.expired(); });
   sessions().push_back(session);
@@ -363,7 +363,7 @@ void bind_producer(py::module_& module) {
            py::arg("embedded") = false, py::arg("workers") = 1, py::arg("slots") = 0,
            py::arg("executor") = "process", py::arg("python") = "", py::arg("python_version") = "",
            py::arg("environment") = py::dict(), py::arg("spool") = "", py::arg("programs") = "",
-           py::arg("connect_timeout") = 10.0, py::arg("broker_timeout") = 30.0)
+           py::arg("connect_timeout") = 10.0, py::arg("broker_timeout") = 0.0)
       .def_property_readonly("endpoint",
                              [](const Session& session) { return to_python(session.endpoint()); })
       .def("total_slots",

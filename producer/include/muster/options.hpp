@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <muster/blob.hpp>
 #include <muster/bytes.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -52,9 +53,11 @@ struct Options {
   // How long the constructor waits for the broker's WELCOME, and for an embedded pool's workers:
   // all on this machine; with `hosts` and none there, the first on any of them.
   std::chrono::milliseconds connect_timeout{10'000};
-  // A broker that is silent for longer ends every wait with ErrorCode::disconnected. Shorter
-  // silences (a restart, a network break) pass unseen: what was in flight is resent.
-  std::chrono::milliseconds broker_timeout{30'000};
+  // A broker that is silent for longer ends every wait with ErrorCode::disconnected. Nothing: waits
+  // take as long as it takes, a night's sleep of the broker's machine too; a line on standard error
+  // says since when the broker has been silent, and when it is back. In both cases silences that
+  // end (a restart, a network break) do no harm: what was in flight is resent.
+  std::optional<std::chrono::milliseconds> broker_timeout = {};
 };
 
 // The broker of a producer that names none: what MUSTER_BROKER names (it may be empty: an embedded
