@@ -147,10 +147,11 @@ struct SessionRecord {
   std::string label;
   PeerId peer{};
   bool present = false;   // it has a live connection
+  bool silent = false;    // it has a connection, but was not heard for long: is told nothing
   bool resuming = false;  // it was another incarnation's session: workers may hold its leases
   Time last_heard{0};
   Time last_sent{0};
-  Time away_since{0};
+  Time away_since{0};  // neither present nor silent: since then
   Time hold_until{0};  // leases nothing before: workers may still report what they run
   std::unordered_map<std::uint32_t, JobRecord*> jobs;
   std::uint64_t open_tasks = 0;     // without outcome: what counts against its credit

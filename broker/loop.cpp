@@ -17,7 +17,7 @@ namespace {
 // Messages taken in one turn: enough to form batches, few enough to keep heartbeats on time.
 constexpr int kMessagesPerTurn = 256;
 
-Time now() { return std::chrono::steady_clock::now().time_since_epoch(); }
+Time clock_now() { return std::chrono::steady_clock::now().time_since_epoch(); }
 
 SchedulerOptions with_blobs(SchedulerOptions options, BlobStore& blobs) {
   options.blobs = &blobs;
@@ -48,6 +48,8 @@ BrokerLoop::BrokerLoop(const BrokerOptions& options, int signals, Endpoints& end
       blobs_(blobs),
       memo_(memo),
       notifier_(options.service),
+      heartbeat_interval_(options.scheduler.heartbeat_interval),
+      attention_(clock_now()),
       scheduler_(with_blobs(options.scheduler, blobs), now()),
       blob_server_(blobs, scheduler_, router_) {
   router_.watch(poller_);
@@ -58,10 +60,7 @@ BrokerLoop::BrokerLoop(const BrokerOptions& options, int signals, Endpoints& end
 
 void BrokerLoop::run() {
   while (!nodes_.wants_end()) {
-    poller_.wait(
-        std::min({scheduler_.next_deadline(), notifier_.next_deadline(), nodes_.next_deadline(),
-                  blobs_.next_deadline(), blob_server_.next_deadline()}) -
-        now());
+    sleep();
     if (told_to_end()) break;
     take_input();
     nodes_.step(scheduler_, now());
@@ -70,11 +69,21 @@ void BrokerLoop::run() {
     blobs_.tick(now());
     blob_server_.turn(now());
     send_output();
-    notifier_.turn(now(), ServiceState::ready, "serving");
+    notifier_.turn(clock_now(), ServiceState::ready, "serving");
   }
-  notifier_.turn(now(), ServiceState::stopping, "ending");
+  notifier_.turn(clock_now(), ServiceState::stopping, "ending");
   spdlog::info("ending");
   nodes_.finish();
+}
+
+Time BrokerLoop::now() const { return attention_.at(clock_now()); }
+
+void BrokerLoop::sleep() {
+  const Time deadline = std::min({scheduler_.next_deadline(), nodes_.next_deadline(),
+                                  blobs_.next_deadline(), blob_server_.next_deadline()});
+  attention_.sleeps(deadline);
+  poller_.wait(std::min(attention_.clock(deadline), notifier_.next_deadline()) - clock_now());
+  attention_.wakes(clock_now(), heartbeat_interval_);
 }
 
 bool BrokerLoop::told_to_end() {
@@ -128,9 +137,13 @@ void BrokerLoop::send_output() {
     // What tasks said may be left out: the next other message tells whether the peer reads.
     const bool may_be_lost = std::holds_alternative<message::Output>(outgoing.message);
     if (result == SendResult::full && may_be_lost) continue;
-    spdlog::info("peer {:x} is {}", static_cast<std::uint64_t>(outgoing.peer),
-                 result == SendResult::gone ? "gone" : "not reading and given up");
-    scheduler_.disconnected(outgoing.peer, now());
+    if (result == SendResult::gone) {
+      spdlog::info("peer {:x} is gone", static_cast<std::uint64_t>(outgoing.peer));
+      scheduler_.disconnected(outgoing.peer, now());
+    } else if (scheduler_.not_reading(outgoing.peer, now())) {
+      spdlog::info("peer {:x} does not read and is told nothing more",
+                   static_cast<std::uint64_t>(outgoing.peer));
+    }
   }
 }
 

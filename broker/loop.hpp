@@ -12,6 +12,7 @@
 #include "broker/memo_server.hpp"
 #include "broker/nodes_control.hpp"
 #include "broker/scheduler.hpp"
+#include "common/attention.hpp"
 #include "common/service_notify.hpp"
 #include "common/transport.hpp"
 
@@ -41,6 +42,8 @@ class BrokerLoop {
   void run();
 
  private:
+  Time now() const;
+  void sleep();
   bool told_to_end();
   void take_input();
   void hear(Received&& received);
@@ -58,6 +61,8 @@ class BrokerLoop {
   BlobStore& blobs_;
   MemoServer& memo_;
   ServiceNotifier notifier_;
+  const Duration heartbeat_interval_;
+  Attention attention_;  // what follows, nodes_ and blobs_ know attended times only
   Scheduler scheduler_;
   BlobServer blob_server_;
   Poller poller_;

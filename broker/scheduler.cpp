@@ -9,7 +9,7 @@
 namespace muster {
 namespace {
 
-constexpr Duration kTick = std::chrono::milliseconds(250);
+constexpr Duration kTick = std::chrono::milliseconds(250);  // or the heartbeat interval, if less
 // Connections that are ignored are forgotten after this silence.
 constexpr Duration kForgetPeerAfter = std::chrono::minutes(10);
 
@@ -42,7 +42,19 @@ void Scheduler::receive(PeerId id, Message&& message, Time now, const RemoteUser
     }
     return;
   }
+  if (found->second.kind == PeerKind::silent_session) {
+    hear_silent(found->second, id, now);
+    return;
+  }
   dispatch_message(found->second, id, std::move(message), now);
+}
+
+// A producer that was stopped goes on. It was told nothing for a while, so it has to begin anew.
+void Scheduler::hear_silent(Peer& peer, PeerId id, Time now) {
+  ++counters_["messages_before_hello"];
+  if (now - peer.told_unknown < options_.heartbeat_interval) return;
+  peer.told_unknown = now;
+  send(id, message::Unknown{options_.incarnation});
 }
 
 void Scheduler::dispatch_message(Peer& peer, PeerId id, Message&& message, Time now) {
@@ -179,13 +191,27 @@ void Scheduler::disconnected(PeerId id, Time now) {
   const Peer peer = found->second;
   peers_.erase(found);
   if (peer.session != nullptr) {
-    peer.session->present = false;
+    peer.session->present = peer.session->silent = false;
     peer.session->away_since = now;
   }
   if (peer.worker != kNoWorker) {  // it goes on working and most likely comes back
     workers_.at(peer.worker).present = false;
     workers_.update_level(peer.worker);
   }
+}
+
+bool Scheduler::not_reading(PeerId id, Time now) {
+  const auto found = peers_.find(id);
+  if (found == peers_.end() || found->second.kind == PeerKind::silent_session) return false;
+  if (found->second.session == nullptr) {
+    disconnected(id, now);
+    return true;
+  }
+  found->second.kind = PeerKind::silent_session;
+  SessionRecord& session = *found->second.session;
+  session.present = false;
+  session.silent = true;
+  return true;
 }
 
 void Scheduler::send_worker(WorkerIndex index, Message&& message) {
@@ -195,23 +221,34 @@ void Scheduler::send_worker(WorkerIndex index, Message&& message) {
 
 void Scheduler::tick(Time now) {
   if (now < next_tick_) return;
-  // The broker itself stood still (suspended, swapped out): nobody else is to blame for that.
-  const Duration pause = now - last_tick_ - 4 * kTick;
-  if (pause > Duration(0)) {
-    for (auto& [id, session] : sessions_) session->last_heard += pause;
-    workers_.each([&](WorkerIndex, WorkerRecord& worker) { worker.last_heard += pause; });
-  }
+  own_up_to_standstill(now);
   last_tick_ = now;
-  next_tick_ = now + kTick;
+  next_tick_ = now + std::min<Duration>(kTick, options_.heartbeat_interval);
   check_liveness(now);
   review_drained(now);
   explain_waiting(now);
 }
 
+// Whoever calls stood still without saying so (the broker's loop does say so: Attention): nobody
+// else is to blame for that.
+void Scheduler::own_up_to_standstill(Time now) {
+  const Duration pause = now - last_tick_ - 4 * kTick;
+  if (pause <= Duration(0)) return;
+  const auto later = [&](Time since) { return std::min(since + pause, now); };
+  for (auto& [id, session] : sessions_) {
+    session->last_heard = later(session->last_heard);
+    session->away_since = later(session->away_since);
+  }
+  workers_.each(
+      [&](WorkerIndex, WorkerRecord& worker) { worker.last_heard = later(worker.last_heard); });
+  for (auto& [key, job] : jobs_) {
+    if (job->unplaced_since != kNever) job->unplaced_since = later(job->unplaced_since);
+  }
+}
+
 void Scheduler::check_liveness(Time now) {
   const Duration interval = options_.heartbeat_interval;
   const Duration silence = interval * options_.heartbeat_misses;
-  std::vector<PeerId> silent;
   std::vector<WorkerIndex> lost;
   workers_.each([&](WorkerIndex index, WorkerRecord& worker) {
     if (now - worker.last_heard > silence) {
@@ -223,22 +260,16 @@ void Scheduler::check_liveness(Time now) {
   });
   std::vector<SessionRecord*> gone;
   for (auto& [id, session] : sessions_) {
-    if (!session->present) {
-      if (now - session->away_since > options_.session_grace) gone.push_back(session.get());
-    } else if (now - session->last_heard > silence) {
-      silent.push_back(session->peer);
-    } else if (now - session->last_sent >= interval) {
-      session->last_sent = now;
-      send(session->peer, message::Heartbeat{static_cast<std::uint64_t>(now.count()), false});
+    const bool is_away = !session->present && !session->silent;
+    if (is_away && now - session->away_since > options_.session_grace) {
+      gone.push_back(session.get());
+    } else if (!is_away) {
+      check_session(*session, now);
     }
   }
   for (const WorkerIndex index : lost) {
     if (workers_.at(index).present) peers_.erase(workers_.at(index).peer);
     lose_worker(index, false);
-  }
-  for (const PeerId peer : silent) {
-    ++counters_["producers_silent"];
-    disconnected(peer, now);
   }
   for (SessionRecord* session : gone) {
     ++counters_["sessions_expired"];
@@ -249,6 +280,19 @@ void Scheduler::check_liveness(Time now) {
     return peer.session == nullptr && peer.worker == kNoWorker &&
            now - peer.last_heard > kForgetPeerAfter;
   });
+}
+
+// A producer that is stopped keeps its connection: a heartbeat now and then finds out whether it
+// does. So few fit into what ZeroMQ keeps for it for days, and then the connection lives as well.
+void Scheduler::check_session(SessionRecord& session, Time now) {
+  const Duration silence = options_.heartbeat_interval * options_.heartbeat_misses;
+  if (session.present && now - session.last_heard > silence) {
+    ++counters_["producers_silent"];
+    not_reading(session.peer, now);
+  }
+  if (now - session.last_sent < (session.silent ? silence : options_.heartbeat_interval)) return;
+  session.last_sent = now;
+  send(session.peer, message::Heartbeat{static_cast<std::uint64_t>(now.count()), false});
 }
 
 // Once per turn, however many workers came or went in it.

@@ -37,7 +37,8 @@ struct SchedulerOptions {
   std::uint32_t heartbeat_misses = limits::kHeartbeatMisses;
   std::uint64_t credit_tasks = limits::kCreditTasks;  // per session
   std::uint64_t credit_bytes = limits::kCreditBytes;  // per session
-  // A producer may stay away this long (a network break, a laptop asleep) and keep its tasks.
+  // A producer whose connection ended keeps its tasks for so long. One that is only silent (it was
+  // stopped) keeps them as long as its connection lives.
   Duration session_grace = std::chrono::seconds(60);
   // Tasks fail with kind "no_worker" when for so long no worker is connected …
   Duration no_worker_timeout = std::chrono::seconds(60);
@@ -85,8 +86,11 @@ class Scheduler {
   void receive(PeerId peer, Message&& message, Time now, const RemoteUser* user = nullptr);
   // A message of this peer could not be decoded.
   void malformed(PeerId peer, message::RefuseCode code, const std::string& reason, Time now);
-  // A send failed: the connection is gone, or its peer does not read.
+  // A send failed: the connection is gone.
   void disconnected(PeerId peer, Time now);
+  // A send failed: the peer does not read, but its connection lives. A producer keeps what it has
+  // (it may be stopped); it is told nothing more until it says HELLO. False: that was so already.
+  bool not_reading(PeerId peer, Time now);
   // This remote user may no longer work here: its workers are refused.
   void revoke(const std::string& user);
   void tick(Time now);
@@ -149,12 +153,13 @@ class Scheduler {
   void check_invariants() const;
 
  private:
-  enum class PeerKind { told_unknown, refused, session, worker };
+  enum class PeerKind { told_unknown, refused, session, silent_session, worker };
   struct Peer {
     PeerKind kind{};
     SessionRecord* session = nullptr;
     WorkerIndex worker = kNoWorker;
     Time last_heard{0};
+    Time told_unknown = -std::chrono::hours(1);  // a silent session, the last time
   };
   using RunKey = std::tuple<std::int32_t, double, JobKey>;
   // Higher priorities first: ~ reverses their order, and unlike - has no value that overflows.
@@ -170,6 +175,9 @@ class Scheduler {
   void send_worker(WorkerIndex index, Message&& message);  // dropped while it is away
   bool check_version(PeerId peer, std::uint32_t protocol, const std::string& software);
   void check_liveness(Time now);
+  void check_session(SessionRecord& session, Time now);
+  void own_up_to_standstill(Time now);
+  void hear_silent(Peer& peer, PeerId id, Time now);
   void announce_pool();
 
   // scheduler_producer.cpp
@@ -182,6 +190,7 @@ class Scheduler {
   void drop_stale_adopted(JobRecord& job, std::uint64_t before);
   void cancel(SessionRecord& session, const message::Cancel& message);
   void acknowledge(SessionRecord& session, const message::AcknowledgeOutcomes& message);
+  void forget_connection(const SessionRecord& session);
   void end_session(SessionRecord& session);
   void forget_job(JobRecord& job);
   JobRecord* find_job(SessionRecord& session, JobId id);

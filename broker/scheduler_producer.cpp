@@ -36,10 +36,11 @@ void Scheduler::hello(PeerId peer, message::HelloProducer&& hello, Time now) {
     refuse(peer, RefuseCode::identity, "one connection cannot be two sessions");
     return;
   }
-  if (session.present && session.peer != peer) peers_.erase(session.peer);  // it has reconnected
+  if (session.peer != peer) forget_connection(session);  // it has reconnected
   session.label = std::move(hello.label);
   session.peer = peer;
   session.present = true;
+  session.silent = false;
   session.last_heard = now;
   session.last_sent = now;
   session.resuming = session.resuming || hello.resuming;
@@ -297,11 +298,13 @@ void Scheduler::acknowledge(SessionRecord& session, const message::AcknowledgeOu
   if (job->drained()) forget_job(*job);
 }
 
+void Scheduler::forget_connection(const SessionRecord& session) {
+  const auto found = peers_.find(session.peer);
+  if (found != peers_.end() && found->second.session == &session) peers_.erase(found);
+}
+
 void Scheduler::end_session(SessionRecord& session) {
-  if (session.present) {
-    const auto found = peers_.find(session.peer);
-    if (found != peers_.end() && found->second.session == &session) peers_.erase(found);
-  }
+  forget_connection(session);
   while (!session.jobs.empty()) forget_job(*session.jobs.begin()->second);
   forget_in_stores(origin_of(session.id));
   end_session_blobs(session);

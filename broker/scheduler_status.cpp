@@ -140,7 +140,11 @@ void Scheduler::check_invariants() const {
   for (const auto& [id, session] : sessions_) {
     CHECK(session->open_tasks + session->outcomes_held == held[session.get()]);
     CHECK(session->open_tasks <= options_.credit_tasks);
-    if (session->present) CHECK(peers_.at(session->peer).session == session.get());
+    CHECK(!session->present || !session->silent);
+    if (!session->present && !session->silent) continue;
+    const Peer& peer = peers_.at(session->peer);
+    CHECK(peer.session == session.get());
+    CHECK(peer.kind == (session->silent ? PeerKind::silent_session : PeerKind::session));
   }
   CHECK(run_queue_.size() <= jobs_.size());
   check_demands();
