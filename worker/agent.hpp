@@ -98,6 +98,7 @@ class Agent {
   };
   Link link() const { return link_; }
   const std::string& refusal() const { return refusal_; }
+  Duration heartbeat_interval() const { return heartbeat_interval_; }
   bool pack() const { return pack_; }  // WELCOME's `pack`
   std::uint64_t dropped_messages() const { return dropped_messages_; }
   std::uint64_t tasks_done() const { return tasks_done_; }

@@ -10,6 +10,7 @@
 #include <utility>
 #include <variant>
 
+#include "common/attention.hpp"
 #include "common/secret.hpp"
 #include "worker/blob_cache.hpp"
 #include "worker/clock.hpp"
@@ -106,12 +107,13 @@ class BulkLink::State {
   Time dial_at_{};
   Time hello_at_ = kNever;  // say it again then
   Time heard_at_{};
-  std::thread thread_;  // the last: it uses the others
+  Attention attention_{steady_now()};  // all its times are attended ones
+  std::thread thread_;                 // the last: it uses the others
 };
 
 void BulkLink::State::run() {
   while (true) {
-    const Time now = steady_now();
+    const Time now = attention_.wakes(steady_now(), limits::kHeartbeatInterval);
     if (!take_orders(now)) break;
     receive(now);
     cache_.tick(now);
@@ -302,7 +304,9 @@ void BulkLink::State::wait() {
     deadline = std::min(deadline, dial_at_);
   }
   if (has_more_) deadline = Time{};
-  poller_.wait(deadline == kNever ? kNever : std::max(deadline - steady_now(), Duration::zero()));
+  attention_.sleeps(deadline);
+  const Duration left = attention_.clock(deadline) - steady_now();
+  poller_.wait(deadline == kNever ? kNever : std::max(left, Duration::zero()));
 }
 
 // --- The loop's side ----------------------------------------------------------------------------

@@ -36,7 +36,8 @@ WorkerLoop::WorkerLoop(LoopOptions options, Agent& agent, Executor& executor)
     : options_(std::move(options)),
       agent_(agent),
       executor_(executor),
-      notifier_(options_.service) {
+      notifier_(options_.service),
+      attention_(steady_now()) {
   if (options_.pause_load > 0) load_.emplace(options_.pause_load);
 }
 
@@ -45,10 +46,10 @@ int WorkerLoop::run() {
     watch();
   } else {
     if (!dealer_) connect();
-    warn_at_ = steady_now() + kWarnAfter;
+    warn_at_ = attended_now() + kWarnAfter;
   }
   while (true) {
-    const Time now = steady_now();
+    const Time now = attention_.wakes(steady_now(), agent_.heartbeat_interval());
     check_signals(now);
     check_load(now);
     obey_control(now);
@@ -57,7 +58,7 @@ int WorkerLoop::run() {
     agent_.tick(now);
     carry_out();
     notice_absence(now);
-    tell_manager(now);
+    tell_manager();
     if (agent_.link() == Agent::Link::refused) {
       spdlog::error("the broker refused this worker: {}", agent_.refusal());
       return kRefusedExitCode;
@@ -99,10 +100,10 @@ void WorkerLoop::connect_to(const std::string& endpoint, const Login& login,
   options_.endpoint = endpoint;
   options_.login = login;
   refusal_told_ = false;
-  warn_at_ = steady_now() + kWarnAfter;
+  warn_at_ = attended_now() + kWarnAfter;
   proof_ = proof;
   agent_.set_proof(proof);
-  agent_.disconnected(steady_now());
+  agent_.disconnected(attended_now());
   connect();
 }
 
@@ -118,7 +119,7 @@ void WorkerLoop::hang_up(Time dial_at) {
   dial_at_ = dial_at;
   send_failed_ = false;
   replaced_ = false;
-  agent_.disconnected(steady_now());
+  agent_.disconnected(attended_now());
   tell_blobs();
   watch();
 }
@@ -201,7 +202,7 @@ void WorkerLoop::receive(Time now) {
       spdlog::warn("dropped a malformed message: {}", std::get<DecodeError>(decoded).reason);
     }
   }
-  next_poll_ = now;  // more messages wait; do not block
+  next_poll_ = Time{0};  // more messages wait; do not block
 }
 
 void WorkerLoop::obey(Message&& message, Time now) {
@@ -218,8 +219,8 @@ void WorkerLoop::obey(Message&& message, Time now) {
 // Until nobody has anything to say: a started task may end before the loop looks away.
 void WorkerLoop::carry_out() {
   while (true) {
-    const Time now = steady_now();
-    Executor::Results results = executor_.poll(now);
+    const Time now = attended_now();
+    Executor::Results results = executor_.poll(steady_now());
     next_poll_ = std::min(next_poll_, results.next_poll);
     carry_store_questions(now);
     agent_.set_stuck(results.stuck_slots, now);
@@ -253,7 +254,7 @@ void WorkerLoop::carry_store_questions(Time now) {
   if (options_.stores == nullptr) return;
   const bool is_up = dealer_ != nullptr && agent_.link() == Agent::Link::up;
   for (Message& message : options_.stores->take_messages(is_up, now)) send(message);
-  next_poll_ = std::min(next_poll_, options_.stores->next_deadline());
+  next_poll_ = std::min(next_poll_, attention_.clock(options_.stores->next_deadline()));
 }
 
 void WorkerLoop::send(Message& message) {
@@ -285,7 +286,7 @@ void WorkerLoop::check_signals(Time now) {
 void WorkerLoop::check_load(Time now) {
   if (!load_) return;
   const std::string before = load_->reason();
-  if (!load_->look(now) || load_->reason() == before) return;
+  if (!load_->look(steady_now()) || load_->reason() == before) return;
   agent_.set_paused(load_->reason(), now);
   if (load_->reason().empty()) {
     spdlog::info("goes on: the others are quiet again");
@@ -330,7 +331,8 @@ void WorkerLoop::notice_absence(Time now) {
 }
 
 // Ready means set up: a broker may start after its workers.
-void WorkerLoop::tell_manager(Time now) {
+void WorkerLoop::tell_manager() {
+  const Time now = steady_now();
   if (drain_deadline_ != kNever) {
     notifier_.turn(now, ServiceState::stopping, "draining: running tasks end, others went back");
   } else {
@@ -340,12 +342,17 @@ void WorkerLoop::tell_manager(Time now) {
   }
 }
 
+Time WorkerLoop::attended_now() const { return attention_.at(steady_now()); }
+
 void WorkerLoop::wait() {
   const Time look = load_ ? load_->next_look() : kNever;
   const Time control = options_.control == nullptr ? kNever : options_.control->next_deadline();
   const Time dial = dealer_ ? kNever : dial_at_;
-  const Time deadline = std::min({next_poll_, agent_.next_deadline(), drain_deadline_, warn_at_,
-                                  look, control, dial, notifier_.next_deadline()});
+  const Time attended =
+      std::min({agent_.next_deadline(), drain_deadline_, warn_at_, control, dial});
+  const Time deadline =
+      std::min({attention_.clock(attended), next_poll_, look, notifier_.next_deadline()});
+  attention_.sleeps(attended);
   next_poll_ = kNever;
   poller_.wait(deadline == kNever ? kNever : std::max(deadline - steady_now(), Duration::zero()));
 }

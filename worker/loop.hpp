@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "common/attention.hpp"
 #include "common/service_notify.hpp"
 #include "common/transport.hpp"
 #include "worker/agent.hpp"
@@ -64,7 +65,8 @@ class WorkerLoop {
   bool ended(Time now);
   void say_goodbye();
   void notice_absence(Time now);
-  void tell_manager(Time now);
+  void tell_manager();
+  Time attended_now() const;
   void wait();
 
   LoopOptions options_;
@@ -75,6 +77,7 @@ class WorkerLoop {
   std::unique_ptr<TransportContext> context_ = std::make_unique<TransportContext>();
   std::unique_ptr<Dealer> dealer_;
   Poller poller_;
+  Attention attention_;  // the times of the agent and of the control socket are attended ones
   Time next_poll_ = kNever;
   Time drain_deadline_ = kNever;
   std::optional<LoadMeter> load_;

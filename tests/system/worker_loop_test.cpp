@@ -7,9 +7,8 @@
 #include <optional>
 #include <thread>
 
-#include "broker/authenticator.hpp"
 #include "tests/support/child.hpp"
-#include "tests/support/messages.hpp"
+#include "tests/support/worker_broker.hpp"
 #include "worker/command_executor.hpp"
 #include "worker/loop.hpp"
 
@@ -19,68 +18,7 @@ namespace {
 using testing::make_pipe;
 using testing::Pipe;
 using testing::TemporaryFolder;
-using testing::wait_until;
-
-constexpr SessionId kSession{1, 2};
-constexpr JobId kJob{1};
-
-// What listens at an endpoint and admits anybody who says "node1" and "secret".
-class Listener {
- public:
-  explicit Listener(const std::string& endpoint) {
-    authenticator_.allow("node1", "secret", "");
-    endpoint_ = router_.bind(endpoint, {Security::plain});
-  }
-  const std::string& endpoint() const { return endpoint_; }
-
-  // The next message of this kind; the names of others are noted.
-  template <typename Kind>
-  std::optional<Kind> hear() {
-    std::optional<Kind> heard;
-    wait_until([&] {
-      while (auto received = router_.receive()) {
-        auto decoded = decode(received->frames);
-        auto& message = std::get<Message>(decoded);
-        peer_ = received->peer;
-        heard_ += std::string(name_of(message)) + " ";
-        if (!std::holds_alternative<Kind>(message)) continue;
-        heard = std::get<Kind>(std::move(message));
-        return true;
-      }
-      return false;
-    });
-    return heard;
-  }
-  void say(const Message& message) { router_.send(peer_, encode(message, Packing::never)); }
-  void welcome(const std::string& proof) {
-    message::Welcome welcome;
-    welcome.incarnation = {5, 6};
-    welcome.heartbeat_interval = std::chrono::milliseconds(100);
-    welcome.heartbeat_misses = 1000;
-    welcome.proof = proof;
-    welcome.pack = true;
-    say(welcome);
-  }
-  void order(std::uint64_t sequence, const std::string& shell) {
-    JobSpec spec;
-    spec.function.kind = FunctionKind::command;
-    say(message::WorkerJob{kSession, kJob, spec});
-    const CommandTask command{{"/bin/sh", "-c", shell}, {}, {}, "/", 0};
-    say(message::Tasks{
-        kSession,
-        kJob,
-        {{TaskSequence{sequence}, Attempt{0}, {{encode_command_task(command), 0}}}}});
-  }
-  const std::string& everything_heard() const { return heard_; }
-
- private:
-  TransportContext context_;
-  Authenticator authenticator_{context_};
-  Router router_{context_};
-  std::string endpoint_;
-  PeerId peer_{};
-  std::string heard_;
-};
+using Listener = testing::WorkerBroker;
 
 class WorkerInATunnel : public ::testing::Test {
  protected:
