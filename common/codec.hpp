@@ -32,6 +32,10 @@ struct DecodeError {
 // Payloads of the message share the frames' memory.
 std::variant<Message, DecodeError> decode(std::span<const Bytes> frames);
 
+// Whether a message with this frame 0 may be a HELLO of any kind. Looks at three bytes: false is
+// certain, true is not.
+bool may_be_greeting(std::span<const std::byte> frame);
+
 // Packs a large payload with lz4 if a sample of it shrinks by a tenth or more.
 Payload pack_payload(Bytes bytes, Packing packing);
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <msgpack.hpp>
 #include <string>
+#include <type_traits>
 
 #include "common/codec.hpp"
 #include "common/codec_reader.hpp"
@@ -255,7 +256,30 @@ Bytes open_frame_zero(const Bytes& frame) {
   return *plain;
 }
 
+template <typename Greeting, std::size_t Index = 0>
+constexpr std::uint8_t type_of() {
+  if constexpr (std::is_same_v<std::variant_alternative_t<Index, Message>, Greeting>) {
+    return Index + 1;
+  } else {
+    return type_of<Greeting, Index + 1>();
+  }
+}
+
 }  // namespace
+
+bool may_be_greeting(std::span<const std::byte> frame) {
+  if (frame.size() < 3) return false;
+  const auto flag = static_cast<char>(frame[0]);
+  if (flag != wire::kPlainFlag) return flag == wire::kPackedFlag;
+  constexpr std::byte kShortArray{
+      0x90};  // msgpack: of up to 15 elements, the low bits say how many
+  constexpr std::byte kKindBits{0xf0};
+  constexpr std::uint8_t kShortNumbers = 0x80;  // those below are one byte
+  const auto type = static_cast<std::uint8_t>(frame[2]);
+  if ((frame[1] & kKindBits) != kShortArray || type >= kShortNumbers) return true;
+  return type == type_of<message::HelloProducer>() || type == type_of<message::HelloWorker>() ||
+         type == type_of<message::HelloBulk>();
+}
 
 std::variant<Message, DecodeError> decode(std::span<const Bytes> frames) {
   try {

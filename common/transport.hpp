@@ -83,6 +83,9 @@ struct Received {
   PeerId peer{};
   std::string user;     // as the ZAP handler named it; empty on local endpoints
   bool remote = false;  // came through an endpoint that authenticates
+  // The number of a local peer's user, with messages that may be greetings: as the system said when
+  // the connection was made. Nothing: another message, or a libzmq that does not ask the system.
+  std::optional<std::uint32_t> local_user = std::nullopt;
   Frames frames;
 };
 

@@ -2,8 +2,11 @@
 #include <fmt/format.h>
 #include <zmq.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
+#include <string_view>
 #include <utility>
 #include <zmq.hpp>
 
@@ -26,6 +29,22 @@ constexpr int kBurst = 64;
 std::string user_of(zmq::message_t& frame) {
   const char* user = zmq_msg_gets(frame.handle(), "User-Id");
   return user == nullptr ? "" : user;
+}
+
+// The second last but one of the numbers in "…:USER:GROUP:PROCESS", which libzmq makes of what the
+// system says of the other end of a Unix socket.
+std::optional<std::uint32_t> local_user_of(zmq::message_t& frame) {
+  const char* address = zmq_msg_gets(frame.handle(), "Peer-Address");
+  if (address == nullptr) return std::nullopt;
+  std::string_view text = address;
+  for (int i = 0; i < 2; ++i) text = text.substr(0, std::min(text.rfind(':'), text.size()));
+  const std::size_t colon = text.rfind(':');
+  if (colon == std::string_view::npos) return std::nullopt;
+  text.remove_prefix(colon + 1);
+  std::uint32_t user = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), user);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return user;
 }
 
 void secure(zmq::socket_t& socket, const BindOptions& options) {
@@ -150,6 +169,8 @@ std::optional<Received> Router::receive_from(Socket& socket) {
     if (socket.is_remote()) {
       received.remote = true;
       received.user = user_of(first);
+    } else if (may_be_greeting({static_cast<const std::byte*>(first.data()), first.size()})) {
+      received.local_user = local_user_of(first);
     }
     transport::receive_rest(socket.zmq, std::move(first), received.frames);
     if (received.remote && received.user.empty()) {

@@ -90,6 +90,21 @@ INSTANTIATE_TEST_SUITE_P(Codec, EveryMessage,
                            return std::string(name_of(sample_messages()[one.param]));
                          });
 
+TEST(Codec, GreetingsAreSeenWithoutDecoding) {
+  for (const Message& message : sample_messages()) {
+    const bool greets = std::holds_alternative<message::HelloProducer>(message) ||
+                        std::holds_alternative<message::HelloWorker>(message) ||
+                        std::holds_alternative<message::HelloBulk>(message);
+    for (const Packing packing : {Packing::never, Packing::when_smaller}) {
+      const Bytes frame = encode(message, packing).front();
+      const bool may_be = may_be_greeting({frame.data(), frame.size()});
+      const bool is_certain = greets || packing == Packing::never;
+      EXPECT_EQ(is_certain && may_be, greets) << name_of(message);
+    }
+  }
+  EXPECT_FALSE(may_be_greeting({}));
+}
+
 TEST(Codec, FieldsArriveInTheirPlaces) {
   const auto hello = carried_as<message::HelloWorker>(sample_messages()[1]);
   EXPECT_EQ(hello.worker, testing::kWorker);

@@ -61,6 +61,18 @@ TEST_F(Transport, FramesOfEverySizeArriveIntactBothWays) {
   }
 }
 
+TEST_F(Transport, WhoGreetsIsKnownByTheSystemsNumber) {
+  const auto router = make_router();
+  Dealer dealer(context_, endpoint_);
+  const Message greeting = message::HelloProducer{4, "0.1.0", {1, 2}, "test", false};
+  for (const Packing packing : {Packing::never, Packing::when_smaller}) {
+    ASSERT_EQ(dealer.send(encode(greeting, packing)), SendResult::sent);
+    EXPECT_EQ(at_router(*router).local_user, std::optional<std::uint32_t>(geteuid()));
+  }
+  ASSERT_EQ(dealer.send(encode(message::Goodbye{}, Packing::never)), SendResult::sent);
+  EXPECT_EQ(at_router(*router).local_user, std::nullopt) << "nobody needs to know";
+}
+
 TEST_F(Transport, AMessageOfManyFramesStaysOneMessage) {
   const auto router = make_router();
   Dealer dealer(context_, endpoint_);
