@@ -76,7 +76,7 @@ std::uint64_t BlobFolder::memory_bytes() const { return state_->memory.used_byte
 std::uint64_t BlobFolder::disk_bytes() const { return state_->disk.used_bytes(); }
 std::uint64_t BlobFolder::count() const { return state_->entries.size(); }
 
-std::string BlobFolder::adopt(const BlobSource& source) {
+std::string BlobFolder::adopt(const BlobSource& source, std::optional<std::uint32_t> maker) {
   State& s = *state_;
   if (source.place == BlobPlace::file) return s.adopt_file(source);
   const State::Place place =
@@ -84,8 +84,10 @@ std::string BlobFolder::adopt(const BlobSource& source) {
   if (source.place == BlobPlace::kept || !is_plain_name(source.file)) {
     return fmt::format("'{}' is no name of an incoming file", source.file);
   }
-  std::string error = s.adopt_incoming(source.name, place, source.file);
-  s.shelf(place).remove_incoming(source.file);  // if it is still there
+  std::string error = s.adopt_incoming(source.name, place, source.file, maker);
+  if (!maker || s.shelf(place).maker_of(source.file) == *maker) {
+    s.shelf(place).remove_incoming(source.file);  // if it is still there
+  }
   return error;  // tick() makes room, when whoever wants it has pinned it
 }
 
@@ -120,7 +122,8 @@ void BlobFolder::discard_from(const BlobId& id, const std::string& owner) {
 }
 
 std::string BlobFolder::State::adopt_incoming(const BlobName& name, Place place,
-                                              const std::string& file) {
+                                              const std::string& file,
+                                              std::optional<std::uint32_t> maker) {
   const auto found = entries.find(name.id);
   if (found != entries.end()) {  // who said so before a broken connection says it again
     if (found->second.size == name.size_bytes) return "";
@@ -133,13 +136,17 @@ std::string BlobFolder::State::adopt_incoming(const BlobName& name, Place place,
   if (!opened || fstat(opened.get(), &status) != 0) {
     return fmt::format("cannot read '{}': {}", path, std::strerror(errno));
   }
+  if (maker && status.st_uid != *maker) {
+    return fmt::format("'{}' is not a file of the user who named it ({}), but of user {}", path,
+                       *maker, status.st_uid);
+  }
   if (!S_ISREG(status.st_mode) || static_cast<std::uint64_t>(status.st_size) != name.size_bytes) {
     return fmt::format("'{}' is not a file of {} bytes, as was said, but has {}", path,
                        name.size_bytes, status.st_size);
   }
   // It takes room already; whether it may stay is a matter of the limits.
   if (!may_stay(place, name.size_bytes)) return no_room(name.size_bytes);
-  const int error = shelf(place).place(file, name.id);
+  const int error = shelf(place).place(file, name.id, opened.get());
   if (error != 0) return fmt::format("cannot keep '{}': {}", path, std::strerror(error));
   add(name, place);
   return "";

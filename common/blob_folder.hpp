@@ -66,8 +66,10 @@ class BlobFolder {
   std::vector<std::string> folders() const;  // memory, disk
 
   // Takes what lies in an incoming folder, or a file of the user's, as this blob; an incoming file
-  // is gone in any case. Returns an error text, empty: done, or it was here already.
-  std::string adopt(const BlobSource& source);
+  // is gone in any case. `maker`: an incoming file of another user (of the system's numbers) is
+  // left alone, so that nobody gives away or takes what another wrote. Returns an error text,
+  // empty: done, or it was here already.
+  std::string adopt(const BlobSource& source, std::optional<std::uint32_t> maker = std::nullopt);
   // Looks for `<hex>.<owner>` in both incoming folders.
   std::string adopt_from(const BlobName& name, const std::string& owner);
   bool has_incoming(const BlobId& id, const std::string& owner) const;

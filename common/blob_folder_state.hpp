@@ -75,7 +75,8 @@ class BlobFolder::State {
   std::optional<Place> room_for(std::uint64_t size);
   // Whether a file that is there already may stay, in memory after others have moved to disk.
   bool may_stay(Place place, std::uint64_t size);
-  std::string adopt_incoming(const BlobName& name, Place place, const std::string& file);
+  std::string adopt_incoming(const BlobName& name, Place place, const std::string& file,
+                             std::optional<std::uint32_t> maker);
   std::string adopt_file(const BlobSource& source);
   int start_partial(const BlobName& name, Place place);  // errno, or 0
   void keep_promise(Partial& partial, std::uint64_t bytes);

@@ -65,8 +65,9 @@ void BlobShelf::make_incoming() {
 // A folder into which others write.
 Descriptor BlobShelf::make_shared(const char* name) const {
   const std::string path = claim_.path() + "/" + name;
-  // Who writes there cannot remove others' files; this process, whose folder it is, can.
-  const mode_t mode = group_ ? 01770 : 0700;
+  // Who writes there cannot remove others' files, nor list them: their names have session ids. This
+  // process, whose folder it is, can.
+  const mode_t mode = group_ ? 01730 : 0700;
   if ((mkdir(path.c_str(), mode) != 0 && errno != EEXIST) || chmod(path.c_str(), mode) != 0) {
     throw std::runtime_error(
         fmt::format("cannot make the folder '{}': {}", path, std::strerror(errno)));
@@ -102,16 +103,33 @@ bool BlobShelf::has_room(std::uint64_t bytes) const {
 }
 
 Descriptor BlobShelf::open_blob(const BlobId& id) const {
-  return Descriptor(openat(claim_.descriptor(), to_hex(id).c_str(), O_RDONLY | O_CLOEXEC));
+  constexpr int kFlags = O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
+  return Descriptor(openat(claim_.descriptor(), to_hex(id).c_str(), kFlags));
 }
 
 int BlobShelf::place(const std::string& incoming, const BlobId& id) {
+  const Descriptor opened = open_incoming(incoming);
+  return opened ? place(incoming, id, opened.get()) : errno;
+}
+
+int BlobShelf::place(const std::string& incoming, const BlobId& id, int opened) {
+  const std::string hex = to_hex(id);
   // Only its maker may do this to a file that another user of the group made. Such a file, or what
   // a worker of this user made, may be of any group: who may enter the folder decides.
-  fchmodat(incoming_.get(), incoming.c_str(), group_ ? 0444 : 0400, 0);
-  const int result =
-      renameat(incoming_.get(), incoming.c_str(), claim_.descriptor(), to_hex(id).c_str());
-  return result == 0 ? 0 : errno;
+  fchmod(opened, group_ ? 0444 : 0400);
+  if (renameat(incoming_.get(), incoming.c_str(), claim_.descriptor(), hex.c_str()) != 0) {
+    return errno;
+  }
+  // Its maker could put something else under this name until now, a link to anywhere as well.
+  struct stat looked_at {};
+  struct stat placed {};
+  if (fstat(opened, &looked_at) == 0 &&
+      fstatat(claim_.descriptor(), hex.c_str(), &placed, AT_SYMLINK_NOFOLLOW) == 0 &&
+      placed.st_ino == looked_at.st_ino && placed.st_dev == looked_at.st_dev) {
+    return 0;
+  }
+  unlinkat(claim_.descriptor(), hex.c_str(), 0);
+  return ESTALE;
 }
 
 int BlobShelf::refer(const BlobId& id, const UserFile& file) {
@@ -148,6 +166,12 @@ void BlobShelf::each_user_file(
     text << std::ifstream(entry->path()).rdbuf();
     if (const auto file = decode_user_file(text.str())) visit(id, *file);
   }
+}
+
+std::optional<std::uint32_t> BlobShelf::maker_of(const std::string& name) const {
+  struct stat status {};
+  if (fstatat(incoming_.get(), name.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) return {};
+  return status.st_uid;
 }
 
 bool BlobShelf::has_incoming(const std::string& name) const {

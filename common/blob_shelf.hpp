@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <ctime>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,6 +40,8 @@ class BlobShelf {
   // --- Blobs; names are those of files, results errno or 0
   Descriptor open_blob(const BlobId& id) const;  // for reading; none: errno says why
   int place(const std::string& incoming, const BlobId& id);
+  // The same, of the incoming file that was opened: ESTALE when the name is another file's by now.
+  int place(const std::string& incoming, const BlobId& id, int opened);
   int refer(const BlobId& id, const UserFile& file);  // to a file of the user's
   void remove(const BlobId& id);
   // What earlier processes left.
@@ -47,6 +50,8 @@ class BlobShelf {
 
   // --- Incoming files
   bool has_incoming(const std::string& name) const;
+  // The system's number of the user whose file it is; nothing: there is none.
+  std::optional<std::uint32_t> maker_of(const std::string& name) const;
   Descriptor open_incoming(const std::string& name) const;    // for reading
   Descriptor create_incoming(const std::string& name) const;  // for writing; replaces
   void remove_incoming(const std::string& name) const;

@@ -72,6 +72,12 @@ bool has_size(const std::string& path, std::uint64_t size_bytes) {
          static_cast<std::uint64_t>(facts.st_size) == size_bytes;
 }
 
+// A broker of another user does not take a link to a file that somebody else made.
+bool is_mine(const std::string& path) {
+  struct stat facts {};
+  return ::stat(path.c_str(), &facts) == 0 && facts.st_uid == ::geteuid();
+}
+
 const std::string& folder_of(const BlobFolders& folders, BlobPlace place) {
   return place == BlobPlace::memory ? folders.memory : folders.disk;
 }
@@ -112,6 +118,7 @@ std::optional<BlobPlace> link_blob(const BlobFolders& folders, const BlobName& n
     const std::string& folder = folder_of(folders, place);
     const std::string here = fmt::format("{}/{}", folder, hex);
     const std::string mine = fmt::format("{}{}{}", folder, kIncoming, file);
+    if (!is_mine(here)) continue;
     if (::link(here.c_str(), mine.c_str()) != 0) continue;
     if (has_size(mine, name.size_bytes)) return place;
     ::unlink(mine.c_str());

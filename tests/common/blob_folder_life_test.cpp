@@ -261,7 +261,7 @@ TEST_F(BlobFolderLifeTest, AGroupMayEnterAndWriteWhereItIsMeantTo) {
     return status.st_mode & 07777U;
   };
   EXPECT_EQ(mode_of(memory_), 0750U);
-  EXPECT_EQ(mode_of(memory_ + "/incoming"), 01770U);
+  EXPECT_EQ(mode_of(memory_ + "/incoming"), 01730U) << "names there have session ids";
   EXPECT_EQ(mode_of(memory_ + "/token"), 0444U);
   EXPECT_EQ(mode_of(folder_.path("shm")), 0750U);
   ASSERT_EQ(put(1, 100), "");

@@ -3,9 +3,12 @@
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <fstream>
 
+#include "common/blob_shelf.hpp"
 #include "common/user_file.hpp"
 #include "tests/common/blob_folder_env.hpp"
 
@@ -67,6 +70,39 @@ TEST_F(BlobFolderTest, WhatIsNoFileOfThatSizeIsRefused) {
             "");
   EXPECT_FALSE(holds(1));
   EXPECT_EQ(blobs_->memory_bytes(), 0U);
+}
+
+TEST_F(BlobFolderTest, AFileIsTakenOnlyFromItsMaker) {
+  open(kMega, kMega);
+  const std::string name = write_incoming(1, 1000, memory_);
+  const BlobSource source{{id_of(1), 1000}, BlobPlace::memory, name};
+  const std::uint32_t maker = geteuid();
+  EXPECT_NE(blobs_->adopt(source, maker + 1), "");
+  EXPECT_FALSE(holds(1));
+  EXPECT_EQ(files_in(memory_ + "/incoming"), 1U) << "nobody else takes it away";
+  EXPECT_EQ(blobs_->adopt(source, maker), "");
+  EXPECT_TRUE(holds(1));
+  EXPECT_EQ(files_in(memory_ + "/incoming"), 0U);
+}
+
+TEST_F(BlobFolderTest, AFileThatIsExchangedWhileItIsTakenIsNone) {
+  BlobShelf shelf(memory_, kMega, {});
+  const std::string name = write_incoming(1, 1000, memory_);
+  const Descriptor opened = shelf.open_incoming(name);
+  const std::string secret = folder_.path("secret");
+  std::ofstream(secret) << "secret";
+  std::filesystem::permissions(secret, std::filesystem::perms::owner_read);
+  for (const bool is_link : {true, false}) {
+    std::filesystem::remove(memory_ + "/incoming/" + name);
+    if (is_link) {
+      std::filesystem::create_symlink(secret, memory_ + "/incoming/" + name);
+    } else {
+      std::filesystem::create_hard_link(secret, memory_ + "/incoming/" + name);
+    }
+    EXPECT_EQ(shelf.place(name, id_of(1), opened.get()), ESTALE);
+    EXPECT_FALSE(shelf.open_blob(id_of(1)));
+    EXPECT_EQ(std::filesystem::status(secret).permissions(), std::filesystem::perms::owner_read);
+  }
 }
 
 TEST_F(BlobFolderTest, AWorkersFileIsFoundInEitherFolder) {
