@@ -2,6 +2,8 @@
 // tests fake them by a set of names.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 
 #include "common/message.hpp"
@@ -13,9 +15,10 @@ class BlobFiles {
   virtual ~BlobFiles() = default;
 
   virtual bool holds(const BlobName& name) const = 0;
-  // Takes what a producer wrote, or a file of the user's, as a blob. Returns an error text; empty:
+  // Takes what a producer wrote, or a file of the user's, as a blob. `maker`: the system's number
+  // of the user to whom the file has to belong; nothing: anybody's. Returns an error text; empty:
   // the blob is here.
-  virtual std::string adopt(const BlobSource& source) = 0;
+  virtual std::string adopt(const BlobSource& source, std::optional<std::uint32_t> maker) = 0;
   // Pins are counted, and keep a blob. `cached` false: the last unpin removes it at once.
   virtual void pin(const BlobId& id) = 0;
   virtual void unpin(const BlobId& id, bool cached) = 0;

@@ -62,9 +62,10 @@ BlobServer::BlobServer(BlobStore& store, Scheduler& scheduler, Router& router)
 }
 BlobServer::~BlobServer() = default;
 
-bool BlobServer::hear(PeerId peer, Message& message, const RemoteUser* user, Time now) {
+bool BlobServer::hear(PeerId peer, Message& message, Time now, const RemoteUser* user,
+                      const LocalUser& local) {
   if (const auto* hello = std::get_if<message::HelloBulk>(&message)) {
-    greet(peer, *hello, user, now);
+    greet(peer, *hello, now, user, local);
     return true;
   }
   const auto found = peers_.find(peer);
@@ -80,8 +81,8 @@ bool BlobServer::hear(PeerId peer, Message& message, const RemoteUser* user, Tim
   return false;  // also without any outcome left it says that the worker lives
 }
 
-void BlobServer::greet(PeerId peer, const message::HelloBulk& hello, const RemoteUser* user,
-                       Time now) {
+void BlobServer::greet(PeerId peer, const message::HelloBulk& hello, Time now,
+                       const RemoteUser* user, const LocalUser& local) {
   if (scheduler_.knows(peer)) {  // also one that was refused, which is told once
     refuse(peer, message::RefuseCode::identity,
            "one connection cannot be a bulk connection and something else", now);
@@ -97,7 +98,7 @@ void BlobServer::greet(PeerId peer, const message::HelloBulk& hello, const Remot
            now);
     return;
   }
-  const std::string user_name = user == nullptr ? "" : user->name;
+  const std::string user_name = user == nullptr ? local.name : user->name;
   const auto worker = scheduler_.worker_named(hello.worker);
   if (worker && worker->user != user_name) {
     refuse(peer, message::RefuseCode::identity, "this worker id is another user's", now);

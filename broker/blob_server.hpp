@@ -31,7 +31,8 @@ class BlobServer {
 
   // Takes what concerns it: everything on bulk connections, and outcomes that name blobs. False:
   // the message is the scheduler's. `user`: whoever is behind a connection that is not local.
-  bool hear(PeerId peer, Message& message, const RemoteUser* user, Time now);
+  bool hear(PeerId peer, Message& message, Time now, const RemoteUser* user = nullptr,
+            const LocalUser& local = {});
   // This connection broke the protocol or is gone: forgets it.
   void forget(PeerId peer, Time now);
   // Sends the chunks of this turn, asks for others, gives complete outcomes to the scheduler.
@@ -50,7 +51,8 @@ class BlobServer {
     std::uint64_t mark = 0;        // what it is to echo; 0: nothing
   };
 
-  void greet(PeerId peer, const message::HelloBulk& hello, const RemoteUser* user, Time now);
+  void greet(PeerId peer, const message::HelloBulk& hello, Time now, const RemoteUser* user,
+             const LocalUser& local);
   void hear_bulk(PeerId id, Peer& peer, Message& message, Time now);
   void want(PeerId id, Peer& peer, const message::BlobWant& want, Time now);
   void refuse(PeerId peer, message::RefuseCode code, const std::string& text, Time now);

@@ -114,8 +114,8 @@ void BlobStore::open(const BlobOptions& options, const std::string& endpoint) {
 bool BlobStore::holds(const BlobName& name) const {
   return folder_ && folder_->size_bytes(name.id) == name.size_bytes;
 }
-std::string BlobStore::adopt(const BlobSource& source) {
-  return folder_ ? folder_->adopt(source) : reason_;
+std::string BlobStore::adopt(const BlobSource& source, std::optional<std::uint32_t> maker) {
+  return folder_ ? folder_->adopt(source, maker) : reason_;
 }
 void BlobStore::pin(const BlobId& id) {
   if (folder_) folder_->pin(id);

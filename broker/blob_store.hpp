@@ -30,7 +30,7 @@ class BlobStore : public BlobFiles {
   BlobStore(const BlobOptions& options, const std::string& endpoint);
 
   bool holds(const BlobName& name) const override;
-  std::string adopt(const BlobSource& source) override;
+  std::string adopt(const BlobSource& source, std::optional<std::uint32_t> maker) override;
   void pin(const BlobId& id) override;
   void unpin(const BlobId& id, bool cached) override;
   void clear_incoming(const std::string& owner) override;

@@ -16,6 +16,7 @@
 
 #include "broker/blob_table.hpp"
 #include "broker/task_window.hpp"
+#include "broker/user_table.hpp"
 #include "common/message.hpp"
 #include "common/time.hpp"
 
@@ -144,6 +145,9 @@ struct JobRecord {
 
 struct SessionRecord {
   SessionId id;
+  UserRecord* user = nullptr;  // who said its HELLO; null: only workers have named it so far
+  std::uint64_t number = 0;    // how people know it: its id is its producer's secret
+  Credit credit;
   std::string label;
   PeerId peer{};
   bool present = false;   // it has a live connection

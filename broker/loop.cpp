@@ -44,6 +44,7 @@ BrokerLoop::BrokerLoop(const BrokerOptions& options, int signals, Endpoints& end
       endpoints_(endpoints),
       router_(endpoints.router()),
       authenticator_(authenticator),
+      local_users_(options.worker_users),
       nodes_(nodes),
       blobs_(blobs),
       memo_(memo),
@@ -117,14 +118,25 @@ void BrokerLoop::hear(Received&& received) {
     return;
   }
   Message message = std::get<Message>(std::move(decoded));
+  if (is_greeting(message)) return hear_greeting(received, std::move(message));
+  if (blob_server_.hear(received.peer, message, now())) return;
+  scheduler_.receive(received.peer, std::move(message), now());
+}
+
+void BrokerLoop::hear_greeting(const Received& received, Message&& message) {
   std::optional<RemoteUser> user;
-  if (received.remote && is_greeting(message)) {
+  if (received.remote) {
     user = {received.user, authenticator_.proof(received.user),
             authenticator_.admits(received.user)};
   }
-  const RemoteUser* its = user ? &*user : nullptr;
-  if (blob_server_.hear(received.peer, message, its, now())) return;
-  scheduler_.receive(received.peer, std::move(message), now(), its);
+  const RemoteUser* remote = user ? &*user : nullptr;
+  LocalUser local;
+  if (!received.remote) local = local_users_.user(received.local_user);
+  if (std::holds_alternative<message::HelloWorker>(message)) {
+    local.may_work = local_users_.may_work(local);
+  }
+  if (blob_server_.hear(received.peer, message, now(), remote, local)) return;
+  scheduler_.receive(received.peer, std::move(message), now(), remote, local);
 }
 
 void BrokerLoop::send_output() {

@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "broker/authenticator.hpp"
 #include "broker/blob_server.hpp"
 #include "broker/blob_store.hpp"
 #include "broker/endpoints.hpp"
+#include "broker/local_users.hpp"
 #include "broker/memo_server.hpp"
 #include "broker/nodes_control.hpp"
 #include "broker/scheduler.hpp"
@@ -20,7 +22,8 @@ namespace muster {
 
 struct BrokerOptions {
   EndpointOptions endpoints;
-  int lifeline = -1;       // descriptor; its end of file ends the broker
+  std::vector<std::string> worker_users = {};  // whose local workers are admitted (LocalUsers)
+  int lifeline = -1;                           // descriptor; its end of file ends the broker
   std::string hosts = {};  // a hosts file whose nodes come up at the start; empty: none
   std::vector<std::string> node_plugins = {};  // that every worker reached by ssh loads
   BlobOptions blobs;
@@ -47,6 +50,7 @@ class BrokerLoop {
   bool told_to_end();
   void take_input();
   void hear(Received&& received);
+  void hear_greeting(const Received& received, Message&& message);
   void send_output();
   void serve_stores();
   void tick();
@@ -57,6 +61,7 @@ class BrokerLoop {
   Endpoints& endpoints_;
   Router& router_;
   const Authenticator& authenticator_;
+  const LocalUsers local_users_;
   NodesControl& nodes_;
   BlobStore& blobs_;
   MemoServer& memo_;

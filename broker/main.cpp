@@ -52,6 +52,7 @@ struct CommandLine {
   std::string key_file;
   std::string authorized_workers;
   std::string trust_network;
+  std::vector<std::string> worker_users;
   std::string hosts;
   std::vector<std::string> node_plugins;
   bool pack = false;
@@ -93,6 +94,12 @@ void describe_peers(CLI::App& app, CommandLine& line) {
                  "and nothing is encrypted: for a network that you trust, such as a VPN or a "
                  "cluster's own")
       ->type_name("FILE");
+  app.add_option("--worker-users", line.worker_users,
+                 "Users of this machine (names or numbers, separated by commas) whose workers may "
+                 "come by the Unix socket, besides the broker's own user and root; they see and "
+                 "answer what everybody submits")
+      ->delimiter(',')
+      ->type_name("USERS");
   app.add_option("--hosts", line.hosts,
                  "Bring up the machines of this hosts file, reached by ssh (docs/hosts.md)")
       ->type_name("FILE");
@@ -177,6 +184,7 @@ muster::BrokerOptions to_options(const CommandLine& line) {
   muster::BrokerOptions options;
   options.endpoints = {line.listen, line.private_folder, line.key_file, line.authorized_workers,
                        line.trust_network};
+  options.worker_users = line.worker_users;
   options.lifeline = line.lifeline;
   options.hosts = line.hosts;
   options.node_plugins = line.node_plugins;

@@ -20,7 +20,8 @@ Scheduler::Scheduler(SchedulerOptions options, Time now)
 
 Scheduler::~Scheduler() = default;
 
-void Scheduler::receive(PeerId id, Message&& message, Time now, const RemoteUser* user) {
+void Scheduler::receive(PeerId id, Message&& message, Time now, const RemoteUser* user,
+                        const LocalUser& local) {
   const auto found = peers_.find(id);
   if (found != peers_.end()) {
     found->second.last_heard = now;
@@ -31,7 +32,7 @@ void Scheduler::receive(PeerId id, Message&& message, Time now, const RemoteUser
   }
   if (std::holds_alternative<message::HelloProducer>(message) ||
       std::holds_alternative<message::HelloWorker>(message)) {
-    greet(id, std::move(message), now, user);
+    greet(id, std::move(message), now, user, local);
     return;
   }
   if (found == peers_.end() || found->second.kind == PeerKind::told_unknown) {
@@ -83,7 +84,8 @@ void Scheduler::dispatch_message(Peer& peer, PeerId id, Message&& message, Time 
   }
 }
 
-void Scheduler::greet(PeerId id, Message&& message, Time now, const RemoteUser* user) {
+void Scheduler::greet(PeerId id, Message&& message, Time now, const RemoteUser* user,
+                      const LocalUser& local) {
   const auto found = peers_.find(id);
   const bool is_worker = std::holds_alternative<message::HelloWorker>(message);
   if (found != peers_.end() && found->second.kind != PeerKind::told_unknown &&
@@ -101,10 +103,18 @@ void Scheduler::greet(PeerId id, Message&& message, Time now, const RemoteUser* 
            "one (ipc://) on its machine");
     return;
   }
+  if (user == nullptr && is_worker && !local.may_work) {
+    refuse(id, message::RefuseCode::identity,
+           local.name +
+               " may submit tasks here, and bring no workers, because these see and answer "
+               "what others submit: whoever runs the broker can allow it (muster-broker "
+               "--worker-users)");
+    return;
+  }
   if (is_worker) {
-    hello(id, std::get<message::HelloWorker>(std::move(message)), now, user);
+    hello(id, std::get<message::HelloWorker>(std::move(message)), now, user, local);
   } else {
-    hello(id, std::get<message::HelloProducer>(std::move(message)), now);
+    hello(id, std::get<message::HelloProducer>(std::move(message)), now, local);
   }
 }
 
@@ -130,11 +140,12 @@ void Scheduler::welcome(PeerId peer, const SessionRecord* session, Time now,
   answer.blob_folders = options_.blob_folders;
   answer.blob_token = options_.blob_token;
   if (session != nullptr) {
-    answer.credit_tasks = options_.credit_tasks;
-    answer.credit_bytes = options_.credit_bytes;
+    answer.credit_tasks = session->credit.tasks;
+    answer.credit_bytes = session->credit.bytes;
     if (!options_.blob_folders.empty()) {
-      answer.credit_blob_bytes = options_.credit_blob_bytes;
-      answer.credit_memory_bytes = options_.credit_memory_bytes;
+      const LocalUser& who = session->user->who;
+      answer.credit_blob_bytes = blob_credit(who, options_.credit_blob_bytes);
+      answer.credit_memory_bytes = blob_credit(who, options_.credit_memory_bytes);
     }
     for (const auto& [id, job] : session->jobs) {
       if (job->declared) answer.jobs.push_back({job->id, TaskSequence{job->end()}});

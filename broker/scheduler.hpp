@@ -20,6 +20,8 @@
 
 #include "broker/job_table.hpp"
 #include "broker/memo_claims.hpp"
+#include "broker/run_queue.hpp"
+#include "broker/user_table.hpp"
 #include "broker/worker_table.hpp"
 #include "common/message.hpp"
 #include "common/time.hpp"
@@ -82,8 +84,10 @@ class Scheduler {
   Scheduler& operator=(const Scheduler&) = delete;
 
   // --- Events ---
-  // `user`: with the greeting of a connection that is not local, who greets; only workers may.
-  void receive(PeerId peer, Message&& message, Time now, const RemoteUser* user = nullptr);
+  // Who greets, with a greeting: `user` on a connection that is not local, where only workers may;
+  // `local` on the others.
+  void receive(PeerId peer, Message&& message, Time now, const RemoteUser* user = nullptr,
+               const LocalUser& local = {});
   // A message of this peer could not be decoded.
   void malformed(PeerId peer, message::RefuseCode code, const std::string& reason, Time now);
   // A send failed: the connection is gone.
@@ -119,7 +123,7 @@ class Scheduler {
   // --- Blobs: what whoever moves their bytes needs to know
   struct WorkerName {
     WorkerId id;
-    std::string user;  // empty: a local one
+    std::string user;  // empty: the broker's own
     bool shares = false;
   };
   // The worker behind this connection; nothing when there is none.
@@ -142,6 +146,8 @@ class Scheduler {
 
   // --- Views ---
   message::Status status(Time now) const;
+  // What STATUS calls this session; empty: there is none.
+  std::string shown(const SessionId& id) const;
   const std::map<std::string, std::uint64_t>& counters() const { return counters_; }
   std::uint64_t counter(const std::string& name) const;
   // A count that others keep; absent from counters() until it is not 0.
@@ -161,13 +167,11 @@ class Scheduler {
     Time last_heard{0};
     Time told_unknown = -std::chrono::hours(1);  // a silent session, the last time
   };
-  using RunKey = std::tuple<std::int32_t, double, JobKey>;
-  // Higher priorities first: ~ reverses their order, and unlike - has no value that overflows.
-  static RunKey run_key(const JobRecord& job) { return {~job.run_priority, job.run_time, job.key}; }
 
   // scheduler.cpp: connections and liveness
   void dispatch_message(Peer& peer, PeerId id, Message&& message, Time now);
-  void greet(PeerId peer, Message&& message, Time now, const RemoteUser* user);
+  void greet(PeerId peer, Message&& message, Time now, const RemoteUser* user,
+             const LocalUser& local);
   void welcome(PeerId peer, const SessionRecord* session, Time now,
                const RemoteUser* user = nullptr);
   void refuse(PeerId peer, message::RefuseCode code, std::string text);
@@ -182,7 +186,8 @@ class Scheduler {
 
   // scheduler_producer.cpp
   void on_producer(SessionRecord& session, Message&& message, Time now);
-  void hello(PeerId peer, message::HelloProducer&& hello, Time now);
+  void hello(PeerId peer, message::HelloProducer&& hello, Time now, const LocalUser& local);
+  void request_nodes(SessionRecord& session, NodeRequest&& request);
   void declare(SessionRecord& session, message::Job&& message);
   void submit(SessionRecord& session, message::Submit&& message);
   void accept_task(JobRecord& job, std::uint64_t sequence, Payload&& payload);
@@ -196,9 +201,22 @@ class Scheduler {
   JobRecord* find_job(SessionRecord& session, JobId id);
   JobRecord& make_job(SessionRecord& session, JobId id);
 
+  // scheduler_users.cpp
+  bool admit_session(PeerId peer, const SessionId& id, const LocalUser& local);
+  void join_user(SessionRecord& session, const LocalUser& local);
+  bool grant(SessionRecord& session);
+  void leave_user(SessionRecord& session);
+  static std::uint64_t blob_credit(const LocalUser& who, std::uint64_t all);
+  std::string beyond_user(const SessionRecord& session, std::uint64_t charged) const;
+  static void count_kept(SessionRecord& session, const BlobTable::Kept& kept);
+  static void count_released(SessionRecord& session, const BlobTable::Kept& kept);
+  static std::string shown(const SessionRecord& session);
+  void check_users() const;
+
   // scheduler_worker.cpp
   void on_worker(WorkerIndex index, Message&& message, Time now);
-  void hello(PeerId peer, message::HelloWorker&& hello, Time now, const RemoteUser* user);
+  void hello(PeerId peer, message::HelloWorker&& hello, Time now, const RemoteUser* user,
+             const LocalUser& local);
   void reconcile(WorkerIndex index, const std::vector<message::HeldLeases>& held, Time now);
   void reconcile_job(WorkerIndex index, JobRecord& job, const std::vector<LeaseRange>& held);
   void outcomes(WorkerIndex index, message::WorkerOutcomes&& message, Time now);
@@ -219,7 +237,6 @@ class Scheduler {
   std::uint32_t prefetch(const JobRecord& job, const WorkerRecord& worker) const;
   std::uint32_t room(const JobRecord& job, const WorkerRecord& worker, std::uint64_t load) const;
   std::uint64_t share_of(const JobRecord& job, const WorkerRecord& worker) const;
-  void charge_service(JobRecord& job, std::uint64_t slots) const;
   struct LeaseHint {
     std::uint64_t expected = 1;  // about how many tasks the message will hold
     bool is_short = false;       // leased ahead freely: it is done in a moment
@@ -326,10 +343,11 @@ class Scheduler {
   Time next_tick_;
   Time last_tick_;
   std::unordered_map<PeerId, Peer> peers_;
+  UserTable users_;
   std::unordered_map<SessionId, std::unique_ptr<SessionRecord>> sessions_;
   std::unordered_map<JobKey, std::unique_ptr<JobRecord>> jobs_;
   WorkerTable workers_;
-  std::set<RunKey> run_queue_;
+  RunQueue run_queue_;
   std::set<JobKey> last_chance_jobs_;
   WorkerIndex reserved_worker_ = kNoWorker;
   std::vector<JobKey> ready_jobs_;
@@ -341,7 +359,7 @@ class Scheduler {
   std::vector<message::NodeStatus> nodes_;
   message::Pool announced_;  // what every present session was told
   std::uint64_t last_key_ = 0;
-  double virtual_now_ = 0;
+  std::uint64_t last_session_ = 0;
   // What decides where a job runs: its kind, whether it brings its native function along, that
   // function's name if it does not or a python function's interpreter, and its labels.
   using ClassKey = std::tuple<FunctionKind, bool, std::string, std::vector<std::string>>;

@@ -33,8 +33,13 @@ std::string Scheduler::put_blob(SessionRecord& session, const BlobSource& source
                                 BlobState& state) {
   state = BlobState::refused;
   BlobFiles* const files = options_.blobs;
+  const LocalUser& who = session.user->who;
+  if (who.is_member && source.place == BlobPlace::file) {
+    return who.name + " cannot have this broker open '" + source.file +
+           "', because the broker would do so with the rights of its own user; send the content";
+  }
   if (files != nullptr && source.place != BlobPlace::kept) {
-    std::string error = files->adopt(source);
+    std::string error = files->adopt(source, who.is_member ? std::optional(who.id) : std::nullopt);
     if (!error.empty()) return error;
   }
   if (files != nullptr && !files->holds(source.name)) {
@@ -56,8 +61,11 @@ std::string Scheduler::put_blob(SessionRecord& session, const BlobSource& source
              " bytes of blobs here already, of " + std::to_string(options_.credit_blob_bytes) +
              " that it may; release some, or raise --blob-memory or --blob-disk of the broker";
     }
+    std::string beyond = beyond_user(session, charged);
+    if (!beyond.empty()) return beyond;
     if (files != nullptr) files->pin(source.name.id);
-    session.blobs.keep(source.name.id, {source.name.size_bytes, charged, false, {}, 0});
+    count_kept(session,
+               session.blobs.keep(source.name.id, {source.name.size_bytes, charged, false, {}, 0}));
     ++counters_["blobs_put"];
   } else {
     kept->is_result = false;  // of which it is an argument now
@@ -73,11 +81,14 @@ void Scheduler::release_blobs(SessionRecord& session, const message::BlobRelease
 void Scheduler::release_blob(SessionRecord& session, const BlobId& id) {
   const auto kept = session.blobs.release(id);
   if (!kept) return;
+  count_released(session, *kept);
   if (options_.blobs != nullptr) options_.blobs->unpin(id, !kept->is_result);
   if (kept->result_bytes > 0) release_result(kept->job, kept->result_bytes);
 }
 
 void Scheduler::end_session_blobs(SessionRecord& session) {
+  session.blobs.each(
+      [&](const BlobId&, const BlobTable::Kept& kept) { count_released(session, kept); });
   if (options_.blobs == nullptr) return;
   session.blobs.each([&](const BlobId& id, const BlobTable::Kept& kept) {
     options_.blobs->unpin(id, !kept.is_result);

@@ -27,8 +27,8 @@ constexpr Duration kRecallGain = std::chrono::milliseconds(2);
 
 // A producer that does not acknowledge its outcomes gets no more of them.
 bool Scheduler::takes_outcomes(const SessionRecord& session) const {
-  return session.outcome_bytes <= options_.credit_bytes &&
-         session.outcomes_held <= options_.credit_tasks;
+  return session.outcome_bytes <= session.credit.bytes &&
+         session.outcomes_held <= session.credit.tasks;
 }
 
 bool Scheduler::wants_leases(const JobRecord& job) const {
@@ -40,17 +40,12 @@ bool Scheduler::wants_leases(const JobRecord& job) const {
 void Scheduler::set_runnable(JobRecord& job) {
   const bool wanted = wants_leases(job);
   if (wanted == job.runnable) return;
-  if (!wanted) {
-    run_queue_.erase(run_key(job));
-    job.runnable = false;
-    return;
+  job.runnable = wanted;
+  if (wanted) {
+    run_queue_.join(job);
+  } else {
+    run_queue_.erase(job);
   }
-  // A job that was idle does not claim the service that it did not ask for.
-  job.virtual_time = std::max(job.virtual_time, virtual_now_);
-  job.runnable = true;
-  job.run_priority = job.spec.priority;
-  job.run_time = job.virtual_time;
-  run_queue_.insert(run_key(job));
 }
 
 void Scheduler::dispatch(Time now) {
@@ -65,22 +60,21 @@ void Scheduler::dispatch(Time now) {
     key = done ? last_chance_jobs_.erase(key) : std::next(key);
   }
   release_reservation();
-  std::vector<RunKey> blocked;
+  std::vector<JobRecord*> blocked;
   while (!run_queue_.empty()) {
-    const RunKey key = *run_queue_.begin();
-    JobRecord& job = *jobs_.at(std::get<JobKey>(key));
-    if (place(job, now)) {
-      run_queue_.erase(key);
-      virtual_now_ = std::max(virtual_now_, job.run_time);
+    JobRecord& job = run_queue_.first();
+    const bool placed = place(job, now);
+    run_queue_.erase(job);
+    if (placed) {
+      RunQueue::pass(job);
       job.runnable = false;
       set_runnable(job);
       continue;
     }
-    run_queue_.erase(run_queue_.begin());
-    blocked.push_back(key);
+    blocked.push_back(&job);
     if (blocked.size() >= kBlockedJobs && !workers_.has_idle_slot()) break;
   }
-  for (const RunKey& key : blocked) run_queue_.insert(key);
+  for (JobRecord* job : blocked) run_queue_.insert(*job);
   recall_unstarted(now);
 }
 
@@ -178,7 +172,7 @@ bool Scheduler::place(JobRecord& job, Time now) {
     }
   }
   if (leased == 0) return false;
-  charge_service(job, leased);
+  run_queue_.charge(job, leased);
   send_tasks(job, index, std::move(tasks));
   worker.last_sent = now;
   return true;
@@ -191,13 +185,6 @@ std::uint64_t Scheduler::share_of(const JobRecord& job, const WorkerRecord& work
   const std::uint64_t share =
       leasable * worker.hello.slots / std::max<std::uint64_t>(group.slots, 1);
   return std::min({leasable, std::max<std::uint64_t>(share, 1), limits::kBatchTasks});
-}
-
-// Service is time on slots, divided by how many jobs the session runs: fair between sessions.
-void Scheduler::charge_service(JobRecord& job, std::uint64_t slots) const {
-  const double cost = static_cast<double>(std::max(job.mean_duration, Duration(1000)).count());
-  job.virtual_time +=
-      cost * static_cast<double>(slots) * static_cast<double>(job.session->jobs.size());
 }
 
 void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence, LeaseHint hint,

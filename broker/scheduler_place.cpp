@@ -187,7 +187,7 @@ bool Scheduler::place_near(JobRecord& job, Time now) {
     ++leased;
   }
   if (leased == 0) return false;
-  charge_service(job, leased);
+  run_queue_.charge(job, leased);
   send_tasks(job, near.worker, std::move(tasks));
   worker.last_sent = now;
   return true;

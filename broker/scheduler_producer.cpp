@@ -22,8 +22,16 @@ Outcome cancelled_outcome() {
 
 }  // namespace
 
-void Scheduler::hello(PeerId peer, message::HelloProducer&& hello, Time now) {
+void Scheduler::hello(PeerId peer, message::HelloProducer&& hello, Time now,
+                      const LocalUser& local) {
   if (!check_version(peer, hello.protocol_version, hello.software_version)) return;
+  const auto old = peers_.find(peer);
+  if (old != peers_.end() && old->second.session != nullptr &&
+      old->second.session->id != hello.session) {
+    refuse(peer, RefuseCode::identity, "one connection cannot be two sessions");
+    return;
+  }
+  if (!admit_session(peer, hello.session, local)) return;
   auto& slot = sessions_[hello.session];
   if (!slot) {
     slot = std::make_unique<SessionRecord>();
@@ -31,11 +39,7 @@ void Scheduler::hello(PeerId peer, message::HelloProducer&& hello, Time now) {
     ++counters_["sessions"];
   }
   SessionRecord& session = *slot;
-  const auto old = peers_.find(peer);
-  if (old != peers_.end() && old->second.session != nullptr && old->second.session != &session) {
-    refuse(peer, RefuseCode::identity, "one connection cannot be two sessions");
-    return;
-  }
+  join_user(session, local);
   if (session.peer != peer) forget_connection(session);  // it has reconnected
   session.label = std::move(hello.label);
   session.peer = peer;
@@ -73,9 +77,9 @@ void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now)
   } else if (std::holds_alternative<message::StatusRequest>(message)) {
     send(session.peer, status(now));
   } else if (auto* up = std::get_if<message::NodesUp>(&message)) {
-    node_requests_.push_back({session.peer, std::move(*up)});
+    request_nodes(session, {session.peer, std::move(*up)});
   } else if (auto* down = std::get_if<message::NodesDown>(&message)) {
-    node_requests_.push_back({session.peer, std::move(*down)});
+    request_nodes(session, {session.peer, std::move(*down)});
   } else if (auto* asked = std::get_if<message::StoreRequest>(&message)) {
     ask_store(origin_of(session.id), std::move(*asked));
   } else if (std::holds_alternative<message::Goodbye>(message)) {
@@ -85,6 +89,19 @@ void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now)
     refuse(session.peer, RefuseCode::out_of_order,
            std::string(name_of(message)) + " is not a producer's message");
   }
+}
+
+// Nodes are reached with the keys of the broker's user, and its files go there.
+void Scheduler::request_nodes(SessionRecord& session, NodeRequest&& request) {
+  if (!session.user->who.is_member) {
+    node_requests_.push_back(std::move(request));
+    return;
+  }
+  message::NodesAnswer answer;
+  answer.error = session.user->who.name +
+                 " may submit tasks to this broker, but not bring up nodes or end them, because "
+                 "that is done with the keys and files of the broker's user: ask that user";
+  send(session.peer, std::move(answer));
 }
 
 void Scheduler::answer(PeerId peer, message::NodesAnswer&& answer) {
@@ -101,8 +118,8 @@ JobRecord* Scheduler::find_job(SessionRecord& session, JobId id) {
 JobRecord& Scheduler::make_job(SessionRecord& session, JobId id) {
   const JobKey key{++last_key_};
   auto job = std::make_unique<JobRecord>(session, id, key);
-  job->virtual_time = virtual_now_;
   session.jobs[value(id)] = job.get();
+  if (session.user != nullptr) ++session.user->jobs_held;
   return *(jobs_[key] = std::move(job));
 }
 
@@ -124,6 +141,12 @@ void Scheduler::declare(SessionRecord& session, message::Job&& message) {
     if (session.jobs.size() >= limits::kMaxJobs) {
       refuse(session.peer, RefuseCode::over_limit,
              "more than " + std::to_string(limits::kMaxJobs) + " jobs at once; end some first");
+      return;
+    }
+    if (session.user->who.is_member && session.user->jobs_held >= member_limits::kJobs) {
+      refuse(session.peer, RefuseCode::over_limit,
+             session.user->who.name + " has " + std::to_string(member_limits::kJobs) +
+                 " jobs here already, as many as one user may have; end some first");
       return;
     }
     job = &make_job(session, message.job);
@@ -156,7 +179,7 @@ void Scheduler::submit(SessionRecord& session, message::Submit&& message) {
     refuse(session.peer, RefuseCode::over_limit, "too many skipped sequences behind an open task");
     return;
   }
-  if (session.open_tasks + message.payloads.size() > options_.credit_tasks) {
+  if (session.open_tasks + message.payloads.size() > session.credit.tasks) {
     refuse(session.peer, RefuseCode::over_limit, "more tasks than the granted credit");
     return;
   }
@@ -172,7 +195,7 @@ void Scheduler::submit(SessionRecord& session, message::Submit&& message) {
     ++sequence;
   }
   job->drop_acknowledged();
-  if (session.payload_bytes > options_.credit_bytes && session.open_tasks > 1) {
+  if (session.payload_bytes > session.credit.bytes && session.open_tasks > 1) {
     refuse(session.peer, RefuseCode::over_limit, "more payload bytes than the granted credit");
     return;
   }
@@ -308,6 +331,7 @@ void Scheduler::end_session(SessionRecord& session) {
   while (!session.jobs.empty()) forget_job(*session.jobs.begin()->second);
   forget_in_stores(origin_of(session.id));
   end_session_blobs(session);
+  leave_user(session);
   sessions_.erase(session.id);
 }
 
@@ -333,11 +357,12 @@ void Scheduler::forget_job(JobRecord& job) {
     settle(index);
     send_worker(index, message::ForgetJob{job.session->id, job.id});
   });
-  if (job.runnable) run_queue_.erase(run_key(job));
+  if (job.runnable) run_queue_.erase(job);
   last_chance_jobs_.erase(job.key);
   drop_demand(job);
   blob_jobs_ -= job.names_blobs ? 1 : 0;
   job.session->jobs.erase(value(job.id));
+  if (job.session->user != nullptr) --job.session->user->jobs_held;
   jobs_.erase(job.key);
 }
 

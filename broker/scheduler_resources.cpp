@@ -171,7 +171,7 @@ bool Scheduler::place_demanding(JobRecord& job, Time now) {
   if (drained_.worker == candidate.worker && drained_.until == kNever) {
     drained_.until = now + kKeepReserved;
   }
-  charge_service(job, leased * candidate.width);
+  run_queue_.charge(job, leased * candidate.width);
   send_tasks(job, candidate.worker, std::move(tasks));
   workers_.at(candidate.worker).last_sent = now;
   return true;
@@ -217,10 +217,8 @@ void Scheduler::release_drained() {
 void Scheduler::review_drained(Time now) {
   if (drained_.worker == kNoWorker) return;
   const WorkerRecord& worker = workers_.at(drained_.worker);
-  const bool wanted = std::any_of(run_queue_.begin(), run_queue_.end(), [&](const RunKey& key) {
-    const JobRecord& job = *jobs_.at(std::get<JobKey>(key));
-    return job.demand == drained_.demand && job.has_queued();
-  });
+  const bool wanted = run_queue_.any_of(
+      [&](const JobRecord& job) { return job.demand == drained_.demand && job.has_queued(); });
   if (!wanted || !worker.takes_leases() || now >= drained_.until) release_drained();
 }
 

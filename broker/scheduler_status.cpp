@@ -34,7 +34,7 @@ message::Status Scheduler::status(Time now) const {
     if (!nodes_.empty()) round_trips[worker.hello.node] = worker.round_trip;
     if (status.workers.size() >= limits::kMaxStatusRows) return;
     message::WorkerStatus row;
-    row.worker = to_hex(worker.hello.worker);
+    row.worker = "w" + std::to_string(worker.number);
     row.node = worker.hello.node;
     row.executor = worker.hello.executor;
     row.python = worker.hello.python;
@@ -56,13 +56,14 @@ message::Status Scheduler::status(Time now) const {
   for (const auto& [key, job] : jobs_) {
     if (status.jobs.size() >= limits::kMaxStatusRows) break;
     std::string waiting = job->waiting.substr(0, limits::kMaxNameBytes);
-    status.jobs.push_back({to_hex(job->session->id), job->session->label, value(job->id),
+    status.jobs.push_back({shown(*job->session), job->session->label, value(job->id),
                            job->spec.function.name, job->spec.priority, job->queued, job->leased,
                            job->done, job->failed, microseconds(job->mean_duration),
                            std::move(waiting)});
   }
   std::sort(status.jobs.begin(), status.jobs.end(), [](const auto& left, const auto& right) {
-    return std::tie(left.session, left.job) < std::tie(right.session, right.job);
+    return std::tuple(left.session.size(), left.session, left.job) <
+           std::tuple(right.session.size(), right.session, right.job);
   });
   for (const message::NodeStatus& node : nodes_) {
     if (status.nodes.size() >= limits::kMaxStatusRows) break;
@@ -116,7 +117,7 @@ void Scheduler::check_invariants() const {
     CHECK(queued == job->queued);
     CHECK(leased == job->leased);
     CHECK(job->end() == job->base() || job->find(job->base())->state != TaskState::acknowledged);
-    CHECK(!job->runnable || run_queue_.count(run_key(*job)) == 1);
+    CHECK(job->runnable == run_queue_.contains(*job));
     CHECK(!wants_leases(*job) || job->runnable);
     CHECK(job->spec.max_running == 0 || job->leased <= job->spec.max_running ||
           counter("leases_adopted") > 0);
@@ -139,13 +140,14 @@ void Scheduler::check_invariants() const {
   });
   for (const auto& [id, session] : sessions_) {
     CHECK(session->open_tasks + session->outcomes_held == held[session.get()]);
-    CHECK(session->open_tasks <= options_.credit_tasks);
+    CHECK(session->open_tasks <= session->credit.tasks);
     CHECK(!session->present || !session->silent);
     if (!session->present && !session->silent) continue;
     const Peer& peer = peers_.at(session->peer);
     CHECK(peer.session == session.get());
     CHECK(peer.kind == (session->silent ? PeerKind::silent_session : PeerKind::session));
   }
+  check_users();
   CHECK(run_queue_.size() <= jobs_.size());
   check_demands();
   check_places();

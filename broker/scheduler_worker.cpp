@@ -23,7 +23,8 @@ constexpr std::uint64_t kMaxOutputBytes = std::uint64_t{16} << 20;
 
 }  // namespace
 
-void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now, const RemoteUser* user) {
+void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now, const RemoteUser* user,
+                      const LocalUser& local) {
   if (!check_version(peer, hello.protocol_version, hello.software_version)) return;
   const auto old_peer = peers_.find(peer);
   const std::vector<message::HeldLeases> held = std::move(hello.held);
@@ -34,7 +35,7 @@ void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now, const
     refuse(peer, RefuseCode::identity, "one connection cannot be two workers");
     return;
   }
-  const std::string user_name = user == nullptr ? "" : user->name;
+  const std::string user_name = user == nullptr ? local.name : user->name;
   if (index != kNoWorker && workers_.at(index).user != user_name) {
     refuse(peer, RefuseCode::identity, "this worker id is another user's");
     return;
@@ -42,7 +43,7 @@ void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now, const
   if (index == kNoWorker) {
     index = workers_.add(std::move(hello));
     workers_.at(index).user = user_name;
-    ++counters_["workers"];
+    workers_.at(index).number = ++counters_["workers"];
     consider(index);
   } else {
     const PeerId previous = workers_.at(index).peer;
@@ -223,8 +224,10 @@ void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, T
   if (job != nullptr && taken > 0) {
     const Duration sample =
         std::min<Duration>(message.busy / static_cast<std::int64_t>(taken), kLongestSample);
-    Duration& learned = job->mean_duration;
-    learned = learned == Duration(0) ? std::max(sample, Duration(1)) : (learned * 3 + sample) / 4;
+    for (Duration* learned : {&job->mean_duration, &job->session->user->mean_duration}) {
+      *learned =
+          *learned == Duration(0) ? std::max(sample, Duration(1)) : (*learned * 3 + sample) / 4;
+    }
     set_runnable(*job);
   }
   settle(index);

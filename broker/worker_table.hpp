@@ -82,7 +82,8 @@ struct WorkerRecord {
   bool offers_slots = false;      // counted in pool(): it is connected and takes leases
   bool shares = false;            // it uses the broker's folders: it has every blob
 
-  std::string user;            // remote: who the authenticator says it is; empty: a local worker
+  std::string user;            // as the authenticator or the system says; empty: the broker's own
+  std::uint64_t number = 0;    // how people know it
   message::HelloWorker hello;  // as announced; `held` is emptied. Last: rarely read
   std::string pause_reason;
   std::set<BlobId> blobs;  // in its cache, by its own word; empty when it shares

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -47,7 +48,7 @@ void link_to(const std::string& target, const std::string& path) {
 }
 
 bool may_write(const std::string& folder) {
-  return ::access((folder + kIncoming).c_str(), R_OK | W_OK | X_OK) == 0;
+  return ::access((folder + kIncoming).c_str(), W_OK | X_OK) == 0;
 }
 
 }  // namespace
@@ -142,6 +143,9 @@ void WorkerFolder::bring_along(const std::vector<std::string>& from) const {
     for (const fs::directory_entry& entry : fs::directory_iterator(from[i] + kIncoming, error)) {
       const std::string name = entry.path().filename();
       if (name.ends_with(suffix)) found.push_back(kIncoming + name);
+    }
+    if (error == std::errc::permission_denied) {  // another user's broker was here
+      spdlog::warn("cannot list '{}': results that its broker had not taken are lost", from[i]);
     }
     for (const std::string& name : found) fs::rename(from[i] + name, used_[i] + name, error);
   }

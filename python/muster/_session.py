@@ -29,7 +29,8 @@ class Node:
     `state`: "up", or what a machine without a worker does: "connecting", "preparing", "waiting" to
     try again, "failed" or "ending"; `detail` says more, such as what went wrong and what to do.
     `busy`: tasks it has now, running or about to; `cores`, `memory_bytes` and `gpus`: of its
-    machine; `paused`: why it takes no tasks for a while.
+    machine; `paused`: why it takes no tasks for a while; `worker`: the broker's short name of its
+    worker, such as "w1", empty without one.
     """
 
     name: str

@@ -99,8 +99,9 @@ class SchedulerTest : public testing::Test {
     send(peer, hello);
     return peer;
   }
-  void send(PeerId peer, const Message& message, const RemoteUser* user = nullptr) {
-    scheduler_->receive(peer, through_codec(message), now_, user);
+  void send(PeerId peer, const Message& message, const RemoteUser* user = nullptr,
+            const LocalUser& local = {}) {
+    scheduler_->receive(peer, through_codec(message), now_, user, local);
     collect();
   }
   void disconnect(PeerId peer) {

@@ -79,9 +79,13 @@ class Users:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
-    def start(self, user: int, program: str, *argv: str, group: int | None = None) -> None:
+    def start(
+        self, user: int, program: str, *argv: str, group: int | None = None
+    ) -> subprocess.Popen[bytes]:
         words = self.command(user, str(self.built / "bin" / program), *argv, group=group)
-        self._started.append(subprocess.Popen(words, env=self.environment(user), cwd="/"))
+        started = subprocess.Popen(words, env=self.environment(user), cwd="/")
+        self._started.append(started)
+        return started
 
     def start_broker(self, *options: str) -> None:
         self.start(OWNER, "muster-broker", "--listen", self.endpoint, *options, group=GROUP)
@@ -89,8 +93,8 @@ class Users:
         self.socket.chmod(0o660)  # what its service does
         os.chown(self.socket, OWNER, GROUP)
 
-    def start_worker(self, user: int) -> None:
-        self.start(user, "muster-worker", "--slots", "1")
+    def start_worker(self, user: int) -> subprocess.Popen[bytes]:
+        return self.start(user, "muster-worker", "--slots", "1")
 
     def run(self, user: int, script: str, *arguments: str) -> str:
         done = subprocess.run(
@@ -186,13 +190,15 @@ def modes(folder: Path) -> set[tuple[str, str]]:
 @pytest.mark.parametrize("worker", [OWNER, MEMBER])
 @pytest.mark.parametrize("place", ["memory", "disk"])
 def test_a_group_shares_the_brokers_folders(users: Users, worker: int, place: str) -> None:
-    limits = ["--blob-memory", "1MiB"] if place == "disk" else []
-    users.start_broker("--blob-group", "--blob-folder", str(users.folder / "disk"), *limits)
+    options = ["--blob-memory", "1MiB"] if place == "disk" else []
+    if worker == MEMBER:
+        options += ["--worker-users", str(MEMBER)]
+    users.start_broker("--blob-group", "--blob-folder", str(users.folder / "disk"), *options)
     users.start_worker(worker)
     assert users.run(MEMBER, SHARED).splitlines()[0] == "the worker shares them"
     folders = [Path(f"/dev/shm/muster-{OWNER}-{GROUP}"), users.folder / "disk"]
     found = modes(folders[0]) | modes(folders[1])
-    assert found >= {("folder", "1770"), ("file", "444")}, found
+    assert found >= {("folder", "1730"), ("file", "444")}, found
     assert not list(folders[0].glob("broker-*/incoming/*")), "all is taken"
     for folder in folders:
         looked = users.command(STRANGER, "ls", *map(str, folder.glob("broker-*")))
@@ -225,3 +231,14 @@ def test_a_file_that_only_its_user_can_read_is_copied(users: Users) -> None:
     users.start_broker("--blob-group", "--blob-folder", str(users.folder / "disk"))
     users.start_worker(OWNER)
     assert users.run(MEMBER, MAPPED) == "all is well\n"
+
+
+def test_a_members_worker_is_refused_and_told_why(users: Users) -> None:
+    users.start_broker()
+    assert users.start_worker(MEMBER).wait(PATIENCE) != 0
+    users.start_worker(OWNER)
+    script = """
+        with ComputePool() as pool:
+            print(pool.submit(os.getuid).result(60))
+    """
+    assert users.run(MEMBER, script) == f"{OWNER}\n"

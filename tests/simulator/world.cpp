@@ -307,7 +307,7 @@ void World::check_caps() {
   if (!scheduler_ || !plan_.faults.caps) return;
   for (const message::JobStatus& row : scheduler_->status(now_).jobs) {
     for (const auto& producer : producers_) {
-      if (row.session != to_hex(producer->id)) continue;
+      if (row.session != scheduler_->shown(producer->id)) continue;
       const std::uint32_t cap = producer->jobs.at(row.job - 1)->cap;
       if (cap == 0 || row.leased < cap) continue;
       count("caps_reached");

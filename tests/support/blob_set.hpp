@@ -3,6 +3,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -18,7 +19,8 @@ class BlobSet : public BlobFiles {
     const auto found = held_.find(name.id);
     return found != held_.end() && found->second.size_bytes == name.size_bytes;
   }
-  std::string adopt(const BlobSource& source) override {
+  std::string adopt(const BlobSource& source, std::optional<std::uint32_t> maker) override {
+    last_maker_ = maker;
     if (source.file == "refused") return "it is refused";
     held_.insert({source.name.id, {source.name.size_bytes, 0}});
     return holds(source.name) ? "" : "it has another size";
@@ -46,6 +48,8 @@ class BlobSet : public BlobFiles {
     return found == held_.end() ? 0 : found->second.pins;
   }
   std::size_t size() const { return held_.size(); }
+  // To whom the file of the last blob had to belong.
+  std::optional<std::uint32_t> last_maker() const { return last_maker_; }
   bool cleared(const std::string& owner) const { return cleared_.count(owner) != 0; }
 
  private:
@@ -55,6 +59,7 @@ class BlobSet : public BlobFiles {
   };
   std::map<BlobId, Held> held_;
   std::set<std::string> cleared_;
+  std::optional<std::uint32_t> last_maker_;
 };
 
 }  // namespace muster::testing
