@@ -52,6 +52,7 @@ def machine(packages: list[pathlib.Path]) -> Iterator[Machine]:
         root.install(*(file for file in packages if "libmuster" not in file.name))
         root.run("useradd", "--create-home", "--groups", "muster", "ada")
         root.run("useradd", "--create-home", "eve")
+        root.run("useradd", "--system", "muster-worker")  # libnss-systemd would name it otherwise
         keys = root.path / "etc/muster/keys"
         for key in (keys / "broker.key", keys.parent / "worker.key"):
             key.write_text("not a key, but as secret\n")

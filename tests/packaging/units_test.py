@@ -11,7 +11,7 @@ from debian_root import SOURCE, run
 UNITS = SOURCE / "packaging" / "systemd"
 BIN = SOURCE / "build" / "release" / "bin"
 PROGRAMS = ("broker", "worker")
-MOST_EXPOSURE = {"broker": 1.5, "worker": 2.0}  # of 10; what docs/services.md promises
+MOST_EXPOSURE = {"broker": 1.7, "worker": 2.0}  # of 10; what docs/services.md promises
 
 
 def copy_units(source: pathlib.Path, target: pathlib.Path) -> list[pathlib.Path]:
