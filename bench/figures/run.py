@@ -1,19 +1,51 @@
-"""`muster run` as people use it: thousands of tiny commands, against xargs and GNU parallel."""
+"""`muster run` as people use it, against xargs and GNU parallel: thousands of tiny commands, and
+commands that write more than a pipe holds."""
 
 from __future__ import annotations
 
+import shlex
 import statistics
+import time
 from collections.abc import Iterator
 
-from bench.harness import Bench, Figure, Rig, at_least, at_most, ratio_figure
+from bench.harness import Bench, Figure, MeasurementError, Rig, at_least, at_most, ratio_figure
 
 _COMMANDS = 5_000
 # GNU parallel is slow enough that a part shows its cost per command, give or take its start.
 _QUICK_PARALLEL_COMMANDS = 1_000
 
+_OUTPUT_BYTES = 1_000_000
+_OUTPUT_COMMANDS = 400
+_QUICK_OUTPUT_COMMANDS = 100
+
 
 def _lines(count: int) -> str:
     return "".join(f"{number}\n" for number in range(1, count + 1))
+
+
+def _seconds_of_output(rig: Rig, tool: str, count: int) -> float:
+    """The time in which `tool` runs commands that write, and all that they wrote arrives."""
+    command = f"{tool} 'head -c {_OUTPUT_BYTES} /dev/zero; : {{}}' | wc -c"
+    start = time.perf_counter()
+    arrived = int(rig.run(["sh", "-c", command], _lines(count)))
+    taken = time.perf_counter() - start
+    if arrived != count * _OUTPUT_BYTES:
+        raise MeasurementError(f"{command}: {arrived:,} bytes of {count * _OUTPUT_BYTES:,}")
+    return taken
+
+
+def _measure_output(rig: Rig) -> Iterator[Figure]:
+    count = _QUICK_OUTPUT_COMMANDS if rig.quick else _OUTPUT_COMMANDS
+    muster_run = shlex.join([rig.program("muster"), "run", "--jobs", "2"])
+    muster, xargs = rig.take_turns(
+        lambda: _seconds_of_output(rig, muster_run, count),
+        lambda: _seconds_of_output(rig, "xargs -P 2 -I{} sh -c", count),
+    )
+    megabytes = count * _OUTPUT_BYTES / 1e6
+    size = f"{count:,} commands write {_OUTPUT_BYTES:,} bytes each"
+    yield ratio_figure("output_ratio_to_xargs", muster, xargs, None, note=size)
+    yield Figure("output_megabytes_per_second", megabytes / statistics.median(muster), "MB/s")
+    yield Figure("xargs_output", megabytes / statistics.median(xargs), "MB/s")
 
 
 def _measure(rig: Rig) -> Iterator[Figure]:
@@ -35,6 +67,7 @@ def _measure(rig: Rig) -> Iterator[Figure]:
     yield Figure("muster_seconds", statistics.median(muster), "s")
     yield Figure("xargs_seconds", statistics.median(xargs), "s")
     yield Figure("parallel_seconds", statistics.median(parallel), "s", note=scaled)
+    yield from _measure_output(rig)
 
 
 RUN = Bench("run", _measure, programs=("muster",), tools=("xargs", "parallel"))
