@@ -36,6 +36,7 @@ std::optional<std::string> Absence::look(const Silence& silence, bool awaited,
     return fmt::format("muster: the broker at {} answers again, after {} s", endpoint_,
                        std::max<std::int64_t>(absence.count(), 0));
   }
+  if (silence.length < worth_telling(silence)) return std::nullopt;
   if (!awaited || std::exchange(told_, true)) return std::nullopt;
   since_ = clock - std::chrono::duration_cast<std::chrono::system_clock::duration>(silence.length);
   return fmt::format(
@@ -57,7 +58,7 @@ std::optional<Error> Absence::verdict(const Silence& silence) const {
 Duration Absence::next(const Silence& silence) const {
   const Duration end = limit(silence);
   Duration next = kNever;
-  if (!told_) next = std::max(silence.usual - silence.length, Duration{0});
+  if (!told_) next = std::max(worth_telling(silence) - silence.length, Duration{0});
   if (end == kNever) return next;
   return std::min(next, end >= silence.length ? end - silence.length + Duration{1} : kAgain);
 }

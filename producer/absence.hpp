@@ -29,7 +29,7 @@ class Absence {
   };
   // Whether look() or verdict() may say anything.
   bool concerns(const Silence& silence) const {
-    return told_ || silence.length >= std::min(silence.usual, limit(silence));
+    return told_ || silence.length >= std::min(worth_telling(silence), limit(silence));
   }
   // A line for people, or nothing: one when the absence has become long, one when it is over.
   // `awaited`: somebody waits for the broker. `clock`: the time of day.
@@ -41,6 +41,8 @@ class Absence {
   Duration next(const Silence& silence) const;
 
  private:
+  // Restarts and short standstills pass unseen.
+  static Duration worth_telling(const Silence& silence) { return 3 * silence.usual; }
   Duration limit(const Silence& silence) const;
 
   const std::string endpoint_;

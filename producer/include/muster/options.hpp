@@ -55,8 +55,9 @@ struct Options {
   std::chrono::milliseconds connect_timeout{10'000};
   // A broker that is silent for longer ends every wait with ErrorCode::disconnected. Nothing: waits
   // take as long as it takes, a night's sleep of the broker's machine too; a line on standard error
-  // says since when the broker has been silent, and when it is back. In both cases silences that
-  // end (a restart, a network break) do no harm: what was in flight is resent.
+  // says since when the broker has been silent, after half a minute of it, and when it is back. In
+  // both cases silences that end (a restart, a network break) do no harm: what was in flight is
+  // resent.
   std::optional<std::chrono::milliseconds> broker_timeout = {};
 };
 
