@@ -204,6 +204,15 @@ class Node:
             self._sshd.wait(PATIENCE_SECONDS)
         (self.folder / "sshd.log").write_text("")
 
+    def stop_sshd(self) -> None:
+        """sshd and all its sessions stand still, until continue_sshd()."""
+        self.run("pkill -STOP -x sshd || :")
+
+    def continue_sshd(self) -> None:
+        self.run("pkill -CONT -x sshd || :")
+        if self._sshd is not None:
+            self._sshd.send_signal(signal.SIGCONT)  # nsenter stops itself with its child
+
     def restart_sshd(self, **options: str) -> None:
         """A new sshd with these options before the usual ones: AllowTcpForwarding="no"."""
         self.kill_sshd()
