@@ -65,7 +65,8 @@ struct JobRecord {
   JobId id;
   JobKey key;
   JobSpec spec;
-  bool declared = false;          // JOB arrived; false: only leases of it were reported
+  bool declared = false;          // JOB arrived; false: only leases of it were reported …
+  Time unclaimed_since{0};        // … and since then its producer could have said JOB
   bool closed = false;            // END_JOB arrived
   bool names_blobs = false;       // its body or a task of it does
   Demand* demand = nullptr;       // what its tasks ask for; null: one slot each, and no more
@@ -152,6 +153,7 @@ struct SessionRecord {
   PeerId peer{};
   bool present = false;   // it has a live connection
   bool silent = false;    // it has a connection, but was not heard for long: is told nothing
+  bool greeted = false;   // it said HELLO to this incarnation; false: workers spoke of it
   bool resuming = false;  // it was another incarnation's session: workers may hold its leases
   Time last_heard{0};
   Time last_sent{0};

@@ -236,6 +236,7 @@ void Scheduler::tick(Time now) {
   last_tick_ = now;
   next_tick_ = now + std::min<Duration>(kTick, options_.heartbeat_interval);
   check_liveness(now);
+  forget_unclaimed(now);
   review_drained(now);
   explain_waiting(now);
 }
@@ -304,6 +305,27 @@ void Scheduler::check_session(SessionRecord& session, Time now) {
   if (now - session.last_sent < (session.silent ? silence : options_.heartbeat_interval)) return;
   session.last_sent = now;
   send(session.peer, message::Heartbeat{static_cast<std::uint64_t>(now.count()), false});
+}
+
+// Jobs that only workers speak of. A producer that is here, with credit to spare, would have said
+// JOB if it still waited for them: it has what it wanted, from the broker before this one.
+void Scheduler::forget_unclaimed(Time now) {
+  std::vector<JobRecord*> unclaimed;
+  for (auto& [key, job] : jobs_) {
+    if (job->declared) continue;
+    const SessionRecord& session = *job->session;
+    const bool has_credit = session.open_tasks < session.credit.tasks / 2 + 1 &&
+                            session.payload_bytes < session.credit.bytes / 2;
+    if (!session.present || !has_credit) {
+      job->unclaimed_since = now;
+    } else if (now - job->unclaimed_since > options_.session_grace) {
+      unclaimed.push_back(job.get());
+    }
+  }
+  for (JobRecord* job : unclaimed) {
+    ++counters_["jobs_unclaimed"];
+    forget_job(*job);
+  }
 }
 
 // Once per turn, however many workers came or went in it.

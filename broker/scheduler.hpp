@@ -182,6 +182,7 @@ class Scheduler {
   void check_session(SessionRecord& session, Time now);
   void own_up_to_standstill(Time now);
   void hear_silent(Peer& peer, PeerId id, Time now);
+  void forget_unclaimed(Time now);
   void announce_pool();
 
   // scheduler_producer.cpp
@@ -293,6 +294,7 @@ class Scheduler {
   std::string put_blob(SessionRecord& session, const BlobSource& source, BlobState& state);
   void release_blobs(SessionRecord& session, const message::BlobRelease& released);
   void release_blob(SessionRecord& session, const BlobId& id);
+  void release_stale(SessionRecord& session, const Outcome& outcome);
   void end_session_blobs(SessionRecord& session);
   std::string lost_blob(const Payload& payload) const;
   void end_if_lost(JobRecord& job, std::uint64_t sequence, TaskRecord& task);

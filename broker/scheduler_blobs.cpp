@@ -86,6 +86,16 @@ void Scheduler::release_blob(SessionRecord& session, const BlobId& id) {
   if (kept->result_bytes > 0) release_result(kept->job, kept->result_bytes);
 }
 
+// An outcome that came while its producer was away, and that nobody waits for: its blobs are kept
+// no longer, unless the producer has said since that it needs them.
+void Scheduler::release_stale(SessionRecord& session, const Outcome& outcome) {
+  for (std::uint32_t i = 0; i < outcome.body.blobs; ++i) {
+    const BlobId id = blob_at(outcome.body, i).id;
+    const BlobTable::Kept* kept = session.blobs.find(id);
+    if (kept != nullptr && kept->is_result && kept->result_bytes == 0) release_blob(session, id);
+  }
+}
+
 void Scheduler::end_session_blobs(SessionRecord& session) {
   session.blobs.each(
       [&](const BlobId&, const BlobTable::Kept& kept) { count_released(session, kept); });

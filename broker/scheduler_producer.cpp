@@ -47,8 +47,10 @@ void Scheduler::hello(PeerId peer, message::HelloProducer&& hello, Time now,
   session.silent = false;
   session.last_heard = now;
   session.last_sent = now;
-  session.resuming = session.resuming || hello.resuming;
-  if (hello.resuming) session.hold_until = started_ + options_.resume_wait;
+  if (!std::exchange(session.greeted, true) && hello.resuming) {
+    session.resuming = true;
+    session.hold_until = started_ + options_.resume_wait;
+  }
   peers_[peer] = {PeerKind::session, &session, kNoWorker, now};
   welcome(peer, &session, now);
   send(peer, message::Pool(announced_));  // what changed in this turn follows
@@ -253,6 +255,7 @@ void Scheduler::drop_stale_adopted(JobRecord& job, std::uint64_t before) {
     WorkerRecord& worker = workers_.at(adopted.worker);
     std::vector<LeaseRange> leases{{TaskSequence{entry->first}, 1, adopted.attempt}};
     if (adopted.outcome) {
+      release_stale(*job.session, *adopted.outcome);
       send_worker(adopted.worker,
                   message::AcknowledgeLeases{job.session->id, job.id, std::move(leases)});
     } else {
@@ -350,8 +353,11 @@ void Scheduler::forget_job(JobRecord& job) {
   }
   for (const auto& [sequence, adopted] : job.adopted) {
     job.told.insert(adopted.worker);
-    if (adopted.outcome) continue;
-    --workers_.at(adopted.worker).leases;
+    if (adopted.outcome) {
+      release_stale(*job.session, *adopted.outcome);
+    } else {
+      --workers_.at(adopted.worker).leases;
+    }
   }
   job.told.each([&](WorkerIndex index) {
     settle(index);

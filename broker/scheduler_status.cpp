@@ -94,6 +94,10 @@ void Scheduler::check_invariants() const {
   std::unordered_map<WorkerIndex, std::uint64_t> leases;
   std::unordered_map<WorkerIndex, std::uint64_t> bytes;
   std::unordered_map<const SessionRecord*, std::uint64_t> held;
+  std::unordered_map<const SessionRecord*, std::uint64_t> payload_bytes;
+  std::unordered_map<const SessionRecord*, std::uint64_t> outcome_bytes;
+  std::unordered_map<WorkerIndex, std::uint64_t> short_leases;
+  std::size_t runnable = 0;
   for (const auto& [key, job] : jobs_) {
     CHECK(job->key == key);
     CHECK(job->session->jobs.at(value(job->id)) == job.get());
@@ -107,16 +111,20 @@ void Scheduler::check_invariants() const {
         CHECK(task.attempts_made > 0);
         ++leases[task.worker];
         bytes[task.worker] += task.data.bytes.size();
+        short_leases[task.worker] += task.is_short ? 1 : 0;
       } else {
         CHECK(task.worker == kNoWorker);
       }
       held[job->session] += task.state == TaskState::acknowledged ? 0 : 1;
+      (task.state == TaskState::ended ? outcome_bytes : payload_bytes)[job->session] +=
+          task.data.bytes.size();
       CHECK(task.losses <= job->spec.crash_budget);
       CHECK(task.failures <= job->spec.retries);
     }
     CHECK(queued == job->queued);
     CHECK(leased == job->leased);
     CHECK(job->end() == job->base() || job->find(job->base())->state != TaskState::acknowledged);
+    runnable += job->runnable ? 1 : 0;
     CHECK(job->runnable == run_queue_.contains(*job));
     CHECK(!wants_leases(*job) || job->runnable);
     CHECK(job->spec.max_running == 0 || job->leased <= job->spec.max_running ||
@@ -130,6 +138,7 @@ void Scheduler::check_invariants() const {
   self.workers_.each([&](WorkerIndex index, const WorkerRecord& worker) {
     CHECK(worker.leases == leases[index]);
     CHECK(worker.lease_bytes == bytes[index]);
+    CHECK(worker.short_leases == short_leases[index]);
     // Those that can start and, apart from them, those that wait.
     const std::uint64_t most = worker.hello.slots + limits::kMaxPrefetch + worker.stuck_slots;
     CHECK(worker.fetching <= worker.leases);
@@ -141,6 +150,8 @@ void Scheduler::check_invariants() const {
   for (const auto& [id, session] : sessions_) {
     CHECK(session->open_tasks + session->outcomes_held == held[session.get()]);
     CHECK(session->open_tasks <= session->credit.tasks);
+    CHECK(session->payload_bytes == payload_bytes[session.get()]);
+    CHECK(session->outcome_bytes == outcome_bytes[session.get()]);
     CHECK(!session->present || !session->silent);
     if (!session->present && !session->silent) continue;
     const Peer& peer = peers_.at(session->peer);
@@ -148,7 +159,7 @@ void Scheduler::check_invariants() const {
     CHECK(peer.kind == (session->silent ? PeerKind::silent_session : PeerKind::session));
   }
   check_users();
-  CHECK(run_queue_.size() <= jobs_.size());
+  CHECK(run_queue_.size() == runnable);
   check_demands();
   check_places();
   check_blobs();

@@ -30,6 +30,9 @@ void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now, const
   const std::vector<message::HeldLeases> held = std::move(hello.held);
   hello.held.clear();
   WorkerIndex index = workers_.find(hello.worker);
+  // Twice on one connection: what it has got since the first time is on its way.
+  const bool again =
+      index != kNoWorker && workers_.at(index).present && workers_.at(index).peer == peer;
   if (old_peer != peers_.end() && old_peer->second.worker != kNoWorker &&
       old_peer->second.worker != index) {
     refuse(peer, RefuseCode::identity, "one connection cannot be two workers");
@@ -60,7 +63,7 @@ void Scheduler::hello(PeerId peer, message::HelloWorker&& hello, Time now, const
   peers_[peer] = {PeerKind::worker, nullptr, index, now};
   for (auto& [key, job] : jobs_) job->told.erase(index);  // a new connection is told again
   welcome(peer, nullptr, now, user);
-  reconcile(index, held, now);
+  if (!again) reconcile(index, held, now);
 }
 
 void Scheduler::on_worker(WorkerIndex index, Message&& message, Time now) {
@@ -118,8 +121,12 @@ void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeas
       send_worker(index, message::ForgetJob{entry.session, entry.job});
       continue;
     }
-    if (job == nullptr) job = &make_job(*session, entry.job);
+    if (job == nullptr) {
+      job = &make_job(*session, entry.job);
+      job->unclaimed_since = now;
+    }
     reconcile_job(index, *job, entry.leases);
+    job->told.insert(index);  // it knows the job, and must hear when nobody needs it any more
     set_runnable(*job);
   }
   std::set<std::tuple<JobKey, std::uint64_t>> kept;
@@ -374,7 +381,11 @@ void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
   }
   for (auto& [key, job] : jobs_) {
     job->told.erase(index);
-    std::erase_if(job->adopted, [&](const auto& entry) { return entry.second.worker == index; });
+    std::erase_if(job->adopted, [&, &session = *job->session](const auto& entry) {
+      if (entry.second.worker != index) return false;
+      if (entry.second.outcome) release_stale(session, *entry.second.outcome);
+      return true;
+    });
   }
   if (reserved_worker_ == index) reserved_worker_ = kNoWorker;
   unconsider(index);
