@@ -69,9 +69,12 @@ bool Agent::is_deaf() const {
 
 void Agent::receive(Message&& message, Time now) {
   now_ = now;
-  const bool unproved = !options_.proof.empty() && link_ == Link::waiting &&
-                        !std::holds_alternative<message::Welcome>(message);
-  if (is_deaf() || unproved) {
+  // What comes before the answer to HELLO was said on an earlier connection, and takes no account
+  // of what HELLO said; or by somebody who has not proved to be our broker.
+  const bool is_answer =
+      std::holds_alternative<message::Welcome>(message) ||
+      (options_.proof.empty() && std::holds_alternative<message::Refuse>(message));
+  if (is_deaf() || (link_ == Link::waiting && !is_answer)) {
     ++dropped_messages_;
     return;
   }
@@ -141,7 +144,7 @@ void Agent::handle(message::Refuse& m) {
   outbox_.clear();
 }
 
-void Agent::handle(message::Unknown&) { say_hello(); }
+void Agent::handle(message::Unknown&) { say_hello(); }  // while it is up, see receive()
 
 void Agent::handle(message::Heartbeat& m) {
   if (m.reply_wanted) outbox_.emplace_back(message::Heartbeat{m.token, false});

@@ -85,6 +85,8 @@ class Agent {
   void drain(Time now);
   // Nothing is held and everything was acknowledged.
   bool idle() const { return held_ == 0 && returns_.empty(); }
+  // Jobs that it knows: it forgets them when the broker says so.
+  std::size_t jobs() const { return jobs_.size(); }
 
   void tick(Time now);
   Time next_deadline() const;

@@ -180,6 +180,9 @@ void WorkerLoop::notice_connected(Time now) {
   if (!dealer_->take_connected()) return;
   spdlog::info("connected to {}", options_.endpoint);
   replaced_ = false;
+  // The broker says nothing before our HELLO: what is here is of the connection before.
+  while (dealer_->receive()) {
+  }
   agent_.connected(now);
 }
 

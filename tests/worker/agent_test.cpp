@@ -131,6 +131,35 @@ TEST(Agent, OutcomesWaitForEachOtherOnlyWhileEverySlotHasMoreToDo) {
   EXPECT_EQ(env.expect<message::WorkerOutcomes>().runs.size(), 1U);
 }
 
+TEST(Agent, ALeaseThatComesTwiceRunsOnceWhateverBecameOfIt) {
+  AgentEnv env(1);
+  env.connect_and_declare();
+  env.lease(0, 3);
+  env.finish(0);  // 0 is finished, 1 runs, 2 is queued
+  env.lease(0, 3);
+  env.finish(1);
+  env.finish(2);
+  EXPECT_EQ(env.started, (std::vector<std::uint64_t>{0, 1, 2}));
+  env.say(message::StopTasks{kSession, kJob, AgentEnv::range(2, 1)});
+  env.lease(0, 3);
+  EXPECT_EQ(env.started.size(), 3U);
+}
+
+TEST(Agent, WhatAnEarlierConnectionSaidIsOverOnceItHasSaidHello) {
+  AgentEnv env(1);
+  env.connect_and_declare();
+  env.connect();
+  env.messages.clear();
+  env.declare();
+  env.lease(0, 1);  // the broker takes it back when it reads HELLO
+  env.say(message::Unknown{kIncarnation});
+  EXPECT_TRUE(env.started.empty());
+  env.expect_nothing();
+  env.connect_and_declare();
+  env.lease(0, 1, 1);
+  EXPECT_EQ(env.started.size(), 1U);
+}
+
 TEST(Agent, IgnoresDuplicatesAndReturnsWhatItDoesNotKnow) {
   AgentEnv env;
   env.connect_and_declare();
