@@ -19,7 +19,7 @@ constexpr std::uint64_t kBlobStep = 10'000'000;
 
 BlobName World::blob_of(std::uint64_t number) const {
   const std::uint64_t kind = number % kBlobs;
-  return {{plan_.seed, kind + 1}, (kind + 1) * kBlobStep};
+  return {{plan_.seed + 1000, kind + 1}, (kind + 1) * kBlobStep};
 }
 
 // The same for every call: whoever has a result knows what its task named.
@@ -63,10 +63,10 @@ void World::answer_blobs(Producer& producer, const std::vector<BlobAnswer>& answ
 }
 
 // What the broker does before the scheduler hears of an outcome: it gets the blobs.
-void World::pull_results(Link& link, const Message& message) {
+void World::pull_results(std::uint64_t peer, const Message& message) {
   const auto* finished = std::get_if<message::WorkerOutcomes>(&message);
   if (finished == nullptr) return;
-  const auto from = scheduler_->worker_at(PeerId{link.peer});
+  const auto from = scheduler_->worker_at(PeerId{peer});
   if (!from) return;
   for (const OutcomeRun& run : finished->runs) {
     for (std::size_t i = 0; i < run.outcomes.size(); ++i) {

@@ -2,6 +2,7 @@
 // of a BlobStore. Owner: one test; one thread.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
@@ -46,6 +47,11 @@ class BlobSet : public BlobFiles {
   std::uint32_t pins(const BlobId& id) const {
     const auto found = held_.find(id);
     return found == held_.end() ? 0 : found->second.pins;
+  }
+  // How many are pinned.
+  std::size_t pinned() const {
+    return static_cast<std::size_t>(std::count_if(
+        held_.begin(), held_.end(), [](const auto& entry) { return entry.second.pins > 0; }));
   }
   std::size_t size() const { return held_.size(); }
   // To whom the file of the last blob had to belong.
