@@ -89,7 +89,8 @@ void World::break_something() {
   } else if (plan_.faults.absences && chance(0.05)) {
     count(link->worker != nullptr ? "absences_of_workers" : "absences_of_producers");
     break_link(*link, 65s + random_duration(60s));
-  } else if (plan_.faults.half_open && chance(0.1)) {
+  } else if (plan_.faults.half_open && link->worker != nullptr && chance(0.1)) {
+    // Producers are on the broker's machine: what happens to their sockets both ends see.
     const bool is_mute = chance(0.5);
     count(is_mute ? "half_open_mute" : "half_open_deaf");
     (is_mute ? link->mute : link->deaf) = true;

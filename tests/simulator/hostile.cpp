@@ -17,7 +17,7 @@ HostilePeer::Said HostilePeer::speak(const Scheduler& broker) {
   std::vector<std::uint8_t> tape(kTapeBytes);
   for (std::uint8_t& byte : tape) byte = static_cast<std::uint8_t>(random(256));
   fuzz::Input input(tape.data(), tape.size());
-  const Message message = fuzz::Speaker(input).message();
+  const Message message = fuzz::Speaker(input).to_broker();
   Said said{0, message, std::nullopt, "says", false};
   said.connects = peers_.size() < kConnections || random(20) == 0;
   if (!said.connects) said.peer = peers_[random(peers_.size())];

@@ -111,15 +111,16 @@ void World::take(Link& link, std::uint64_t peer, Message&& message) {
   link.heard = now_;
   trace(link, peer, "broker", message);
   pull_results(peer, message);
-  const auto* cancel = std::get_if<message::Cancel>(&message);
-  if (cancel != nullptr && scheduler_->knows(PeerId{peer})) {
-    for (const SequenceRange& range : cancel->ranges) {
-      for (std::uint64_t i = 0; i < range.count; ++i) {
-        audit_.cancel({link.producer->id, value(cancel->job), value(range.first) + i});
-      }
+  const auto* said = std::get_if<message::Cancel>(&message);
+  const message::Cancel cancel = said == nullptr ? message::Cancel{} : *said;
+  const std::uint64_t dropped = scheduler_->counter("messages_before_hello");
+  scheduler_->receive(PeerId{peer}, std::move(message), now_);
+  const bool is_heard = scheduler_->counter("messages_before_hello") == dropped;
+  for (const SequenceRange& range : cancel.ranges) {
+    for (std::uint64_t i = 0; is_heard && i < range.count; ++i) {
+      audit_.cancel({link.producer->id, value(cancel.job), value(range.first) + i});
     }
   }
-  scheduler_->receive(PeerId{peer}, std::move(message), now_);
   if (!greets) return;
   if (link.worker != nullptr) {
     link.worker->seen = scheduler_->worker_named(link.worker->id).has_value();
