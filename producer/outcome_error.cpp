@@ -5,6 +5,7 @@
 
 #include "common/blob.hpp"
 #include "common/codec.hpp"
+#include "common/printable.hpp"
 #include "producer/blob_keeper.hpp"
 
 namespace muster {
@@ -52,8 +53,9 @@ OpenedOutcome open_outcome(const Outcome& outcome) {
   if (outcome.status == OutcomeStatus::result) return {*std::move(body), std::move(blobs)};
   Failure failure = decode_failure(*body);
   const ErrorCode code = code_of(outcome.status, failure.kind);
-  return {Error(code, std::move(failure.kind), failure.message, std::move(failure.traceback),
-                std::move(failure.extra)),
+  // A node's words, which will be shown on somebody's terminal.
+  return {Error(code, printable_line(failure.kind), printable(failure.message),
+                printable(failure.traceback), std::move(failure.extra)),
           std::move(blobs)};
 }
 

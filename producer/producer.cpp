@@ -10,6 +10,7 @@
 #include <mutex>
 #include <utility>
 
+#include "common/printable.hpp"
 #include "common/store_future.hpp"
 #include "producer/channel.hpp"
 #include "producer/discovery.hpp"
@@ -125,7 +126,7 @@ std::vector<std::string> command_nodes(Client& client, NodeCommand command) {
   auto pending = client.request_nodes(std::move(command));
   try {
     message::NodesAnswer answer = pending.get();
-    if (!answer.error.empty()) throw Error(ErrorCode::invalid, "nodes", answer.error);
+    if (!answer.error.empty()) throw Error(ErrorCode::invalid, "nodes", printable(answer.error));
     return std::move(answer.names);
   } catch (const std::future_error&) {
     throw Error(ErrorCode::disconnected, "closed", "the connection to the broker has ended");

@@ -5,6 +5,7 @@
 
 #include "common/check.hpp"
 #include "common/codec.hpp"
+#include "common/printable.hpp"
 
 namespace muster {
 namespace {
@@ -230,7 +231,7 @@ void Session::resume_job(JobId id, Job& job, std::optional<std::uint64_t> next_s
 void Session::on(message::Refuse&& refuse) {
   link_ = Link::refused;
   messages_.clear();
-  events_.refused = std::move(refuse.text);
+  events_.refused = printable(refuse.text);
 }
 
 // While an answer to HELLO is awaited this answers something older: WELCOME follows.
@@ -252,7 +253,9 @@ void Session::on(message::Credit&& credit) {
 }
 
 void Session::on(message::Notice&& notice) {
-  if (jobs_.count(notice.job) != 0) events_.notices.push_back(std::move(notice));
+  if (jobs_.count(notice.job) == 0) return;
+  notice.text = printable(notice.text);  // it may quote nodes
+  events_.notices.push_back(std::move(notice));
 }
 
 void Session::on(message::Status&& status) {
@@ -264,6 +267,7 @@ void Session::on(message::Status&& status) {
 // Of a job that ended meanwhile too: its last lines are often the ones that say why.
 void Session::on(message::Output&& output) {
   if (value(output.job) == 0 || value(output.job) > last_job_) return;
+  output.node = printable_line(output.node);  // part of what is shown before each line
   events_.outputs.push_back(std::move(output));
 }
 

@@ -14,6 +14,7 @@
 #include "broker/nodes/echo_socket.hpp"
 #include "broker/nodes/remote.hpp"
 #include "broker/nodes/remote_text.hpp"
+#include "common/printable.hpp"
 
 namespace muster {
 namespace {
@@ -85,7 +86,7 @@ class Report {
  private:
   void line(const char* kind, const std::string& step, const std::string& text) {
     fmt::print(out_, "  {:<8} {}\n", kind,
-               text.empty() ? step : fmt::format("{:<10} {}", step, text));
+               printable(text.empty() ? step : fmt::format("{:<10} {}", step, text)));
     out_.flush();
   }
   std::ostream& out_;
@@ -328,7 +329,8 @@ bool clean(const Host& host, bool force, std::ostream& out) {
   }
   const CommandOutput removed = remote->run(shell_command(kRemove), "", kPatience * 5);
   if (removed.status != 0) {
-    fmt::print(out, "{}: cannot remove everything: {}\n", host.name, removed.error_output);
+    fmt::print(out, "{}: cannot remove everything: {}\n", host.name,
+               printable(removed.error_output));
     return false;
   }
   if (removed.output.starts_with("nothing")) {
@@ -362,7 +364,7 @@ int run_clean(const std::vector<Host>& hosts, bool force, std::ostream& out) {
     try {
       well = clean(host, force, out) && well;
     } catch (const NodeError& error) {
-      fmt::print(out, "{}: {}: {}\n", host.name, error.step(), error.what());
+      fmt::print(out, "{}: {}: {}\n", host.name, error.step(), printable(error.what()));
       well = false;
     }
   }

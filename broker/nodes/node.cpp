@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "common/attach_exit.hpp"
+#include "common/printable.hpp"
 
 namespace muster {
 namespace {
@@ -180,7 +181,7 @@ void Node::release() {
 void Node::set_state(State state, const std::string& step, const std::string& detail) {
   const std::lock_guard lock(mutex_);
   step_ = step;
-  detail_ = detail;
+  detail_ = printable(detail);  // most of it is the node's own words
   if (ending_ || state_ == state) return;
   state_ = state;
   state_since_ = now();

@@ -9,6 +9,7 @@
 #include "broker/nodes/remote_text.hpp"
 #include "common/attach_exit.hpp"
 #include "common/key_file.hpp"
+#include "common/printable.hpp"
 
 namespace muster {
 namespace {
@@ -25,13 +26,7 @@ std::string run_folder(const std::string& pool, const std::string& node) {
 }
 
 // What another machine says, fit for our log.
-std::string printable(std::string_view line) {
-  std::string text(line.substr(0, kMostLogLine));
-  for (char& byte : text) {
-    if (static_cast<unsigned char>(byte) < ' ' || byte == 0x7f) byte = ' ';
-  }
-  return text;
-}
+std::string for_log(std::string_view line) { return printable_line(line.substr(0, kMostLogLine)); }
 
 // A path that a person wrote, as a word for the node's shell: ~ is that user's home there.
 std::string path_word(const std::string& path) {
@@ -119,16 +114,16 @@ Node::AttachEnd Node::attach(Remote& remote, std::uint16_t port) {
 void Node::heard(std::string_view line, bool is_error, AttachEnd& end) {
   if (is_error) {
     if (line.empty()) return;
-    end.last_words = printable(line);
+    end.last_words = for_log(line);
     if (end.last_words.starts_with("muster: ")) end.last_words.erase(0, 8);
     spdlog::info("node {}: {}", current_.name, end.last_words);
     return;
   }
   if (line.starts_with("lacks ")) {
-    end.lack = printable(line.substr(6));
+    end.lack = for_log(line.substr(6));
     spdlog::info("node {}: commands and native functions only: {}", current_.name, end.lack);
   }
-  if (line.starts_with("missing ")) spdlog::info("node {}: {}", current_.name, printable(line));
+  if (line.starts_with("missing ")) spdlog::info("node {}: {}", current_.name, for_log(line));
   if (!line.starts_with("ready ")) return;
   backoff_.up(now());
   set_state(State::up, "serve",

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "common/printable.hpp"
 #include "producer/cli/job_outcome.hpp"
 #include "producer/cli/keygen.hpp"
 #include "producer/cli/node_commands.hpp"
@@ -123,7 +124,8 @@ int parse_error(CommandLine& line, const CLI::ParseError& error) {
   if (error.get_exit_code() == 0) return line.app.exit(error);  // --help, --version
   const CLI::App* parsed = line.parsed();
   const std::string command = parsed == nullptr ? "" : " " + parsed->get_name();
-  fmt::print(stderr, "muster{}: {}\nTry: muster{} --help\n", command, error.what(), command);
+  fmt::print(stderr, "muster{}: {}\nTry: muster{} --help\n", command,
+             muster::printable(error.what()), command);
   return kOtherError;
 }
 
@@ -158,7 +160,7 @@ int dispatch(CommandLine& line, std::vector<std::string> words) {
     endpoint = muster::endpoint_or_default(line.status_broker);
     return muster::print_status(endpoint, line.status_json);
   } catch (const muster::Error& error) {
-    fmt::print(stderr, "muster: {}\n", muster::advice(error, endpoint));
+    fmt::print(stderr, "muster: {}\n", muster::printable(muster::advice(error, endpoint)));
     return kOtherError;
   }
 }
@@ -170,7 +172,7 @@ int main(int argc, char** argv) {
     CommandLine line;
     return dispatch(line, {argv + 1, argv + argc});
   } catch (const std::exception& error) {
-    fmt::print(stderr, "muster: {}\n", error.what());
+    fmt::print(stderr, "muster: {}\n", muster::printable(error.what()));
     return kOtherError;
   }
 }

@@ -7,22 +7,17 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
+#include "common/printable.hpp"
+
 namespace muster {
 namespace {
-
-// A node's own words reach this terminal: nothing of them may move the cursor.
-std::string printable(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
-  return text;
-}
 
 std::string joined(std::initializer_list<std::string> parts) {
   std::string text;
   for (const std::string& part : parts) {
     if (!part.empty()) text += (text.empty() ? "" : ": ") + part;
   }
-  return printable(text);
+  return printable_line(text);  // a node's own words reach this terminal
 }
 
 }  // namespace
@@ -59,7 +54,7 @@ std::string describe(const NodeRow& row, std::size_t columns) {
   std::string text;
   if (is_up(row)) {
     text = fmt::format("up, {} slot{}", row.slots, row.slots == 1 ? "" : "s");
-    if (!row.detail.empty()) text += "; " + printable(row.detail);
+    if (!row.detail.empty()) text += "; " + printable_line(row.detail);
   } else if (row.state == "up") {
     text = "up, its worker is about to come";
   } else {

@@ -5,6 +5,8 @@
 
 #include <utility>
 
+#include "common/printable.hpp"
+
 namespace muster {
 namespace {
 
@@ -74,7 +76,7 @@ void ResultPrinter::print(const FinishedJob& job) {
 
 void ResultPrinter::write(OutputFile& file, std::string_view text, const std::string& input) {
   if (style_.tag) {
-    file.write(tag_lines(text, input));
+    file.write(tag_lines(text, on_terminal_ ? printable_line(input) : input));
   } else {
     file.write(text);
   }
@@ -83,7 +85,7 @@ void ResultPrinter::write(OutputFile& file, std::string_view text, const std::st
 void ResultPrinter::remark(const std::string& text) {
   progress_.clear();
   out_.flush();
-  err_.write(text);
+  err_.write(printable(text));
   err_.write("\n");
   err_.flush();
 }

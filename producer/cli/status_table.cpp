@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "common/printable.hpp"
+
 namespace muster {
 namespace {
 
@@ -31,9 +33,8 @@ std::size_t width(std::string_view text) {
 }
 
 // Control characters would let a worker's name move the cursor of whoever asks for the status.
-std::string clean(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
+std::string clean(const std::string& said) {
+  std::string text = printable_line(said);
   if (text.size() <= kLongestCell) return text;
   std::size_t end = kLongestCell - 3;
   while (end > 0 && (text[end] & 0xc0) == 0x80) --end;
@@ -138,8 +139,7 @@ std::string bytes_text(std::uint64_t bytes) {
 std::string line_about(const Json& node) {
   std::string text = node.value("detail", "");
   if (text.empty()) return "";
-  std::replace_if(
-      text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, ' ');
+  text = printable_line(text);
   const std::string name = clean(node.value("name", "?"));
   if (node.value("state", "") == "up") return fmt::format("  {}: {}\n", name, text);
   return fmt::format("  {}: {}: {}\n", name, clean(node.value("step", "")), text);
@@ -197,11 +197,8 @@ std::string job_table(const Json& jobs) {
   for (const auto& job : jobs) {
     const std::string waiting = job.value("waiting", "");
     if (waiting.empty()) continue;
-    std::string reason = waiting;
-    std::replace_if(
-        reason.begin(), reason.end(), [](unsigned char c) { return c < 0x20 || c == 0x7f; }, '?');
     text += fmt::format("  {} job {} waits: {}\n", clean(job.value("label", "?")),
-                        number(job, "job"), reason);
+                        number(job, "job"), printable_line(waiting));
   }
   return text;
 }

@@ -60,9 +60,9 @@ TEST(NodeRows, SayWhatGoesOn) {
   EXPECT_TRUE(is_up(rows[0]));
   EXPECT_EQ(describe(rows[0]), "up, 4 slots; commands only");
   EXPECT_FALSE(is_up(rows[1]));  // no worker yet
-  EXPECT_EQ(describe(rows[2]), "failed: login: no key fits [2J");
+  EXPECT_EQ(describe(rows[2]), "failed: login: no key fits\\x1b[2J");
   EXPECT_EQ(describe(rows[2], 12), "failed: l...");
-  EXPECT_EQ(complaint(rows[2]), "n3 (ada@n3:22): login: no key fits [2J");
+  EXPECT_EQ(complaint(rows[2]), "n3 (ada@n3:22): login: no key fits\\x1b[2J");
   EXPECT_NE(complaint(rows[1]).find("muster doctor"), std::string::npos);
   EXPECT_THROW(node_rows("{}"), std::runtime_error);
   EXPECT_THROW(node_rows("no JSON"), std::runtime_error);
