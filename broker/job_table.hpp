@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -165,6 +166,9 @@ struct SessionRecord {
   std::uint64_t payload_bytes = 0;  // of tasks without outcome
   std::uint64_t outcome_bytes = 0;  // of outcomes that it has not acknowledged
   BlobTable blobs;                  // that it keeps
+  // Stores of computed values that its tasks may use, and where their values stand.
+  std::map<std::string, std::string> stores;
+  bool has_named_stores = false;  // it has said something since its greeting, stores first
   // OUTPUT since it was last heard: what it may not have read yet.
   std::uint64_t output_messages = 0;
   std::uint64_t output_bytes = 0;

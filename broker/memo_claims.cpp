@@ -25,7 +25,10 @@ MemoClaims::Answer MemoClaims::claim(const MemoName& name, const StoreAsker& ask
     return Answer::yours;
   }
   Claim& claim = found->second;
-  if (closes_circle(claim.holder, asker)) return Answer::yours;
+  if (closes_circle(claim.holder, asker)) {
+    tell_yours(name, asker);
+    return Answer::yours;
+  }
   if (waiting_.size() >= limits::kMaxStoreWaits) return Answer::too_many;
   claim.line.push_back({{asker, token, now}, may_block});
   waiting_.emplace(asker, name);
@@ -69,7 +72,35 @@ std::vector<MemoClaims::Wait> MemoClaims::put(const MemoName& name) {
   return over;
 }
 
+bool MemoClaims::was_told_yours(const MemoName& name, const StoreAsker& asker) const {
+  const auto claimed = claims_.find(name);
+  if (claimed != claims_.end() && claimed->second.holder == asker) return true;
+  const auto told = told_.find(asker);
+  return told != told_.end() && told->second.count(name) != 0;
+}
+
+// What finds no place here cannot be put while another computes it.
+void MemoClaims::tell_yours(const MemoName& name, const StoreAsker& asker) {
+  if (told_count_ >= limits::kMaxStoreWaits) return;
+  if (told_[asker].insert(name).second) ++told_count_;
+}
+
+void MemoClaims::forget_told(const MemoName& name, const StoreAsker& asker) {
+  const auto told = told_.find(asker);
+  if (told == told_.end()) return;
+  told_count_ -= told->second.erase(name);
+  if (told->second.empty()) told_.erase(told);
+}
+
+void MemoClaims::forget_told(const StoreAsker& asker) {
+  const auto told = told_.find(asker);
+  if (told == told_.end()) return;
+  told_count_ -= told->second.size();
+  told_.erase(told);
+}
+
 std::vector<MemoClaims::Wait> MemoClaims::release(const MemoName& name, const StoreAsker& asker) {
+  forget_told(name, asker);
   const auto waits = waiting_.find(asker);
   if (waits != waiting_.end() && waits->second == name) {
     stop_waiting(asker);
@@ -81,6 +112,7 @@ std::vector<MemoClaims::Wait> MemoClaims::release(const MemoName& name, const St
   const bool next_blocks = !claim.line.empty() && claim.line.front().second;
   std::vector<Wait> over = put(name);
   if (!over.empty()) hold(name, claims_[name], over.front().asker, next_blocks);
+  for (std::size_t i = 1; i < over.size(); ++i) tell_yours(name, over[i].asker);
   return over;
 }
 
@@ -94,6 +126,7 @@ void MemoClaims::stop_waiting(const StoreAsker& asker) {
 
 std::vector<MemoClaims::Wait> MemoClaims::leave(const StoreAsker& asker) {
   stop_waiting(asker);
+  forget_told(asker);
   std::vector<Wait> over;
   const auto held = held_.find(asker);
   if (held == held_.end()) return over;
@@ -120,6 +153,11 @@ std::vector<MemoClaims::Wait> MemoClaims::gone(const StoreOrigin& origin) {
     if (asker.origin == origin) askers.push_back(asker);
   }
   for (const StoreAsker& asker : askers) stop_waiting(asker);  // first, so that no claim goes there
+  while (true) {
+    const auto told = told_.lower_bound({origin, 0});
+    if (told == told_.end() || told->first.origin != origin) break;
+    forget_told(StoreAsker(told->first));
+  }
   askers.clear();
   for (const auto& [asker, names] : held_) {
     if (asker.origin == origin) askers.push_back(asker);
@@ -139,6 +177,7 @@ std::vector<MemoClaims::Wait> MemoClaims::tick(Time now) {
       over.push_back(claim.line.front().first);
       claim.line.pop_front();
       waiting_.erase(over.back().asker);
+      tell_yours(name, over.back().asker);
     }
   }
   return over;
@@ -169,6 +208,12 @@ void MemoClaims::check_invariants() const {
     for (const MemoName& name : names) CHECK(claims_.at(name).holder == asker);
   }
   CHECK(held == claims_.size());
+  std::size_t told = 0;
+  for (const auto& [asker, names] : told_) {
+    CHECK(!names.empty());
+    told += names.size();
+  }
+  CHECK(told == told_count_);
   for (const auto& [asker, name] : waiting_) {
     StoreAsker last = asker;
     for (std::size_t steps = 0; waiting_.count(last) != 0; ++steps) {

@@ -22,6 +22,12 @@
 
 namespace muster {
 
+// Stores that the tasks of one session may use: a program has a handful.
+inline constexpr std::size_t kMostStoresOfSession = 1024;
+
+// Of the digest that stands for a user's seal beside a store's name, in hexadecimal digits.
+inline constexpr std::size_t kSealDigestBytes = 16;
+
 // The session or worker that a question came from.
 struct StoreOrigin {
   bool is_worker = false;
@@ -59,6 +65,12 @@ class MemoClaims {
   Answer claim(const MemoName& name, const StoreAsker& asker, std::uint64_t token, bool may_block,
                Time now);
 
+  // Whether the asker was told to compute this value and has not put or released it since.
+  bool was_told_yours(const MemoName& name, const StoreAsker& asker) const;
+  bool is_claimed(const MemoName& name) const { return claims_.count(name) != 0; }
+  // It has said its value, or will not.
+  void forget_told(const MemoName& name, const StoreAsker& asker);
+
   // It asks for something else now, and does not wait any more.
   void stop_waiting(const StoreAsker& asker);
 
@@ -87,11 +99,16 @@ class MemoClaims {
   bool closes_circle(const StoreAsker& holder, const StoreAsker& asker) const;
   void hold(const MemoName& name, Claim& claim, const StoreAsker& holder, bool may_block);
   void drop_holder(const MemoName& name, const Claim& claim);
+  void tell_yours(const MemoName& name, const StoreAsker& asker);
+  void forget_told(const StoreAsker& asker);
 
   const Duration patience_;
   std::map<MemoName, Claim> claims_;
   std::map<StoreAsker, std::set<MemoName>> held_;
   std::map<StoreAsker, MemoName> waiting_;
+  // Those who compute a value beside the one who holds its claim.
+  std::map<StoreAsker, std::set<MemoName>> told_;
+  std::size_t told_count_ = 0;
 };
 
 }  // namespace muster

@@ -16,6 +16,8 @@ namespace {
 constexpr std::string_view kMagic = "muster\x01m";
 // The magic, three lengths, the content's length and digest, and the digest of all of the end.
 constexpr std::size_t kFootBytes = 8 + 3 * 4 + 8 + 16 + 8;
+// A store's name, and the digest of a seal in hex digits.
+constexpr std::size_t kMostStoreBytes = limits::kMaxNameBytes + 1 + 2 * kSealDigestBytes;
 
 }  // namespace
 
@@ -46,7 +48,7 @@ std::optional<MemoFileEnd> read_end(int file, std::uint64_t file_bytes) {
   const std::size_t text_bytes = wire::load_be32(foot.data() + 8);
   const std::size_t store_bytes = wire::load_be32(foot.data() + 12);
   const std::size_t key_bytes = wire::load_be32(foot.data() + 16);
-  if (text_bytes > limits::kMaxTextBytes || store_bytes > limits::kMaxNameBytes ||
+  if (text_bytes > limits::kMaxTextBytes || store_bytes > kMostStoreBytes ||
       key_bytes > limits::kMaxStoreKeyBytes) {
     return std::nullopt;
   }

@@ -130,7 +130,10 @@ void MemoServer::handle(Question& question) {
   const message::StoreRequest& request = question.request;
   const StoreQuestion& q = request.question;
   const MemoName name{q.store, q.key};
-  if (q.operation == StoreOperation::leave && request.claimant == 0) {
+  const std::string forbidden = not_a_workers(question, name);
+  if (!forbidden.empty()) {
+    reply(question.origin, request.token, refused(forbidden));
+  } else if (q.operation == StoreOperation::leave && request.claimant == 0) {
     handle(question.origin);  // all of them: its connection is new
   } else if (q.operation == StoreOperation::leave) {
     const StoreAsker asker{question.origin, request.claimant};
@@ -150,6 +153,34 @@ void MemoServer::handle(Question& question) {
   } else {
     reply(question.origin, request.token, answer_at_once(question, name));
   }
+}
+
+// Why a worker must not ask that, or nothing: nodes say values only where their tasks were told to
+// compute them, or where nothing is that anybody could lose.
+std::string MemoServer::not_a_workers(const Question& question, const MemoName& name) const {
+  if (!question.origin.is_worker) return "";
+  const StoreAsker asker{question.origin, question.request.claimant};
+  switch (question.request.question.operation) {
+    case StoreOperation::put:
+      if (claims_.was_told_yours(name, asker)) return "";
+      if (!claims_.is_claimed(name) && (!store_ || !store_->has(name))) return "";
+      return "a task stores a value only under a key that it has claimed";
+    case StoreOperation::remove:
+      if (claims_.was_told_yours(name, asker)) return "";
+      return "a task removes a value only under a key that it has claimed: do it in the program";
+    case StoreOperation::remove_all:
+    case StoreOperation::trim:
+      return "a task removes no values of others from a store: do it in the program";
+    case StoreOperation::get:
+    case StoreOperation::claim:
+    case StoreOperation::release:
+    case StoreOperation::contains:
+    case StoreOperation::list:
+    case StoreOperation::read:
+    case StoreOperation::leave:
+      return "";
+  }
+  return "";
 }
 
 void MemoServer::handle(const StoreOrigin& gone) {
@@ -183,6 +214,8 @@ void MemoServer::claim(const Question& question, const MemoName& name) {
   const message::StoreRequest& request = question.request;
   bool is_there = false;
   StoreReply value = found(name, is_there);
+  // The asker has seen this version and wants another.
+  if (is_there && request.question.version == value.version) is_there = false;
   ++(is_there ? hits_ : misses_);
   if (is_there) {
     claims_.stop_waiting({question.origin, request.claimant});
@@ -224,6 +257,7 @@ StoreReply MemoServer::put(const Question& question, const MemoName& name) {
     return refused(std::move(error));
   }
   if (whole) {
+    claims_.forget_told(name, asker);
     for (const MemoClaims::Wait& wait : claims_.put(name)) {
       bool is_there = false;
       StoreReply value = found(name, is_there);

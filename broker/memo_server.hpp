@@ -60,6 +60,7 @@ class MemoServer {
   StoreReply found(const MemoName& name, bool& is_there);
   void claim(const Question& question, const MemoName& name);
   StoreReply put(const Question& question, const MemoName& name);
+  std::string not_a_workers(const Question& question, const MemoName& name) const;
   std::string put_piece(const Question& question, const MemoName& name, bool& whole, bool& changed);
   StoreReply answer_at_once(const Question& question, const MemoName& name);
   StoreReply yours() const;

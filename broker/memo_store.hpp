@@ -52,6 +52,7 @@ class MemoStore {
   };
   // An access: it makes the value the most recently used one.
   std::optional<Found> find(const MemoName& name);
+  bool has(const MemoName& name) const { return entries_.count(name) != 0; }
   // The same without the value, and no access.
   std::optional<Found> look_at(const MemoName& name);
   // Nothing: the value is gone, or another now, or the piece is not in it.

@@ -64,6 +64,7 @@ void Scheduler::dispatch_message(Peer& peer, PeerId id, Message&& message, Time 
   last_heard = now;
   if (peer.session != nullptr) peer.session->output_messages = peer.session->output_bytes = 0;
   if (const auto* beat = std::get_if<message::Heartbeat>(&message)) {
+    if (peer.session != nullptr) set_stores_named(*peer.session);
     if (beat->reply_wanted) {
       send(id, message::Heartbeat{beat->token, false});
     } else if (peer.worker != kNoWorker) {

@@ -321,7 +321,23 @@ class Scheduler {
   void check_demands() const;
 
   // scheduler_stores.cpp
-  void ask_store(const StoreOrigin& origin, message::StoreRequest&& request);
+  struct StoreAccess {
+    std::string space;      // where the store's values stand; empty: none is named so here
+    bool is_early = false;  // nor refused yet
+    bool is_ambiguous = false;
+  };
+  struct EarlyQuestion {
+    WorkerIndex worker = kNoWorker;
+    message::StoreRequest request;
+  };
+  void ask_store(SessionRecord& session, message::StoreRequest&& request);
+  void ask_store(WorkerIndex index, message::StoreRequest&& request);
+  StoreAccess store_access(WorkerIndex index, const std::string& store) const;
+  bool keep_early(WorkerIndex index, message::StoreRequest& request);
+  void review_early_questions();
+  void set_stores_named(SessionRecord& session);
+  void refuse_question(const StoreOrigin& origin, const message::StoreRequest& request,
+                       std::string why);
   void forget_in_stores(const StoreOrigin& origin);
   static StoreOrigin origin_of(const SessionId& id) { return {false, id.high, id.low}; }
   static StoreOrigin origin_of(const WorkerId& id) { return {true, id.high, id.low}; }
@@ -358,6 +374,7 @@ class Scheduler {
   std::vector<Outgoing> outgoing_;
   std::vector<NodeRequest> node_requests_;
   std::vector<StoreEvent> store_events_;
+  std::vector<EarlyQuestion> early_questions_;  // of workers whose sessions are not back yet
   std::vector<message::NodeStatus> nodes_;
   message::Pool announced_;  // what every present session was told
   std::uint64_t last_key_ = 0;

@@ -58,6 +58,7 @@ void Scheduler::hello(PeerId peer, message::HelloProducer&& hello, Time now,
 }
 
 void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now) {
+  if (!std::holds_alternative<message::StoreRequest>(message)) set_stores_named(session);
   if (auto* submitted = std::get_if<message::Submit>(&message)) {
     submit(session, std::move(*submitted));
   } else if (const auto* ack = std::get_if<message::AcknowledgeOutcomes>(&message)) {
@@ -83,7 +84,7 @@ void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now)
   } else if (auto* down = std::get_if<message::NodesDown>(&message)) {
     request_nodes(session, {session.peer, std::move(*down)});
   } else if (auto* asked = std::get_if<message::StoreRequest>(&message)) {
-    ask_store(origin_of(session.id), std::move(*asked));
+    ask_store(session, std::move(*asked));
   } else if (std::holds_alternative<message::Goodbye>(message)) {
     peers_.erase(session.peer);
     end_session(session);
@@ -336,6 +337,7 @@ void Scheduler::end_session(SessionRecord& session) {
   end_session_blobs(session);
   leave_user(session);
   sessions_.erase(session.id);
+  review_early_questions();
 }
 
 // Ends a job: what is left of it is dropped here and on every worker that knows it.

@@ -83,7 +83,7 @@ void Scheduler::on_worker(WorkerIndex index, Message&& message, Time now) {
   } else if (auto* blobs = std::get_if<message::WorkerBlobs>(&message)) {
     hear_blobs(index, std::move(*blobs));
   } else if (auto* asked = std::get_if<message::StoreRequest>(&message)) {
-    ask_store(origin_of(worker.hello.worker), std::move(*asked));
+    ask_store(index, std::move(*asked));
   } else if (std::holds_alternative<message::Goodbye>(message)) {
     peers_.erase(worker.peer);
     lose_worker(index, true);
@@ -390,6 +390,7 @@ void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
   if (reserved_worker_ == index) reserved_worker_ = kNoWorker;
   unconsider(index);
   waiting_workers_.erase(index);
+  std::erase_if(early_questions_, [&](const auto& early) { return early.worker == index; });
   forget_in_stores(origin_of(worker.hello.worker));
   std::erase(unacknowledged_, index);
   workers_.remove(index);

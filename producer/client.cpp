@@ -156,6 +156,8 @@ std::future<message::NodesAnswer> Client::request_nodes(NodeCommand command) {
   return answer;
 }
 
+void Client::use_store(std::string store) { hand_in(NameStore{std::move(store)}); }
+
 std::future<StoreReply> Client::ask_store(std::uint64_t claimant, StoreQuestion question) {
   AskStore ask{claimant, std::move(question), {}};
   std::future<StoreReply> answer = ask.promise.get_future();

@@ -91,6 +91,8 @@ class Client {
   template <typename Ready>
   bool wait(std::unique_lock<std::mutex>& lock, std::condition_variable& changed, Deadline deadline,
             const Ready& ready);
+  // Tasks may use that store from now on.
+  void use_store(std::string store);
   // It throws Error, std::future_error when the client is stopped.
   std::future<StoreReply> ask_store(std::uint64_t claimant, StoreQuestion question);
   // Something else than a Sink's call made a wait's `ready()` true.
@@ -146,7 +148,11 @@ class Client {
     StoreQuestion question;
     std::promise<StoreReply> promise;
   };
-  using Command = std::variant<Open, Submit, Cancel, End, Drop, AskStatus, AskNodes, AskStore>;
+  struct NameStore {
+    std::string store;
+  };
+  using Command =
+      std::variant<Open, Submit, Cancel, End, Drop, AskStatus, AskNodes, AskStore, NameStore>;
   struct OpenJob {
     std::shared_ptr<Sink> sink;
     std::uint64_t missing = 0;  // submitted and not delivered
@@ -201,6 +207,8 @@ class Client {
   void apply(AskStatus& command);
   void apply(AskNodes& command);
   void apply(AskStore& command);
+  void apply(NameStore& command);
+  void name_store(const std::string& store);
   void follow_link(Time now);
   bool needs_connection(Time now) const;
   bool is_awaited();
@@ -262,6 +270,7 @@ class Client {
   std::map<std::uint64_t, std::promise<StoreReply>> store_waiters_;
   Attention attention_;  // the times of the session and of what follows are attended ones
   Absence absence_;
+  std::string seal_;            // the user's; empty: no store was named yet
   std::deque<Frames> backlog_;  // what the socket did not take
   bool replaced_ = false;       // a new connection was opened since the silence began
   Time dial_at_ = kNever;       // whoever listens there is no broker: try again then

@@ -8,6 +8,7 @@
 
 #include "common/codec.hpp"
 #include "producer/client.hpp"
+#include "producer/store_seal.hpp"
 
 namespace muster::detail {
 namespace {
@@ -203,9 +204,18 @@ void Client::apply(AskNodes& command) {
 }
 
 void Client::apply(AskStore& command) {
+  name_store(command.question.store);
   const bool is_answered = command.question.operation != StoreOperation::leave;
   const std::uint64_t number = session_.ask_store(command.claimant, std::move(command.question));
   if (is_answered) store_waiters_.emplace(number, std::move(command.promise));
+}
+
+void Client::apply(NameStore& command) { name_store(command.store); }
+
+void Client::name_store(const std::string& store) {
+  if (store.empty() || session_.names_store(store)) return;
+  if (seal_.empty()) seal_ = store_seal();
+  session_.name_store(store, seal_);
 }
 
 // Opens a new connection after a silence; tells of a long one, or ends every wait.

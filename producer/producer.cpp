@@ -278,6 +278,8 @@ std::vector<OutputLine> Producer::next_output(std::chrono::nanoseconds timeout) 
   return client->next_output(timeout);
 }
 
+void Producer::use_store(const std::string& name) { state_->client->use_store(name); }
+
 std::unique_ptr<PendingReply> Producer::ask(std::uint64_t claimant, StoreQuestion question) {
   return std::make_unique<FutureReply>(state_->client->ask_store(claimant, std::move(question)));
 }

@@ -179,6 +179,7 @@ void Session::resume(const message::Welcome& welcome) {
   link_ = Link::up;
   const bool is_new = incarnation_ != welcome.incarnation;
   incarnation_ = welcome.incarnation;
+  resume_store_names();
   tasks_at_broker_ = bytes_at_broker_ = 0;
   std::map<JobId, std::uint64_t> listed;
   for (const auto& progress : welcome.jobs) listed[progress.job] = value(progress.next_sequence);

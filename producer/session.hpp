@@ -96,6 +96,10 @@ class Session {
   // Nothing names it any more. Blobs of delivered outcomes are released as well, once each. False:
   // no broker was ever told of it.
   bool release_blob(const BlobId& id);
+  // Tasks of this session may use that store from now on, and see its values of this seal. Said
+  // once to each broker.
+  void name_store(const std::string& store, const std::string& seal);
+  bool names_store(const std::string& store) const;
   // A question to the stores of computed values; its number. Asked again on a new connection.
   std::uint64_t ask_store(std::uint64_t claimant, StoreQuestion question);
   // Nobody waits for these answers any more.
@@ -213,6 +217,8 @@ class Session {
   void take_settings(const message::Welcome& welcome);
   void resume(const message::Welcome& welcome);
   void resume_nodes(bool new_incarnation);
+  void say_store(const std::string& store, const std::string& seal);
+  void resume_store_names();
   void resume_stores();
   void resume_job(JobId id, Job& job, std::optional<std::uint64_t> next_sequence);
   void accept(JobId id, Job& job, OutcomeRun&& run);
@@ -284,6 +290,7 @@ class Session {
   std::uint64_t last_release_token_ = 0;
   std::size_t blobs_in_doubt_ = 0;  // no tasks are sent while the broker may miss some
   std::map<std::uint64_t, message::StoreRequest> questions_;  // without answer
+  std::map<std::string, std::string> stores_;                 // by name: the seal
   std::uint64_t last_question_ = 0;
 
   std::vector<Message> messages_;  // said before anything else

@@ -24,6 +24,7 @@ from muster import _native
 from muster.errors import MusterError
 
 if TYPE_CHECKING:
+    from muster._dispatch import Core
     from muster._session import Session
 
 GET, CLAIM, PUT, RELEASE, CONTAINS, LIST, REMOVE, REMOVE_ALL, TRIM, READ, LEAVE = range(11)
@@ -64,13 +65,14 @@ class Store:
         self._name = name
         self._session = session
 
-    def claim(self, key: str) -> Answer:
+    def claim(self, key: str, besides: int = 0) -> Answer:
         """HIT; YOURS: compute it, then `put` or `release`; MISS: compute it, there is no claim to
-        be had here. Blocks while another computes it."""
+        be had here. Blocks while another computes it. The value of version `besides` is no hit: the
+        caller puts another in its place."""
         link = runner_link()
         if link is not None and link.task() is None:
             return self._ask(GET, key)
-        return self._ask(CLAIM, key, may_block=link is None or _has_pools())
+        return self._ask(CLAIM, key, version=besides, may_block=link is None or _has_pools())
 
     def get(self, key: str) -> Answer:
         """HIT or MISS."""
@@ -176,6 +178,28 @@ class Store:
             return core.producer.ask(_claimant(), operation, self._name, key, **fields)
         except _native.Error as error:
             raise StoreFailed(error.args[2]) from None
+
+
+_used_names: set[str] = set()
+
+
+def use_in_tasks(name: str) -> None:
+    """Tasks of this process's pools, now and later, may use the store of that name; brokers refuse
+    them every other one."""
+    if name in _used_names:
+        return
+    _used_names.add(name)
+    dispatch = sys.modules.get("muster._dispatch")
+    for core in list(dispatch.live_cores) if dispatch is not None else ():
+        tell_names(core)
+
+
+def tell_names(core: Core) -> None:
+    """Once its core is among the live ones, a session tells its broker of all that were used."""
+    for name in list(_used_names):
+        if not (core.forked or core.closing):
+            with contextlib.suppress(_native.Error):  # it has ended
+                core.producer.use_store(name)
 
 
 class Spill(io.RawIOBase):

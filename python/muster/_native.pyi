@@ -106,6 +106,8 @@ class Producer:
     def up(self, hosts: str, origin: str) -> None:
         """Has the broker bring up the hosts of a hosts file; blocks until it has accepted it."""
     def next_output(self, timeout: float) -> list[Line]: ...
+    def use_store(self, store: str) -> None:
+        """Lets this producer's tasks use that store; they are refused every other one."""
     def ask(self, claimant: int, operation: int, store: str, key: str, **fields: object) -> Asked:
         """Asks the pool's stores; `operation` and fields as in `muster::StoreQuestion`."""
     def close(self) -> None:

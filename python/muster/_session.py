@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from muster import _failures, _native
+from muster import _failures, _memo, _native
 from muster._blobs import Space
 from muster._dispatch import Core, Handler, Route, live_cores, rebuilt
 from muster._output import Printer, Sink
@@ -169,6 +169,7 @@ class Session:
         self.space = Space(producer, one_machine)
         self._finalizer = weakref.finalize(self, Core.close, core)  # also when the program ends
         live_cores.add(core)
+        _memo.tell_names(core)
         core.start()
 
     @property

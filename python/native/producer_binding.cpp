@@ -297,6 +297,10 @@ py::object scatter_file(Session& session, const py::str& path, std::uint64_t off
   }));
 }
 
+void use_store(Session& session, const py::str& store) {
+  session.use([&](Native& native) { native.producer.use_store(to_text(store)); });
+}
+
 py::object ask(Session& session, std::uint64_t claimant, int operation, const py::str& store,
                const py::str& key, const py::kwargs& fields) {
   StoreQuestion question = store_question(operation, store, key, fields);
@@ -374,6 +378,7 @@ void bind_producer(py::module_& module) {
       .def("wait_for_slots", &wait_for_slots, py::arg("slots"), py::arg("timeout"))
       .def("up", &up, py::arg("hosts"), py::arg("origin"))
       .def("next_output", &next_output, py::arg("timeout"))
+      .def("use_store", &use_store, py::arg("store"))
       .def("ask", &ask)
       .def("close", &close);
   bind_channel(producer);

@@ -360,5 +360,67 @@ TEST_F(MemoServerTest, QuestionsThatMakeNoSenseAreAnswered) {
   EXPECT_EQ(get("k"), "value");
 }
 
+// --- What nodes may not
+
+// What a worker asks about a key that has a value of a program's, and how it is answered.
+struct Attack {
+  const char* name;
+  StoreOperation operation;
+  StoreStatus answer;
+};
+
+class MemoServerAttack : public MemoServerTest, public ::testing::WithParamInterface<Attack> {};
+
+TEST_P(MemoServerAttack, ChangesNoValue) {
+  EXPECT_EQ(status(kElsewhere, value("k", "v")), StoreStatus::done);
+  StoreQuestion attack = question(GetParam().operation, "k");
+  attack.value = Bytes::copy("bomb");
+  attack.size_bytes = 4;
+  attack.limits.items = 0;
+  EXPECT_EQ(status(kFirst, attack), GetParam().answer);
+  EXPECT_EQ(get("k"), "v");
+  attack.key = "";
+  EXPECT_EQ(status(kFirst, attack), StoreStatus::refused);
+  EXPECT_EQ(get("k"), "v");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Of, MemoServerAttack,
+    ::testing::Values(Attack{"Put", StoreOperation::put, StoreStatus::refused},
+                      Attack{"Remove", StoreOperation::remove, StoreStatus::refused},
+                      Attack{"RemoveAll", StoreOperation::remove_all, StoreStatus::refused},
+                      Attack{"Trim", StoreOperation::trim, StoreStatus::refused}),
+    [](const auto& test) { return std::string(test.param.name); });
+
+TEST_F(MemoServerTest, AWorkerSaysNoValueThatAnotherComputes) {
+  const std::uint64_t theirs = claim(kElsewhere, "k");
+  EXPECT_EQ(got(theirs), "(yours)");
+  EXPECT_EQ(status(kFirst, value("k", "bomb")), StoreStatus::refused);
+  EXPECT_EQ(status(kFirst, piece("k", 0, 100, 300)), StoreStatus::refused);
+  EXPECT_EQ(status(kElsewhere, value("k", "v")), StoreStatus::done);
+  EXPECT_EQ(get("k"), "v");
+}
+
+TEST_F(MemoServerTest, WhoeverWasToldToComputeMayPut) {
+  const std::uint64_t first = claim(kFirst, "k");
+  const std::uint64_t second = claim(kSecond, "k");
+  EXPECT_EQ(got(first), "(yours)");
+  EXPECT_EQ(status(kFirst, question(StoreOperation::release, "k")), StoreStatus::done);
+  EXPECT_EQ(got(second), "(yours)");
+  EXPECT_EQ(status(kSecond, value("k", "v")), StoreStatus::done);
+  EXPECT_EQ(status(kSecond, value("k", "again")), StoreStatus::refused) << "once for each claim";
+  EXPECT_EQ(get("k"), "v");
+}
+
+TEST_F(MemoServerTest, AValueThatItsFinderRejectsIsReplacedUnderAClaim) {
+  EXPECT_EQ(status(kElsewhere, value("k", "old")), StoreStatus::done);
+  StoreQuestion besides = question(StoreOperation::claim, "k");
+  besides.version = ask(kFirst, question(StoreOperation::get, "k")).version;
+  EXPECT_EQ(status(kFirst, besides), StoreStatus::yours);
+  EXPECT_EQ(get("k"), "old") << "it stays until there is another";
+  EXPECT_EQ(status(kFirst, value("k", "new")), StoreStatus::done);
+  EXPECT_EQ(got(say(kSecond, besides)), "new") << "of another version";
+}
+
 }  // namespace
 }  // namespace muster

@@ -217,6 +217,9 @@ class MUSTER_API Producer {
   // What tasks said: blocks until there is something, `timeout` passed or the producer ends (then
   // it is empty). At most 10,000 lines wait; beyond that the oldest are dropped and counted.
   std::vector<OutputLine> next_output(std::chrono::nanoseconds timeout);
+  // Lets tasks of this producer use the store of computed values of that name; the broker refuses
+  // them every other one. Call it before the first such task; ask() does the same. Never blocks.
+  void use_store(const std::string& name);
   // Asks the pool's stores of computed values. `claimant`: any number but 0 that stands for one
   // thread of this program. Never blocks; the answer may take as long as another's computation.
   std::unique_ptr<PendingReply> ask(std::uint64_t claimant, StoreQuestion question);

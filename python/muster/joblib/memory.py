@@ -32,7 +32,7 @@ from joblib._store_backends import (
 from joblib.disk import memstr_to_bytes
 
 from muster import _memo
-from muster._memo import HIT, YOURS, Answer, Spill
+from muster._memo import HIT, YOURS, Answer, Spill, StoreFailed
 from muster.errors import BrokerLost, MusterError, PoolNotActive
 from muster.joblib import _flight
 from muster.joblib._flight import Flight, flight_of
@@ -97,6 +97,7 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
             name = name[: -len("joblib")].rstrip("/")
         self._name = name or "default"
         self.location = f"muster://{self._name}"
+        _memo.use_in_tasks(self._name)
 
     @property
     def _store(self) -> _memo.Store:
@@ -135,6 +136,10 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
             state["_broker"] = pool.broker
         return state
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _memo.use_in_tasks(self._name)
+
     # --- Values
 
     def contains_item(self, call_id: Any) -> bool:
@@ -146,12 +151,12 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
         flight.asked = True
         return self._find(flight, key)
 
-    def _find(self, flight: Flight, key: str) -> bool:
+    def _find(self, flight: Flight, key: str, besides: int = 0) -> bool:
         if not flight.claims:
             answer = self._try("look for a value", lambda: self._store.get(key))
         else:
             flight.claimed = key  # also while it waits
-            answer = self._try("claim a value", lambda: self._store.claim(key))
+            answer = self._try("claim a value", lambda: self._store.claim(key, besides))
             if answer is None or answer.status != YOURS:
                 flight.claimed = ""
         flight.answer = answer
@@ -221,17 +226,30 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
 
     def _put(self, key: str, spill: Spill, text: str) -> bool:
         try:
-            return self._try("store a value", lambda: self._store.put(key, spill, text)) is not None
+            said = self._try("store a value", lambda: self._put_or_keep(key, spill, text))
+            return said is not None
         finally:
             spill.discard()
 
+    def _put_or_keep(self, key: str, spill: Spill, text: str) -> bool:
+        """A task stores nothing where a value is that it did not claim: that one stays."""
+        try:
+            self._store.put(key, spill, text)
+        except StoreFailed:
+            if _memo.runner_link() is None or self._store.look(key).status != HIT:
+                raise
+        return True
+
     def clear_item(self, call_id: Any) -> None:
         key = key_of(call_id)
-        self._store.remove(key)
         flight = flight_of(self)
-        if flight is not None and flight.claims and not flight.claimed:
-            flight.found = None  # it was found invalid: one of those who see that computes it
-            self._find(flight, key)
+        if flight is None or not flight.claims or flight.claimed:
+            self._store.remove(key)
+            return
+        # It was found invalid: one of those who see that computes it, and puts it there instead.
+        version = flight.answer.version if flight.answer is not None else 0
+        flight.found = None
+        self._find(flight, key, besides=version)
 
     # --- What is said of values
 
