@@ -18,6 +18,7 @@ namespace {
 
 constexpr const char* kWriting = ".writing";  // ending of incoming files that arrive in pieces
 constexpr Duration kLookAtMoves = std::chrono::milliseconds(20);
+constexpr Duration kLookAtDisk = std::chrono::milliseconds(500);
 constexpr Duration kLookAtIncoming = std::chrono::seconds(5);
 constexpr std::chrono::seconds kIncomingPatience{600};
 constexpr std::chrono::seconds kLastWords{10};
@@ -353,6 +354,8 @@ Time BlobFolder::next_deadline() const {
   if (!s.gone.empty() || !s.fresh.empty()) return s.last_tick;
   Time next = s.next_look;
   if (s.mover.open_count() > 0) next = std::min(next, s.last_tick + kLookAtMoves);
+  if (!s.unpinned[static_cast<std::size_t>(State::Place::disk)].empty())
+    next = std::min(next, s.last_tick + kLookAtDisk);
   for (const auto& of_place : s.unpinned) {
     if (of_place.empty()) continue;
     next = std::min(next, s.entries.at(of_place.begin()->second).unused_since + s.options.keep);

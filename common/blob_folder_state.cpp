@@ -181,6 +181,10 @@ void BlobFolder::State::settle(Time now) {
   const std::uint64_t cached = std::min(memory.limit_bytes(), options.memory_cached_bytes);
   while (memory.used_bytes() > cached && evict(Place::memory)) {
   }
+  // A disk that others fill: what is only cached goes before somebody waits for room there.
+  while (!unpinned_in(Place::disk).empty() && disk.free_bytes() < disk.limit_bytes() / 2) {
+    evict(Place::disk);
+  }
   while (memory.used_bytes() - moving_bytes_ > memory.limit_bytes()) {
     if (mover.open_count() >= kMovesAhead || now < disk_again_ || !start_move(now)) return;
   }

@@ -31,11 +31,22 @@ constexpr std::size_t kReadBytes = std::size_t{1} << 20;
 // What a blob leaves of the folder in memory for others: a sixteenth.
 constexpr std::uint64_t kSpareShare = 16;
 
-bool has_room(const std::string& folder, std::uint64_t size_bytes) {
+struct FileSystemBytes {
+  std::uint64_t free = 0;
+  std::uint64_t all = 0;
+};
+
+FileSystemBytes bytes_of(const std::string& folder) {
   struct statvfs facts {};
-  if (::statvfs(folder.c_str(), &facts) != 0) return false;
-  const std::uint64_t unit = facts.f_frsize;
-  return facts.f_bavail * unit >= size_bytes + facts.f_blocks * unit / kSpareShare;
+  if (::statvfs(folder.c_str(), &facts) != 0) return {};
+  return {std::uint64_t{facts.f_bavail} * facts.f_frsize,
+          std::uint64_t{facts.f_blocks} * facts.f_frsize};
+}
+
+// In the folder in memory.
+bool has_memory(const std::string& folder, std::uint64_t size_bytes) {
+  const FileSystemBytes bytes = bytes_of(folder);
+  return bytes.all > 0 && bytes.free >= size_bytes + bytes.all / kSpareShare;
 }
 
 bool may_write(const std::string& folder) {
@@ -130,23 +141,38 @@ ContentWriter writer_of(std::span<const std::byte> content) {
   return [content](int descriptor) { return write_all(descriptor, content); };
 }
 
-std::variant<BlobPlace, std::string> write_blob(const BlobFolders& folders, const BlobName& name,
-                                                const std::string& file,
-                                                const ContentWriter& content, bool may_use_memory) {
+bool has_room(const BlobFolders& folders, std::uint64_t size_bytes, bool may_use_memory) {
+  return bytes_of(folders.disk).free >= size_bytes ||
+         (may_use_memory && has_memory(folders.memory, size_bytes));
+}
+
+bool fits_at_all(const BlobFolders& folders, std::uint64_t size_bytes) {
+  const std::uint64_t memory = bytes_of(folders.memory).all;
+  return size_bytes <= bytes_of(folders.disk).all || size_bytes + memory / kSpareShare <= memory;
+}
+
+std::variant<BlobPlace, WriteFault> write_blob(const BlobFolders& folders, const BlobName& name,
+                                               const std::string& file,
+                                               const ContentWriter& content, bool may_use_memory) {
   const std::string incoming = kIncoming + file;
   int error = 0;
-  if (may_use_memory && has_room(folders.memory, name.size_bytes)) {
+  if (may_use_memory && has_memory(folders.memory, name.size_bytes)) {
     error = write_file(folders.memory + incoming, content);
     if (error == 0) return BlobPlace::memory;
   }
   if (error != ESTALE) error = write_file(folders.disk + incoming, content);
   if (error == 0) return BlobPlace::disk;
-  if (error == ESTALE) return "the file changed while it was read; use it when it is complete";
-  return fmt::format("a blob of {} bytes cannot be written to {}: {}{}", name.size_bytes,
-                     folders.disk, std::strerror(error),
-                     is_full(error) ? "; free some space there or in " + folders.memory +
-                                          ", or start the broker with --blob-folder on another disk"
-                                    : "");
+  if (error == ESTALE) {
+    return WriteFault{"the file changed while it was read; use it when it is complete", false};
+  }
+  const bool full = is_full(error);
+  return WriteFault{
+      fmt::format("a blob of {} bytes cannot be written to {}: {}{}", name.size_bytes, folders.disk,
+                  std::strerror(error),
+                  full ? "; free some space there or in " + folders.memory +
+                             ", or start the broker with --blob-folder on another disk"
+                       : ""),
+      full};
 }
 
 bool is_incoming(const BlobFolders& folders, const BlobSource& source) {

@@ -43,11 +43,21 @@ std::optional<BlobPlace> link_blob(const BlobFolders& folders, const BlobName& n
 using ContentWriter = std::function<int(int descriptor)>;
 ContentWriter writer_of(std::span<const std::byte> content);
 
-// Writes `file` into an incoming folder: in memory if it may and there is room, else on disk. The
-// error says what ran out and what to do. Precondition: nobody else uses that name.
-std::variant<BlobPlace, std::string> write_blob(const BlobFolders& folders, const BlobName& name,
-                                                const std::string& file,
-                                                const ContentWriter& content, bool may_use_memory);
+struct WriteFault {
+  std::string text;      // says what ran out and what to do
+  bool is_full = false;  // both file systems are
+};
+
+// Writes `file` into an incoming folder: in memory if it may and there is room, else on disk.
+// Precondition: nobody else uses that name.
+std::variant<BlobPlace, WriteFault> write_blob(const BlobFolders& folders, const BlobName& name,
+                                               const std::string& file,
+                                               const ContentWriter& content, bool may_use_memory);
+
+// Whether write_blob() would find so much room now ...
+bool has_room(const BlobFolders& folders, std::uint64_t size_bytes, bool may_use_memory);
+// ... or would, if nothing else were on one of the file systems.
+bool fits_at_all(const BlobFolders& folders, std::uint64_t size_bytes);
 
 // What write_blob() or link_blob() did: whether no broker has taken it yet, and takes it back.
 bool is_incoming(const BlobFolders& folders, const BlobSource& source);

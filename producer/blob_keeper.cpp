@@ -161,33 +161,42 @@ BlobKeeper::Entry* BlobKeeper::find_ready(Lock& lock, const BlobId& id) {
 
 Blob BlobKeeper::put(const BlobName& name, const ContentWriter& content, Deadline deadline) {
   Lock lock(mutex_);
-  Entry* entry = find_ready(lock, name.id);
-  // Another thread may put it meanwhile.
-  while (entry == nullptr && waits_until(name.size_bytes, true, clock_now()) != Time{}) {
-    if (!make_room(lock, name.size_bytes, deadline, true)) return {};
-    entry = find_ready(lock, name.id);
+  for (;;) {
+    Entry* entry = find_ready(lock, name.id);
+    // Another thread may put it meanwhile.
+    while (entry == nullptr && waits_until(name.size_bytes, true, clock_now()) != Time{}) {
+      if (!make_room(lock, name.size_bytes, deadline, true)) return {};
+      entry = find_ready(lock, name.id);
+    }
+    if (entry != nullptr && (entry->lost.empty() || entry->origin == Origin::result)) {
+      return handle_of(*entry);
+    }
+    if (is_known_full(name.size_bytes)) {  // to wait costs less than to write in vain
+      if (!await_files(lock, name.size_bytes, deadline)) return {};
+      continue;
+    }
+    if (entry == nullptr) {
+      entry = &entries_[name.id];
+      entry->source.name = name;
+      used_bytes_ += name.size_bytes;
+      memory_short_ = {};
+    } else {
+      if (entry->source.place == BlobPlace::memory) memory_bytes_ -= name.size_bytes;
+      entry->lost.clear();
+    }
+    entry->source.place = BlobPlace::kept;  // until it is written
+    if (write(lock, *entry, content)) {
+      Blob blob = handle_of(*entry);
+      ring(lock);
+      return blob;
+    }
+    if (!await_files(lock, name.size_bytes, deadline)) return {};
   }
-  if (entry != nullptr && (entry->lost.empty() || entry->origin == Origin::result)) {
-    return handle_of(*entry);
-  }
-  if (entry == nullptr) {
-    entry = &entries_[name.id];
-    entry->source.name = name;
-    used_bytes_ += name.size_bytes;
-    memory_short_ = {};
-  } else {
-    if (entry->source.place == BlobPlace::memory) memory_bytes_ -= name.size_bytes;
-    entry->lost.clear();
-  }
-  entry->source.place = BlobPlace::kept;  // until it is written
-  write(lock, *entry, content);
-  Blob blob = handle_of(*entry);
-  ring(lock);
-  return blob;
 }
 
-// Unlocks meanwhile. On failure lets go of the blob and throws.
-void BlobKeeper::write(Lock& lock, Entry& entry, const ContentWriter& content) {
+// Unlocks meanwhile. False: both file systems are full. Then, and when it throws, the blob is let
+// go of.
+bool BlobKeeper::write(Lock& lock, Entry& entry, const ContentWriter& content) {
   const BlobName name = entry.source.name;
   const BlobFolders folders = folders_;
   const bool may_use_memory = memory_bytes_ + name.size_bytes <= credit_memory_bytes_;
@@ -195,7 +204,7 @@ void BlobKeeper::write(Lock& lock, Entry& entry, const ContentWriter& content) {
   const std::string file = folders.incoming_name(name.id, ++last_file_);
   entry.writing = true;
   lock.unlock();
-  std::variant<BlobPlace, std::string> written = BlobPlace::memory;
+  std::variant<BlobPlace, WriteFault> written = BlobPlace::memory;
   if (const auto linked = link_blob(folders, name, file)) {
     written = *linked;
   } else {
@@ -214,12 +223,16 @@ void BlobKeeper::write(Lock& lock, Entry& entry, const ContentWriter& content) {
     entry.source.place = *place;
     entry.source.file = file;
     order(entry.source);
-    return;
+    files_full_.clear();
+    files_short_ = {};
+    return true;
   }
-  entry.lost = std::get<std::string>(written);
-  const Error error(ErrorCode::out_of_space, "out_of_space", entry.lost);
+  const WriteFault& fault = std::get<WriteFault>(written);
+  entry.lost = fault.text;
   settle(entry);
-  throw error;
+  if (!fault.is_full) throw Error(ErrorCode::out_of_space, "out_of_space", fault.text);
+  files_full_ = fault.text;
+  return false;
 }
 
 Blob BlobKeeper::put_file(BlobSource source) {

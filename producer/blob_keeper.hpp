@@ -3,9 +3,9 @@
 //
 // Two kinds of uses are counted for each blob: handles (a BlobFile, shared by its Blobs) and
 // payloads (of tasks without outcome, of open jobs). A payload counts as long as its bytes live
-// anywhere: the session drops them with the outcome. Who needs more room than the broker grants
-// waits for payloads to end; who only needs more memory waits for that as long as writing to disk
-// would take.
+// anywhere: the session drops them with the outcome. Who needs more room than the broker grants, or
+// than the file systems have, waits for payloads to end; who only needs more memory waits for that
+// as long as writing to disk would take.
 //
 // Owner: a Client, and every handle and payload: they may outlive the Client, which closes this.
 // Threads: any. Blocking: put(), await_room() and use(), while there is no room and for disk input
@@ -112,7 +112,9 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
 
   bool make_room(Lock& lock, std::uint64_t size_bytes, Deadline deadline, bool wants_memory);
   Time waits_until(std::uint64_t size_bytes, bool wants_memory, Time now);
-  void write(Lock& lock, Entry& entry, const ContentWriter& content);
+  bool is_known_full(std::uint64_t size_bytes) const;
+  bool await_files(Lock& lock, std::uint64_t size_bytes, Deadline deadline);
+  bool write(Lock& lock, Entry& entry, const ContentWriter& content);
   Blob handle_of(Entry& entry);
   BlobId own(const Blob& blob, std::vector<Blob>& put_here);
   void check_usable() const;
@@ -150,8 +152,10 @@ class BlobKeeper final : public std::enable_shared_from_this<BlobKeeper> {
   unsigned waiters_ = 0;              // for room
   Since hopeless_;                    // only handles could make room
   Since memory_short_;                // there is room, but not in memory
-  std::string refusal_;               // the latest
-  std::uint64_t last_file_ = 0;       // numbers what is written or linked
+  Since files_short_;            // there is room, but the file systems are full of others' data
+  std::string files_full_;       // they were when something was last written; says so
+  std::string refusal_;          // the latest
+  std::uint64_t last_file_ = 0;  // numbers what is written or linked
   std::uint64_t failures_ = 0;
   std::optional<Error> failure_;
   bool closed_ = false;

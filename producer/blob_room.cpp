@@ -14,6 +14,9 @@ constexpr std::chrono::seconds kHandlePatience{2};
 // A wait that nobody went on with for so long is over.
 constexpr Duration kForgotten = 2 * kHandlePatience;
 
+// A broker lets go of files a moment after it was told to; others may do so at any time.
+constexpr std::chrono::milliseconds kLookAgain{50};
+
 // Of a slow disk (100 MB/s): waiting as long as writing would have taken, and writing then, takes
 // at most twice as long as what would have been right.
 constexpr std::uint64_t kDiskNsPerByte = 10;
@@ -33,7 +36,41 @@ void BlobKeeper::check_usable() const {
 bool BlobKeeper::await_room(std::uint64_t size_bytes, Deadline deadline) {
   Lock lock(mutex_);
   check_usable();
-  return make_room(lock, size_bytes, deadline, false);
+  while (make_room(lock, size_bytes, deadline, false)) {
+    if (!is_known_full(size_bytes)) return true;
+    if (!await_files(lock, size_bytes, deadline)) return false;
+  }
+  return false;
+}
+
+// Both file systems were full when something was last written, and have not got the room since.
+bool BlobKeeper::is_known_full(std::uint64_t size_bytes) const {
+  if (files_full_.empty()) return false;
+  return !has_room(folders_, size_bytes, memory_bytes_ + size_bytes <= credit_memory_bytes_);
+}
+
+// Waits until it is worth writing once more. False: `deadline` passed. Throws when no task of this
+// producer can make room any more.
+bool BlobKeeper::await_files(Lock& lock, std::uint64_t size_bytes, Deadline deadline) {
+  const std::uint64_t failures = failures_;
+  do {
+    const Time now = clock_now();
+    Time until = now + kLookAgain;
+    if (freeable_bytes_ > 0 && fits_at_all(folders_, size_bytes)) {
+      files_short_ = {};
+    } else if (now >= files_short_.at(now) + kHandlePatience ||
+               !fits_at_all(folders_, size_bytes)) {
+      throw Error(ErrorCode::out_of_space, "out_of_space", files_full_);
+    }
+    if (deadline && now >= deadline->time_since_epoch()) return false;
+    if (deadline) until = std::min<Time>(until, deadline->time_since_epoch());
+    ++waiters_;
+    changed_.wait_until(lock, std::chrono::steady_clock::time_point(until));
+    --waiters_;
+    check_usable();
+    if (failures_ != failures) throw Error(*failure_);
+  } while (is_known_full(size_bytes));
+  return true;
 }
 
 Time BlobKeeper::Since::at(Time now) {

@@ -167,6 +167,16 @@ bool has_room(const BlobHome& home, const char* place, std::uint64_t size_bytes)
   return facts.f_bavail * unit >= spare && facts.f_bavail * unit - spare >= size_bytes;
 }
 
+bool fits_at_all(const BlobHome& home, const char* place, std::uint64_t size_bytes) {
+  struct statvfs facts {};
+  if (::statvfs(fmt::format("{}/{}/incoming", home.folder, place).c_str(), &facts) != 0) {
+    return false;
+  }
+  const std::uint64_t size = facts.f_blocks * facts.f_frsize;
+  const std::uint64_t spare = std::min(size / kSpareShare, kMostSpareBytes);
+  return size - spare >= size_bytes;
+}
+
 [[noreturn]] void throw_no_room(const BlobHome& home, std::uint64_t size_bytes) {
   throw NoRoomError(fmt::format(
       "no room on this node for a result of {} bytes, neither in {}/memory nor in {}/disk; free "

@@ -89,6 +89,8 @@ std::string incoming_path(const BlobHome& home, const char* place, const BlobId&
 // Who may enter the folders may read; that is only their user, or a group of the user's choice.
 inline constexpr unsigned kResultFileMode = 0644;
 bool has_room(const BlobHome& home, const char* place, std::uint64_t size_bytes);
+// Whether it had that room if nothing else were on its file system.
+bool fits_at_all(const BlobHome& home, const char* place, std::uint64_t size_bytes);
 bool is_full(int error);
 [[noreturn]] void throw_no_room(const BlobHome& home, std::uint64_t size_bytes);
 [[noreturn]] void throw_unwritable(const std::string& path, int error);

@@ -83,7 +83,7 @@ class RunnerLink::State {
 
   int link_;
   const Options options_;
-  TaskBlobs blobs_{BlobHome::from_environment()};
+  TaskBlobs blobs_{BlobHome::from_environment(), kResultPatience};
   std::atomic<bool> abandoned_{false};
   std::atomic<bool> closing_{false};
   MessageReader reader_;                                                  // the leader's

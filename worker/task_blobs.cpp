@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "common/blob.hpp"
@@ -19,6 +21,7 @@ namespace muster {
 namespace {
 
 constexpr int kMostVectors = 64;
+constexpr std::chrono::milliseconds kLookForRoom{20};
 
 // Returns errno.
 int write_parts(int descriptor, std::span<const std::span<const std::byte>> parts) {
@@ -51,7 +54,8 @@ BlobHome BlobHome::from_environment() {
   return {folder, owner};
 }
 
-TaskBlobs::TaskBlobs(BlobHome home) : home_(std::make_shared<const BlobHome>(std::move(home))) {}
+TaskBlobs::TaskBlobs(BlobHome home, Duration room_patience)
+    : home_(std::make_shared<const BlobHome>(std::move(home))), room_patience_(room_patience) {}
 
 bool TaskBlobs::shares_files() const {
   return available() && ::access((home_->folder + "/shares").c_str(), F_OK) == 0;
@@ -128,15 +132,23 @@ Blob TaskBlobs::make(std::span<const std::span<const std::byte>> parts) const {
         "MUSTER_BLOBS; start muster-worker instead");
   }
   const BlobName name = random_name(size_bytes);
-  for (const char* place : kResultPlaces) {
-    if (!has_room(*home_, place, size_bytes)) continue;
-    IncomingFile file(home_, place, name);
-    int error = file.create();
-    if (error == 0) error = write_parts(file.descriptor(), parts);
-    if (error == 0) return file.finish();
-    if (!is_full(error)) throw_unwritable(file.path(), error);
+  const auto give_up = std::chrono::steady_clock::now() + room_patience_;
+  for (;;) {
+    for (const char* place : kResultPlaces) {
+      if (!has_room(*home_, place, size_bytes)) continue;
+      IncomingFile file(home_, place, name);
+      int error = file.create();
+      if (error == 0) error = write_parts(file.descriptor(), parts);
+      if (error == 0) return file.finish();
+      if (!is_full(error)) throw_unwritable(file.path(), error);
+    }
+    // Results that the program consumes make room; for one that is too large none ever does.
+    const bool fits =
+        std::any_of(kResultPlaces.begin(), kResultPlaces.end(),
+                    [&](const char* place) { return fits_at_all(*home_, place, size_bytes); });
+    if (!fits || std::chrono::steady_clock::now() >= give_up) throw_no_room(*home_, size_bytes);
+    std::this_thread::sleep_for(kLookForRoom);
   }
-  throw_no_room(*home_, size_bytes);
 }
 
 // The blobs that an outcome is about to name.

@@ -32,6 +32,9 @@ struct BlobHome {
   static BlobHome from_environment();
 };
 
+// So long a result waits for room: until the program has consumed others.
+inline constexpr Duration kResultPatience = std::chrono::minutes(1);
+
 // A result cannot be written: there is no room, or the text says what else.
 class NoRoomError : public BlobError {
  public:
@@ -54,7 +57,8 @@ class TaskBlobs {
   // Maps of blobs that the last task had live for this long: the next one often has the same.
   static constexpr Duration kKeptMaps = std::chrono::seconds(1);
 
-  explicit TaskBlobs(BlobHome home);
+  // `room_patience`: how long make() waits while the file systems are full.
+  explicit TaskBlobs(BlobHome home, Duration room_patience = Duration{0});
   TaskBlobs(const TaskBlobs&) = delete;
   TaskBlobs& operator=(const TaskBlobs&) = delete;
 
@@ -66,7 +70,8 @@ class TaskBlobs {
   // The whole payload. `what` it is called when it is damaged.
   std::variant<OpenPayload, Failure> unpack(const Payload& payload, const char* what, Time now);
   // One more for a result: these parts in a row. Unless `payload_of` names it, its file goes with
-  // the last handle, or with this process. Throws NoRoomError.
+  // the last handle, or with this process. Blocks while there is no room, up to `room_patience`.
+  // Throws NoRoomError.
   Blob make(std::span<const std::span<const std::byte>> parts) const;
   // A result of this body and these blobs. A large body becomes a blob, unless results are inline;
   // blobs that were not made here are copied. Throws BlobError.
@@ -82,6 +87,7 @@ class TaskBlobs {
   class Delivery;
 
   const std::shared_ptr<const BlobHome> home_;
+  const Duration room_patience_;
   mutable std::mutex mutex_;  // guards what follows
   std::vector<Blob> kept_;    // of the last payload that was opened
   Time kept_until_ = kNever;

@@ -75,7 +75,7 @@ struct ThreadExecutor::State {
 
   const FunctionRegistry& functions;
   ShippedLibraries libraries;
-  TaskBlobs blobs{BlobHome::from_environment()};
+  TaskBlobs blobs{BlobHome::from_environment(), kResultPatience};
   const BlobMaker make_blob = [this](std::span<const std::byte> content) {
     return blobs.make({&content, 1});
   };

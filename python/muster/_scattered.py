@@ -5,6 +5,7 @@ Threads: a handle may be used from any.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from muster._native import Blob
 
 _KEPT_OBJECTS = 32
-"""Scattered objects that a runner keeps as they are; another use of an older one unpickles it."""
+"""Scattered objects that a runner keeps as they are; another use of an older one unpickles it.
+Where memory for data is short it keeps one."""
 
 
 class Scattered:
@@ -79,6 +81,16 @@ def forget_unused(seconds: float) -> None:
             del _slots[key]
 
 
+def _has_room() -> bool:
+    """Whether the node's folder in memory is far from full: what this process has mapped stays
+    there, also when the pool has let go of it."""
+    try:
+        facts = os.statvfs(os.path.join(os.environ.get("MUSTER_BLOBS", ""), "memory"))
+    except OSError:
+        return True  # there is no such folder
+    return 2 * facts.f_bavail >= facts.f_blocks
+
+
 _lock = threading.Lock()
 _slots: OrderedDict[bytes, _Slot] = OrderedDict()
 
@@ -89,7 +101,8 @@ def _resolve(key: bytes, portable: Portable) -> Any:
         slot = _slots.setdefault(key, _Slot())
         _slots.move_to_end(key)
         slot.used = time.monotonic()
-        while len(_slots) > _KEPT_OBJECTS:
+        kept = _KEPT_OBJECTS if len(_slots) == 1 or _has_room() else 1
+        while len(_slots) > kept:
             _slots.popitem(last=False)
     with slot.lock:
         if not slot.made:
