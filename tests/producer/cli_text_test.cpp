@@ -234,7 +234,7 @@ TEST(StatusTable, AlignsItsColumns) {
     "jobs":[{"label":"score:42","job":1,"function":"f","queued":3,"mean_us":1234567,
              "waiting":"all slots are busy"}]})");
   EXPECT_NE(table.find("up 61.0 s, 6 slots on 2 workers; sessions: 1"), std::string::npos) << table;
-  EXPECT_NE(table.find("  alpha      7  thread               4"), std::string::npos) << table;
+  EXPECT_NE(table.find("  alpha         7  thread               4"), std::string::npos) << table;
   EXPECT_NE(table.find("  process, py3.11      2"), std::string::npos) << table;
   EXPECT_NE(table.find("draining, slots stuck: 1"), std::string::npos) << table;
   EXPECT_NE(table.find("1.23 s"), std::string::npos) << table;
