@@ -46,7 +46,10 @@ class NodePool(Subject):
 
     @property
     def environment(self) -> dict[str, str]:
-        return self._rig.environment | {"PYTHONFAULTHANDLER": "1"}
+        # Named: a producer that starts while no broker runs must wait for it.
+        environment = self._rig.environment
+        endpoint = f"ipc://{environment['XDG_RUNTIME_DIR']}/muster/broker"
+        return environment | {"MUSTER_BROKER": endpoint, "PYTHONFAULTHANDLER": "1"}
 
     @property
     def folder(self) -> Path:
