@@ -50,12 +50,21 @@ class Run:
         self._began = time.monotonic()
         for load in self._loads:
             load.start(self._subject)
+        if not wait_for(self._all_connected, 60):
+            self.problems.append("not all producers connected")
+        self._began = time.monotonic()
         self._inflict()
         self._await_loads()
         self._check()
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self._began:7.2f} {text}", flush=True)
+
+    def _all_connected(self) -> bool:
+        """A program that finds no broker when it starts gives up early, and may."""
+        told = self._subject.status()
+        running = [each for each in self._subject.producers.values() if each.poll() is None]
+        return told is not None and told["sessions"] > len(running)
 
     def _inflict(self) -> None:
         """All faults, each on a thread of its own: they may overlap."""
