@@ -1,12 +1,21 @@
 // Brokers and workers killed in the middle of a job: it completes, in order, nothing twice.
+#include <fmt/format.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <chrono>
 #include <csignal>
+#include <cstdint>
+#include <filesystem>
 #include <muster/producer.hpp>
+#include <system_error>
 
 #include "tests/system/daemons.hpp"
 
 namespace muster::testing {
 namespace {
+
+namespace fs = std::filesystem;
 
 class Restart : public Daemons {
  protected:
@@ -61,6 +70,39 @@ TEST_F(Restart, ACommandThatEndsWhileThereIsNoBrokerIsNotLost) {
   EXPECT_EQ(run->wait(), 0) << run->error_output();
   EXPECT_EQ(run->output(), kOutput);
   EXPECT_EQ(repeated(), 0U);
+}
+
+// The file of about this size that waits to be reported to a broker that is away.
+fs::path waiting_result(std::uintmax_t size_bytes) {
+  std::error_code gone;  // other tests make and remove files there, too
+  const fs::path root = fmt::format("/dev/shm/muster-{}", ::geteuid());
+  for (fs::recursive_directory_iterator entry(root, gone), end; !gone && entry != end;
+       entry.increment(gone)) {
+    std::error_code ignored;
+    const std::uintmax_t size = entry->file_size(ignored);
+    const bool fits = !ignored && size >= size_bytes && size < size_bytes + 4096;
+    if (fits && entry->path().parent_path().filename() == "incoming") return entry->path();
+  }
+  return {};
+}
+
+TEST_F(Restart, AResultInAFileWaitsForABrokerThatWasAwayForLong) {
+  constexpr std::uintmax_t kBytes = 3'141'593;
+  auto broker = start_broker();
+  const auto worker = start_worker();
+  const auto run = start_run(fmt::format("{} > file; head -c {} /dev/zero", kStartAndWait, kBytes),
+                             {"1"}, {"-q"});
+  ASSERT_TRUE(wait_for_lines("starts", 1)) << run->error_output();
+  broker->signal(SIGKILL);
+  broker->wait();
+  touch("go");
+  fs::path file;
+  ASSERT_TRUE(wait_until([&] { return !(file = waiting_result(kBytes)).empty(); }));
+  fs::last_write_time(file, fs::last_write_time(file) - std::chrono::minutes(11));
+  broker = start_broker();
+  EXPECT_EQ(run->wait(), 0) << run->error_output();
+  EXPECT_EQ(run->output().size(), kBytes);
+  EXPECT_EQ(lines_of("starts").size(), 1U);
 }
 
 TEST_F(Restart, AKilledWorkersCommandsRunElsewhereAndItsChildrenDie) {
