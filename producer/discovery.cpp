@@ -3,9 +3,12 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <muster/producer.hpp>
@@ -17,6 +20,7 @@ namespace muster {
 namespace {
 
 constexpr mode_t kOthers = 077;
+constexpr std::string_view kIpc = "ipc://";
 
 bool is_socket(const std::string& path) {
   struct stat entry {};
@@ -57,10 +61,21 @@ std::string folder_complaint(const std::string& folder) {
 }
 
 bool broker_runs(const std::string& endpoint) {
-  constexpr std::string_view kPrefix = "ipc://";
-  if (!endpoint.starts_with(kPrefix)) return false;
-  const std::string path = endpoint.substr(kPrefix.size());
+  if (!endpoint.starts_with(kIpc)) return false;
+  const std::string path = endpoint.substr(kIpc.size());
   return is_socket(path) && is_locked(path + ".lock");
+}
+
+bool somebody_listens(const std::string& endpoint) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string path = endpoint.substr(std::min(kIpc.size(), endpoint.size()));
+  if (path.size() >= sizeof address.sun_path) return false;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  const Descriptor socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const bool is_connected =
+      ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+  return is_connected || errno == EAGAIN;  // so many wait for it that there is no room
 }
 
 std::optional<std::string> running_broker() {

@@ -19,6 +19,9 @@ std::string folder_complaint(const std::string& folder);
 // Whether a broker of this user serves this ipc:// endpoint, as far as its files tell.
 bool broker_runs(const std::string& endpoint);
 
+// Whether a process, stopped or not, holds the socket of this ipc:// endpoint.
+bool somebody_listens(const std::string& endpoint);
+
 // The endpoint of the user's broker in one of the runtime folders, if one runs. What a broker left
 // that was killed is not one, and a folder that is not safe is passed over.
 std::optional<std::string> running_broker();

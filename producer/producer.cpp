@@ -74,11 +74,21 @@ bool socket_exists(const std::string& endpoint) {
   return std::filesystem::exists(endpoint.substr(kPrefix.size()), ignored);
 }
 
+Error nobody_answered(const std::string& endpoint, Clock::duration waited) {
+  return Error(ErrorCode::disconnected, "disconnected",
+               fmt::format("no broker answered at {0} within {1:.1f} s; is muster-broker running? "
+                           "start it with `muster-broker --listen {0}`, or set MUSTER_BROKER to "
+                           "nothing to use a pool on this machine",
+                           endpoint, std::chrono::duration<double>(waited).count()));
+}
+
 // Waits for WELCOME in steps, so that an embedded pool that does not start is noticed at once.
 void connect(ProducerState& state, const Options& options, Clock::time_point deadline) {
   constexpr std::chrono::milliseconds kStep{20};
   constexpr std::chrono::milliseconds kStarting{500};  // a broker that was started just before us
-  const auto no_socket = std::min(deadline, Clock::now() + kStarting);
+  constexpr std::chrono::seconds kRestarting{10};      // one that left its socket when it ended
+  const auto start = Clock::now();
+  const auto no_socket = std::min(deadline, start + kStarting);
   while (!state.client->wait_connected(kStep)) {
     if (state.embedded) state.embedded->check_alive();
     if (!state.embedded && Clock::now() >= no_socket && !socket_exists(state.endpoint)) {
@@ -88,13 +98,11 @@ void connect(ProducerState& state, const Options& options, Clock::time_point dea
                               "MUSTER_BROKER to nothing to use a pool on this machine",
                               state.endpoint));
     }
-    if (Clock::now() < deadline) continue;
-    throw Error(ErrorCode::disconnected, "disconnected",
-                fmt::format("no broker answered at {0} within {1:.1f} s; is muster-broker running? "
-                            "start it with `muster-broker --listen {0}`, or set MUSTER_BROKER to "
-                            "nothing to use a pool on this machine",
-                            state.endpoint,
-                            std::chrono::duration<double>(options.connect_timeout).count()));
+    if (Clock::now() >= deadline) throw nobody_answered(state.endpoint, options.connect_timeout);
+    // Whoever listens may stand still for a while; where nobody does there is nothing to wait for.
+    const bool is_vacant =
+        !state.embedded && Clock::now() >= start + kRestarting && !somebody_listens(state.endpoint);
+    if (is_vacant) throw nobody_answered(state.endpoint, kRestarting);
   }
 }
 

@@ -94,7 +94,7 @@ class Producer:
         environment: dict[str, str] = ...,
         spool: str = "",
         programs: str = "",
-        connect_timeout: float = 10.0,
+        connect_timeout: float = 30.0,
         broker_timeout: float = 0.0,  # no limit
     ) -> None: ...
     @property

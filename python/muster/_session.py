@@ -139,7 +139,7 @@ class Session:
         environment: Mapping[str, str] | None = None,
         spool: str = "",
         programs: str = "",
-        connect_timeout: float = 10.0,
+        connect_timeout: float = 30.0,
         broker_timeout: float = 0.0,
         one_machine: bool = False,
     ) -> None:

@@ -367,7 +367,7 @@ void bind_producer(py::module_& module) {
            py::arg("embedded") = false, py::arg("workers") = 1, py::arg("slots") = 0,
            py::arg("executor") = "process", py::arg("python") = "", py::arg("python_version") = "",
            py::arg("environment") = py::dict(), py::arg("spool") = "", py::arg("programs") = "",
-           py::arg("connect_timeout") = 10.0, py::arg("broker_timeout") = 0.0)
+           py::arg("connect_timeout") = 30.0, py::arg("broker_timeout") = 0.0)
       .def_property_readonly("endpoint",
                              [](const Session& session) { return to_python(session.endpoint()); })
       .def("total_slots",

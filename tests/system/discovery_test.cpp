@@ -122,5 +122,19 @@ TEST_F(Discovery, LookingDoesNotKeepABrokerFromStarting) {
   looker.join();
 }
 
+TEST_F(Discovery, AStoppedBrokerListensAndWhatAKilledOneLeftDoesNot) {
+  EXPECT_FALSE(somebody_listens(endpoint_)) << "there is no such folder";
+  EXPECT_FALSE(somebody_listens("ipc://" + std::string(200, 'x')));
+  EXPECT_FALSE(somebody_listens(""));
+  const auto broker = start_broker();
+  EXPECT_TRUE(somebody_listens(endpoint_));
+  broker->signal(SIGSTOP);
+  EXPECT_TRUE(somebody_listens(endpoint_));
+  broker->signal(SIGKILL);
+  broker->wait();
+  EXPECT_TRUE(std::filesystem::exists(runtime_ + "/broker"));
+  EXPECT_FALSE(somebody_listens(endpoint_));
+}
+
 }  // namespace
 }  // namespace muster::testing

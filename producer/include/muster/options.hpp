@@ -51,8 +51,9 @@ struct Options {
 
   // --- Waiting ---
   // How long the constructor waits for the broker's WELCOME, and for an embedded pool's workers:
-  // all on this machine; with `hosts` and none there, the first on any of them.
-  std::chrono::milliseconds connect_timeout{10'000};
+  // all on this machine; with `hosts` and none there, the first on any of them. Where nobody
+  // listens it waits 10 s at most.
+  std::chrono::milliseconds connect_timeout{30'000};
   // A broker that is silent for longer ends every wait with ErrorCode::disconnected. Nothing: waits
   // take as long as it takes, a night's sleep of the broker's machine too; a line on standard error
   // says since when the broker has been silent, after half a minute of it, and when it is back. In

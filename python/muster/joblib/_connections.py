@@ -20,7 +20,7 @@ _of_the_parent: list[Any] = []  # never freed in a forked child, where their thr
 
 
 def connected_pool(broker: str) -> Any:
-    """The process's own connection to that broker, made when first asked for. Blocks up to 10 s.
+    """The process's own connection to that broker, made when first asked for. Blocks up to 30 s.
 
     Raises BrokerLost when no broker listens there.
     """
