@@ -102,6 +102,7 @@ void World::check_caps() {
   for (const message::JobStatus& row : scheduler_->status(now_).jobs) {
     for (const auto& producer : producers_) {
       if (row.session != scheduler_->shown(producer->id)) continue;
+      if (row.job == 0 || row.job > producer->jobs.size()) continue;  // somebody hostile's
       const std::uint32_t cap = producer->jobs.at(row.job - 1)->cap;
       if (cap == 0 || row.leased < cap) continue;
       count("caps_reached");
