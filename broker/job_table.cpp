@@ -12,8 +12,17 @@ TaskRecord& JobRecord::append(std::uint64_t sequence, Payload&& payload) {
   return task;
 }
 
+void JobRecord::skip_to(std::uint64_t sequence) {
+  const std::uint64_t taken = tasks_.skip_to(sequence);
+  skipped_records_ += taken;
+  session->skipped_records += taken;
+}
+
 void JobRecord::drop_acknowledged() {
   while (!tasks_.empty() && tasks_.front().state == TaskState::acknowledged) tasks_.pop_front();
+  if (tasks_.empty() && skipped_records_ > 0) {
+    session->skipped_records -= std::exchange(skipped_records_, 0);
+  }
   if (cursor_ < base()) cursor_ = base();
 }
 
@@ -40,7 +49,7 @@ std::optional<std::uint64_t> JobRecord::peek_queued(bool fresh_only) {
   if (!returned_.empty() && (!fresh_only || !find(*returned_.begin())->suspect)) {
     return *returned_.begin();
   }
-  for (; cursor_ < end(); ++cursor_) {
+  for (; (cursor_ = tasks_.next(cursor_)) < end(); ++cursor_) {
     if (find(cursor_)->state != TaskState::queued) continue;
     if (!returned_.empty() && returned_.count(cursor_) != 0) continue;
     if (!last_chance_.empty() && last_chance_.count(cursor_) != 0) continue;
@@ -63,7 +72,7 @@ std::optional<std::uint64_t> JobRecord::take_queued(bool fresh_only) {
 }
 
 std::uint64_t JobRecord::result_limit() const {
-  if (held_result_bytes > limits::kHeldResultBytes) return 1;
+  if (held_result_bytes >= limits::kHeldResultBytes) return starves ? 1 : 0;
   const std::uint64_t room = limits::kHeldResultBytes - held_result_bytes;
   return mean_result_bytes == 0 ? UINT64_MAX : std::max<std::uint64_t>(room / mean_result_bytes, 1);
 }

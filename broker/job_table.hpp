@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <deque>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -29,6 +30,15 @@ struct AdoptedLease {
   Attempt attempt{};
   std::optional<Outcome> outcome;
 };
+
+// Why tasks of a job ended at the broker, and what all that did for this reason are told.
+struct SharedFailure {
+  OutcomeStatus status{};
+  Failure failure;
+  Payload body;
+};
+
+struct WaitGroup;
 
 // Workers, one bit each: membership costs no search and no allocation per worker.
 class WorkerSet {
@@ -80,15 +90,19 @@ struct JobRecord {
   // Blobs of its outcomes: bytes that the producer has not released, and the mean of an outcome.
   std::uint64_t held_result_bytes = 0;
   std::uint64_t mean_result_bytes = 0;
+  Time full_since = kNever;  // since when it waits because of them, and none was released
+  bool starves = false;      // so long that one more task may start: its producer may wait for it
   std::vector<std::uint64_t> ready;  // ended, not yet sent to the producer
+  std::unique_ptr<SharedFailure> last_failure;
   std::unordered_map<std::uint64_t, AdoptedLease> adopted;
   WorkerSet told;  // workers that have WORKER_JOB
 
   Duration mean_duration{0};  // learned; 0: unknown
   double virtual_time = 0;    // fair queueing: service received, weighted
-  bool runnable = false;      // is in the run queue, under the two values that follow
+  bool runnable = false;      // is in the run queue, under the two values that follow …
   std::int32_t run_priority = 0;
   double run_time = 0;
+  WaitGroup* waits_in = nullptr;     // … in this group of those that found no room
   Time unplaced_since = kNever;      // since when nothing of it could be placed
   std::string waiting;               // the last reason told to the producer
   std::uint64_t output_dropped = 0;  // lines, not yet said to the producer
@@ -103,7 +117,39 @@ struct JobRecord {
   void prefetch(std::uint64_t sequence) const { tasks_.prefetch(sequence); }
   // Appends the task of sequence end(). The first task of an empty window may start anywhere.
   TaskRecord& append(std::uint64_t sequence, Payload&& payload);
+  // The producer has the outcomes of those from end() to `sequence`, which is not submitted yet.
+  // Precondition: the window is not empty.
+  void skip_to(std::uint64_t sequence);
+  std::uint64_t skipped_records() const { return skipped_records_; }
+  std::uint64_t records() const { return tasks_.records(); }
   void drop_acknowledged();  // from the front
+  // visit(sequence, task) for those of `first` … `last` - 1 that there are; it changes no window.
+  template <typename Visit>
+  void each(std::uint64_t first, std::uint64_t last, Visit&& visit) {
+    last = std::min(last, end());
+    for (std::uint64_t s = tasks_.next(std::max(first, base())); s < last; s = tasks_.next(s + 1)) {
+      visit(s, *find(s));
+    }
+  }
+  template <typename Visit>
+  void each(Visit&& visit) {
+    each(base(), end(), visit);
+  }
+  // visit(sequence, task, range) for the tasks in each of these ranges. Ranges that overlap are
+  // looked at twice at most: what a peer says must not cost more than the window is long.
+  template <typename Range, typename Visit>
+  void each_in(const std::vector<Range>& ranges, Visit&& visit) {
+    std::uint64_t looks = 2 * records();
+    for (const Range& range : ranges) {
+      const std::uint64_t last = value(range.first) + range.count;
+      each(value(range.first), last, [&](std::uint64_t sequence, TaskRecord& task) {
+        if (looks == 0) return;
+        --looks;
+        visit(sequence, task, range);
+      });
+      if (looks == 0) return;
+    }
+  }
   // Leases that it may have out at once.
   std::uint64_t lease_limit() const {
     const std::uint64_t cap = spec.max_running == 0 ? UINT64_MAX : spec.max_running;
@@ -116,8 +162,8 @@ struct JobRecord {
     const std::uint64_t limit = lease_limit();
     return leased >= limit ? 0 : std::min<std::uint64_t>(queued, limit - leased);
   }
-  // Leases whose outcomes most likely fit into what its producer may leave unreleased; always one,
-  // so that the oldest missing result comes.
+  // Leases whose outcomes most likely fit into what its producer may leave unreleased; none when
+  // that is full, but for one now and then, so that the oldest missing result comes.
   std::uint64_t result_limit() const;
   bool drained() const { return closed && tasks_.empty() && adopted.empty(); }
 
@@ -140,7 +186,8 @@ struct JobRecord {
     return task.losses > 0 && task.losses + 1U >= spec.crash_budget;
   }
   TaskWindow tasks_;
-  std::uint64_t cursor_ = 0;  // every queued task at or after it was never leased
+  std::uint64_t skipped_records_ = 0;  // that skipped tasks took since the window was empty
+  std::uint64_t cursor_ = 0;           // every queued task at or after it was never leased
   std::set<std::uint64_t> returned_;
   std::set<std::uint64_t> last_chance_;
 };
@@ -161,11 +208,12 @@ struct SessionRecord {
   Time away_since{0};  // neither present nor silent: since then
   Time hold_until{0};  // leases nothing before: workers may still report what they run
   std::unordered_map<std::uint32_t, JobRecord*> jobs;
-  std::uint64_t open_tasks = 0;     // without outcome: what counts against its credit
-  std::uint64_t outcomes_held = 0;  // not acknowledged
-  std::uint64_t payload_bytes = 0;  // of tasks without outcome
-  std::uint64_t outcome_bytes = 0;  // of outcomes that it has not acknowledged
-  BlobTable blobs;                  // that it keeps
+  std::uint64_t open_tasks = 0;       // without outcome: what counts against its credit
+  std::uint64_t outcomes_held = 0;    // not acknowledged
+  std::uint64_t payload_bytes = 0;    // of tasks without outcome
+  std::uint64_t outcome_bytes = 0;    // of outcomes that it has not acknowledged
+  std::uint64_t skipped_records = 0;  // of its jobs
+  BlobTable blobs;                    // that it keeps
   // Stores of computed values that its tasks may use, and where their values stand.
   std::map<std::string, std::string> stores;
   bool has_named_stores = false;  // it has said something since its greeting, stores first

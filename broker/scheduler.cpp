@@ -240,6 +240,7 @@ void Scheduler::tick(Time now) {
   forget_unclaimed(now);
   review_drained(now);
   explain_waiting(now);
+  review_waiting(now);
 }
 
 // Whoever calls stood still without saying so (the broker's loop does say so: Attention): nobody
@@ -288,6 +289,7 @@ void Scheduler::check_liveness(Time now) {
     ++counters_["sessions_expired"];
     end_session(*session);
   }
+  expire_reports(now);
   std::erase_if(peers_, [&](const auto& entry) {
     const Peer& peer = entry.second;
     return peer.session == nullptr && peer.worker == kNoWorker &&

@@ -20,6 +20,7 @@
 
 #include "broker/job_table.hpp"
 #include "broker/memo_claims.hpp"
+#include "broker/reported_leases.hpp"
 #include "broker/run_queue.hpp"
 #include "broker/user_table.hpp"
 #include "broker/worker_table.hpp"
@@ -192,8 +193,6 @@ class Scheduler {
   void declare(SessionRecord& session, message::Job&& message);
   void submit(SessionRecord& session, message::Submit&& message);
   void accept_task(JobRecord& job, std::uint64_t sequence, Payload&& payload);
-  void adopt_or_queue(JobRecord& job, std::uint64_t sequence, TaskRecord& task);
-  void drop_stale_adopted(JobRecord& job, std::uint64_t before);
   void cancel(SessionRecord& session, const message::Cancel& message);
   void acknowledge(SessionRecord& session, const message::AcknowledgeOutcomes& message);
   void forget_connection(const SessionRecord& session);
@@ -218,8 +217,6 @@ class Scheduler {
   void on_worker(WorkerIndex index, Message&& message, Time now);
   void hello(PeerId peer, message::HelloWorker&& hello, Time now, const RemoteUser* user,
              const LocalUser& local);
-  void reconcile(WorkerIndex index, const std::vector<message::HeldLeases>& held, Time now);
-  void reconcile_job(WorkerIndex index, JobRecord& job, const std::vector<LeaseRange>& held);
   void outcomes(WorkerIndex index, message::WorkerOutcomes&& message, Time now);
   bool take_outcome(WorkerIndex index, JobRecord& job, std::uint64_t sequence, Attempt attempt,
                     Outcome&& outcome);
@@ -231,8 +228,36 @@ class Scheduler {
   void lose_lease(JobRecord& job, std::uint64_t sequence, TaskRecord& task, bool was_running);
   JobRecord* find_job(const SessionId& session, JobId id);
 
+  // scheduler_reports.cpp: leases that workers report when they connect again
+  void reconcile(WorkerIndex index, const std::vector<message::HeldLeases>& held, Time now);
+  void reconcile_job(WorkerIndex index, JobRecord& job, const std::vector<LeaseRange>& held);
+  void drop_adopted(const AdoptedLease& adopted);
+  std::vector<JobKey> withdraw(WorkerIndex index, bool with_outcomes);
+  void forget_undeclared(const std::vector<JobKey>& keys);
+  void claim_reports(SessionRecord& session, Time now);
+  JobRecord* meet_early(WorkerIndex index, const SessionId& session, JobId job, Time now);
+  void expire_reports(Time now);
+  bool keep_early(WorkerIndex index, JobRecord& job, std::uint64_t sequence, Attempt attempt,
+                  Outcome& outcome);
+  void adopt_or_queue(JobRecord& job, std::uint64_t sequence, TaskRecord& task);
+  void drop_stale_adopted(JobRecord& job, std::uint64_t before);
+
   // scheduler_dispatch.cpp: leasing
   void dispatch(Time now);
+  bool lease_to_ready(Time now);
+  WaitGroup& wait_group(JobRecord& job, bool is_held);
+  template <typename Visit>  // visit(WaitGroup&) for all but held_jobs_
+  void each_group(Visit&& visit) {
+    for (auto& [key, cache] : class_cache_) {
+      visit(cache.plain);
+      visit(cache.near);
+    }
+    for (auto& [key, demand] : demands_) visit(demand.waiting);
+  }
+  void review_classes();
+  void review_waiting(Time now);
+  void drop_classes(JobRecord& job);
+  void check_waiting() const;
   bool place(JobRecord& job, Time now);
   bool place_last_chance(JobRecord& job);
   std::uint32_t prefetch(const JobRecord& job, const WorkerRecord& worker) const;
@@ -286,6 +311,7 @@ class Scheduler {
   static std::uint64_t blob_bytes(const Payload& payload);
   void count_result(JobRecord& job, const Outcome& outcome);
   void review_limit(JobRecord& job);
+  void review_results(JobRecord& job, Time now);
   void release_result(JobKey job, std::uint64_t size_bytes);
   void check_places() const;
 
@@ -344,6 +370,8 @@ class Scheduler {
 
   // scheduler_outcomes.cpp: what producers are told
   void end_task(JobRecord& job, std::uint64_t sequence, TaskRecord& task, Outcome&& outcome);
+  void fail_task(JobRecord& job, std::uint64_t sequence, TaskRecord& task, OutcomeStatus status,
+                 const Failure& failure);
   void flush_outcomes();
   void flush_outcomes(JobRecord& job);
   void acknowledge_later(WorkerIndex index, message::AcknowledgeLeases&& message, Time now);
@@ -365,7 +393,10 @@ class Scheduler {
   std::unordered_map<SessionId, std::unique_ptr<SessionRecord>> sessions_;
   std::unordered_map<JobKey, std::unique_ptr<JobRecord>> jobs_;
   WorkerTable workers_;
+  ReportedLeases reports_;
   RunQueue run_queue_;
+  WaitGroup held_jobs_;  // of sessions that lease nothing yet
+  std::uint64_t classes_seen_ = 0;
   std::set<JobKey> last_chance_jobs_;
   WorkerIndex reserved_worker_ = kNoWorker;
   std::vector<JobKey> ready_jobs_;

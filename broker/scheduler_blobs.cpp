@@ -129,8 +129,7 @@ void Scheduler::end_if_lost(JobRecord& job, std::uint64_t sequence, TaskRecord& 
   if (reason.empty()) return;
   ++counters_["tasks_without_blobs"];
   job.unqueue(sequence);
-  end_task(job, sequence, task,
-           failed(OutcomeStatus::error, {"blob_lost", std::move(reason), "", {}}));
+  fail_task(job, sequence, task, OutcomeStatus::error, {"blob_lost", std::move(reason), "", {}});
 }
 
 // The outcome as it can be told: a result whose blobs did not arrive is none.
@@ -193,7 +192,8 @@ bool Scheduler::expects_outcome(const WorkerId& worker, const SessionId& session
                                 TaskSequence sequence, Attempt attempt) const {
   const WorkerIndex index = workers_.find(worker);
   const auto found = sessions_.find(session);
-  if (index == kNoWorker || found == sessions_.end()) return false;
+  if (index == kNoWorker) return false;
+  if (found == sessions_.end()) return reports_.holds(index, session, job_id, sequence, attempt);
   const auto job = found->second->jobs.find(value(job_id));
   if (job == found->second->jobs.end()) return false;
   const auto adopted = job->second->adopted.find(value(sequence));

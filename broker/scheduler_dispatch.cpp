@@ -32,13 +32,14 @@ bool Scheduler::takes_outcomes(const SessionRecord& session) const {
 }
 
 bool Scheduler::wants_leases(const JobRecord& job) const {
-  return job.queued > 0 && !job.at_cap() && takes_outcomes(*job.session);
+  return job.has_queued() && !job.at_cap() && takes_outcomes(*job.session);
 }
 
 // Call after any change of what wants_leases() looks at. A job at its cap so steps out of the queue
 // until one of its leases ends.
 void Scheduler::set_runnable(JobRecord& job) {
   const bool wanted = wants_leases(job);
+  if (wanted && job.runnable) return run_queue_.unpark(job);
   if (wanted == job.runnable) return;
   job.runnable = wanted;
   if (wanted) {
@@ -60,22 +61,55 @@ void Scheduler::dispatch(Time now) {
     key = done ? last_chance_jobs_.erase(key) : std::next(key);
   }
   release_reservation();
-  std::vector<JobRecord*> blocked;
+  review_classes();
+  const std::vector<std::uint32_t> roomier = workers_.take_roomier();
+  do {
+    for (const std::uint32_t index : roomier) run_queue_.wake(index);
+  } while (lease_to_ready(now) && !roomier.empty());
+  recall_unstarted(now);
+}
+
+// Leases to those that may find room; who finds none waits. False: nobody found any.
+bool Scheduler::lease_to_ready(Time now) {
+  bool leased = false;
+  std::size_t blocked = 0;
   while (!run_queue_.empty()) {
     JobRecord& job = run_queue_.first();
-    const bool placed = place(job, now);
-    run_queue_.erase(job);
-    if (placed) {
+    if (place(job, now)) {
+      run_queue_.erase(job);
       RunQueue::pass(job);
       job.runnable = false;
       set_runnable(job);
+      leased = true;
       continue;
     }
-    blocked.push_back(&job);
-    if (blocked.size() >= kBlockedJobs && !workers_.has_idle_slot()) break;
+    const bool is_held = job.session->hold_until > now;
+    const std::vector<std::uint32_t>& classes = eligible_classes(job);
+    run_queue_.park(job, wait_group(job, is_held), is_held ? std::vector<std::uint32_t>() : classes,
+                    workers_.generation());
+    if (++blocked >= kBlockedJobs && !workers_.has_idle_slot()) break;
   }
-  for (JobRecord* job : blocked) run_queue_.insert(*job);
-  recall_unstarted(now);
+  return leased;
+}
+
+WaitGroup& Scheduler::wait_group(JobRecord& job, bool is_held) {
+  if (is_held) return held_jobs_;
+  if (job.demand != nullptr) return job.demand->waiting;
+  return job.names_blobs && !workers_.all_share() ? job.classes->near : job.classes->plain;
+}
+
+// Other workers are here than before: whoever waits may have waited for these.
+void Scheduler::review_classes() {
+  if (std::exchange(classes_seen_, workers_.generation()) == workers_.generation()) return;
+  run_queue_.forget_classes();
+  each_group([&](WaitGroup& group) { run_queue_.wake_all(group); });
+}
+
+// What nobody notices when it happens (a round trip that was learned, time that passed) makes a
+// difference at the next tick.
+void Scheduler::review_waiting(Time now) {
+  each_group([&](WaitGroup& group) { run_queue_.wake_some(group); });
+  if (now >= started_ + options_.resume_wait) run_queue_.wake_all(held_jobs_);
 }
 
 Scheduler::ClassKey Scheduler::class_key(const JobSpec& spec) {
@@ -89,7 +123,10 @@ Scheduler::ClassKey Scheduler::class_key(const JobSpec& spec) {
 }
 
 const std::vector<std::uint32_t>& Scheduler::eligible_classes(JobRecord& job) {
-  if (job.classes == nullptr) job.classes = &class_cache_[class_key(job.spec)];
+  if (job.classes == nullptr) {
+    job.classes = &class_cache_[class_key(job.spec)];
+    ++job.classes->jobs;
+  }
   ClassCache& cache = *job.classes;
   if (cache.generation != workers_.generation()) {
     cache.generation = workers_.generation();
@@ -100,6 +137,14 @@ const std::vector<std::uint32_t>& Scheduler::eligible_classes(JobRecord& job) {
     }
   }
   return cache.classes;
+}
+
+void Scheduler::drop_classes(JobRecord& job) {
+  ClassCache* cache = std::exchange(job.classes, nullptr);
+  if (cache == nullptr || --cache->jobs > 0) return;
+  run_queue_.remove(cache->plain);
+  run_queue_.remove(cache->near);
+  class_cache_.erase(class_key(job.spec));
 }
 
 // Whether its tasks can run there at all, however busy the worker is.
@@ -197,6 +242,7 @@ void Scheduler::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence,
   task.out_of_sight = false;
   const Attempt attempt{task.attempts_made++};
   ++job.leased;
+  job.starves = false;
   ++worker.leases;
   task.is_short = hint.is_short;
   worker.short_leases += hint.is_short ? 1 : 0;
@@ -264,6 +310,7 @@ void Scheduler::settle(WorkerIndex index) {
     std::erase_if(worker.order, drop_closed);
   }
   if (blob_jobs_ > 0) workers_.look_at_next(index);
+  workers_.note_room(index);
   workers_.update_level(index);
 }
 
@@ -310,7 +357,8 @@ void Scheduler::unreserve_last_chance_worker() {
 
 // At the tail of a job, idle slots take over leases that have not started elsewhere.
 void Scheduler::recall_unstarted(Time now) {
-  if (!run_queue_.empty() && !workers_.has_idle_slot()) return;
+  const bool all_have_leases = run_queue_.empty() && run_queue_.waiting() == 0;
+  if (!all_have_leases && !workers_.has_idle_slot()) return;
   recall_waiting(now);
   for (std::uint32_t index = 0; index < workers_.classes().size(); ++index) {
     const WorkerIndex idle = workers_.least_loaded(index);

@@ -39,11 +39,22 @@ void Scheduler::end_task(JobRecord& job, std::uint64_t sequence, TaskRecord& tas
   job.ready.push_back(sequence);
 }
 
+// The task ends here, not at a worker. Many of a job do so at once and for one reason.
+void Scheduler::fail_task(JobRecord& job, std::uint64_t sequence, TaskRecord& task,
+                          OutcomeStatus status, const Failure& failure) {
+  if (!job.last_failure || job.last_failure->status != status ||
+      job.last_failure->failure != failure) {
+    job.last_failure = std::make_unique<SharedFailure>(
+        SharedFailure{status, failure, failed(status, failure).body});
+  }
+  end_task(job, sequence, task, {status, job.last_failure->body});
+}
+
 void Scheduler::resend_outcomes(JobRecord& job) {
   job.ready.clear();
-  for (std::uint64_t sequence = job.base(); sequence < job.end(); ++sequence) {
-    if (job.find(sequence)->state == TaskState::ended) job.ready.push_back(sequence);
-  }
+  job.each([&](std::uint64_t sequence, const TaskRecord& task) {
+    if (task.state == TaskState::ended) job.ready.push_back(sequence);
+  });
   if (!job.ready.empty()) ready_jobs_.push_back(job.key);
   if (!job.waiting.empty()) notice(job, std::exchange(job.waiting, {}));
 }
@@ -120,6 +131,7 @@ void Scheduler::notice(JobRecord& job, std::string text) {
 // Looks at jobs that wait although nothing of theirs runs; tells why, and gives up in the end.
 void Scheduler::explain_waiting(Time now) {
   for (auto& [key, job] : jobs_) {
+    review_results(*job, now);
     if (job->queued > 0 && job->leased == 0 && now >= job->session->hold_until) {
       explain_waiting(*job, now);
     } else {
@@ -216,6 +228,10 @@ std::string Scheduler::waiting_reason(JobRecord& job, Duration& patience, const 
            " are held by tasks that timed out or were stopped and have not returned, the other "
            "workers are draining; use the process executor, whose tasks can be killed";
   }
+  if (job.held_result_bytes >= limits::kHeldResultBytes) {
+    return "its results wait: the program has not taken " +
+           std::to_string(job.held_result_bytes >> 20) + " MiB of them";
+  }
   if (job.demand != nullptr) return nobody_has_room(job);
   return "";  // its turn comes
 }
@@ -235,12 +251,12 @@ void Scheduler::explain_waiting(JobRecord& job, Time now) {
     return;
   }
   ++counters_["jobs_given_up"];
-  for (std::uint64_t sequence = job.base(); sequence < job.end(); ++sequence) {
-    TaskRecord* task = job.find(sequence);
-    if (task->state != TaskState::queued) continue;
+  const Failure failure{kind, std::move(reason), "", {}};
+  job.each([&](std::uint64_t sequence, TaskRecord& task) {
+    if (task.state != TaskState::queued) return;
     job.unqueue(sequence);
-    end_task(job, sequence, *task, failed(OutcomeStatus::error, {kind, reason, "", {}}));
-  }
+    fail_task(job, sequence, task, OutcomeStatus::error, failure);
+  });
   job.unplaced_since = kNever;
   set_runnable(job);
 }

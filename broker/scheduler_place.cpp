@@ -32,6 +32,9 @@ constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 50;  // a larger size c
 // Workers that were lost while a task waited there, before that counts as lost while running: a
 // task that ends its worker at once may never be heard of as started.
 constexpr std::uint8_t kMostLostWaiting = 8;
+// A producer that takes no result of a job for so long, while as many wait as may, waits for
+// another.
+constexpr Duration kStarvesAfter = std::chrono::seconds(1);
 // Workers with waiting leases that one turn looks at for quicker places.
 constexpr std::size_t kGivers = 2;
 
@@ -69,6 +72,7 @@ void Scheduler::hear_blobs(WorkerIndex index, message::WorkerBlobs&& said) {
     waiting_workers_.erase(index);
   }
   workers_.look_at_next(index);
+  workers_.note_room(index);
   workers_.update_level(index);
 }
 
@@ -280,7 +284,22 @@ void Scheduler::release_result(JobKey key, std::uint64_t size_bytes) {
   JobRecord* job = find_job(key);
   if (job == nullptr) return;
   job->held_result_bytes -= size_bytes;
+  job->full_since = kNever;
   review_limit(*job);
+}
+
+// Whoever takes results, however slowly, gets them before more tasks start. Whoever takes none may
+// wait for one that is missing, or keeps them all: that goes on, one task after another.
+void Scheduler::review_results(JobRecord& job, Time now) {
+  if (job.held_result_bytes < limits::kHeldResultBytes || job.leased > 0 || job.queued == 0) {
+    job.full_since = kNever;
+  } else if (job.full_since == kNever) {
+    job.full_since = now;
+  } else if (now - job.full_since >= kStarvesAfter && !job.starves) {
+    job.starves = true;
+    job.full_since = kNever;
+    review_limit(job);
+  }
 }
 
 void Scheduler::check_places() const {
@@ -289,13 +308,12 @@ void Scheduler::check_places() const {
   std::uint64_t blob_jobs = 0;
   for (const auto& [key, job] : jobs_) {
     bool names = job->spec.function.body.blobs > 0;
-    for (std::uint64_t s = job->base(); s < job->end(); ++s) {
-      const TaskRecord& task = *job->find(s);
+    job->each([&, job = job.get()](std::uint64_t, const TaskRecord& task) {
       names = names || (task.data.blobs > 0 && task.state != TaskState::ended);
-      if (!task.fetches) continue;
+      if (!task.fetches) return;
       CHECK(task.state == TaskState::leased && job->names_blobs);
       fetching[task.worker] += job->demand == nullptr ? 1 : 0;
-    }
+    });
     CHECK(job->names_blobs || !names);
     blob_jobs += job->names_blobs ? 1 : 0;
     std::uint64_t held_bytes = 0;

@@ -11,14 +11,16 @@ using message::RefuseCode;
 
 namespace {
 
-// Sequences between a job's oldest open task and its newest: open tasks, unacknowledged outcomes,
-// and what the producer skipped because it cancelled it before it was sent.
+// Tasks of a job that take memory behind its oldest open one: open tasks, unacknowledged outcomes,
+// and those that are done.
 constexpr std::uint64_t kMaxWindow = 1'000'000;
 constexpr std::uint64_t kMaxWindowPerCredit = 4;
+// Of all jobs of a session, those that were skipped because the producer has their outcomes, or
+// cancelled them before they were sent: so many more than its credit. Most of those in long runs
+// take no memory and do not count.
+constexpr std::uint64_t kSkippedBeyondCredit = 4096;
 
-Outcome cancelled_outcome() {
-  return failed(OutcomeStatus::cancelled, {"cancelled", "cancelled before it started", "", {}});
-}
+const Failure kCancelled{"cancelled", "cancelled before it started", "", {}};
 
 }  // namespace
 
@@ -52,6 +54,7 @@ void Scheduler::hello(PeerId peer, message::HelloProducer&& hello, Time now,
     session.hold_until = started_ + options_.resume_wait;
   }
   peers_[peer] = {PeerKind::session, &session, kNoWorker, now};
+  claim_reports(session, now);
   welcome(peer, &session, now);
   send(peer, message::Pool(announced_));  // what changed in this turn follows
   for (auto& [id, job] : session.jobs) resend_outcomes(*job);
@@ -158,7 +161,6 @@ void Scheduler::declare(SessionRecord& session, message::Job&& message) {
   if (!job->declared) {
     job->spec = std::move(message.spec);
     job->declared = true;
-    job->classes = nullptr;
     set_demand(*job);
     if (job->spec.function.body.blobs > 0) note_blobs(*job);
   } else if (job->spec != message.spec) {
@@ -176,21 +178,19 @@ void Scheduler::submit(SessionRecord& session, message::Submit&& message) {
     return;
   }
   const std::uint64_t first = value(message.first);
-  const std::uint64_t gap = job->end() > job->base() && first > job->end() ? first - job->end() : 0;
-  const std::uint64_t window = job->end() - job->base() + gap + message.payloads.size();
-  if (window > kMaxWindow && (window - kMaxWindow) / kMaxWindowPerCredit > options_.credit_tasks) {
-    refuse(session.peer, RefuseCode::over_limit, "too many skipped sequences behind an open task");
+  const bool skips = job->end() > job->base() && first > job->end();
+  const std::uint64_t window = job->records() + message.payloads.size();
+  if ((window > kMaxWindow &&
+       (window - kMaxWindow) / kMaxWindowPerCredit > options_.credit_tasks) ||
+      (skips && session.skipped_records > options_.credit_tasks + kSkippedBeyondCredit)) {
+    refuse(session.peer, RefuseCode::over_limit, "too many finished tasks behind an open one");
     return;
   }
   if (session.open_tasks + message.payloads.size() > session.credit.tasks) {
     refuse(session.peer, RefuseCode::over_limit, "more tasks than the granted credit");
     return;
   }
-  for (std::uint64_t i = 0; i < gap; ++i) {  // the producer has their outcomes
-    TaskRecord& task = job->append(job->end(), {});
-    task.state = TaskState::acknowledged;
-    --job->queued;
-  }
+  if (skips) job->skip_to(first);
   drop_stale_adopted(*job, first);
   std::uint64_t sequence = first;
   for (Payload& payload : message.payloads) {
@@ -214,60 +214,6 @@ void Scheduler::accept_task(JobRecord& job, std::uint64_t sequence, Payload&& pa
   if (job.names_blobs) end_if_lost(job, sequence, task);
 }
 
-// A worker reported a lease of this task before its producer came back: it is not run again.
-void Scheduler::adopt_or_queue(JobRecord& job, std::uint64_t sequence, TaskRecord& task) {
-  const auto found = job.adopted.find(sequence);
-  if (found == job.adopted.end()) return;
-  AdoptedLease adopted = std::move(found->second);
-  job.adopted.erase(found);
-  ++counters_["leases_adopted"];
-  job.unqueue(sequence);
-  task.attempts_made = static_cast<std::uint32_t>(adopted.attempt) + 1;
-  WorkerRecord& worker = workers_.at(adopted.worker);
-  if (adopted.outcome) {
-    send_worker(adopted.worker,
-                message::AcknowledgeLeases{
-                    job.session->id, job.id, {{TaskSequence{sequence}, 1, adopted.attempt}}});
-    conclude(job, sequence, task, std::move(*adopted.outcome));
-    return;
-  }
-  task.state = TaskState::leased;
-  task.worker = adopted.worker;
-  ++job.leased;
-  worker.lease_bytes += task.data.bytes.size();
-  if (job.demand != nullptr) {
-    charge(job, worker);
-    workers_.update_level(adopted.worker);
-  }
-  flag_adopted(job, task, worker);
-  worker.append_lease(job.key, sequence, adopted.attempt);
-  job.told.insert(adopted.worker);
-}
-
-// The producer resubmitted past these sequences: it has their outcomes, nobody needs the leases.
-void Scheduler::drop_stale_adopted(JobRecord& job, std::uint64_t before) {
-  if (job.adopted.empty()) return;
-  for (auto entry = job.adopted.begin(); entry != job.adopted.end();) {
-    if (entry->first >= before) {
-      ++entry;
-      continue;
-    }
-    const AdoptedLease& adopted = entry->second;
-    WorkerRecord& worker = workers_.at(adopted.worker);
-    std::vector<LeaseRange> leases{{TaskSequence{entry->first}, 1, adopted.attempt}};
-    if (adopted.outcome) {
-      release_stale(*job.session, *adopted.outcome);
-      send_worker(adopted.worker,
-                  message::AcknowledgeLeases{job.session->id, job.id, std::move(leases)});
-    } else {
-      send_worker(adopted.worker, message::StopTasks{job.session->id, job.id, std::move(leases)});
-      --worker.leases;
-      workers_.update_level(adopted.worker);
-    }
-    entry = job.adopted.erase(entry);
-  }
-}
-
 void Scheduler::cancel(SessionRecord& session, const message::Cancel& message) {
   JobRecord* job = find_job(session, message.job);
   if (job == nullptr) return;
@@ -277,26 +223,19 @@ void Scheduler::cancel(SessionRecord& session, const message::Cancel& message) {
     if (stops.empty()) return;
     send_worker(stops_for, message::StopTasks{session.id, job->id, std::exchange(stops, {})});
   };
-  const auto cancel_range = [&](std::uint64_t first, std::uint64_t last) {
-    for (std::uint64_t sequence = first; sequence < last; ++sequence) {
-      TaskRecord* task = job->find(sequence);
-      if (task == nullptr) continue;
-      if (task->state == TaskState::queued) {
-        job->unqueue(sequence);
-        end_task(*job, sequence, *task, cancelled_outcome());
-      } else if (task->state == TaskState::leased && !task->stopping) {
-        if (task->worker != stops_for || stops.size() >= limits::kBatchTasks) flush();
-        stops_for = task->worker;
-        task->stopping = true;
-        stops.push_back({TaskSequence{sequence}, 1, task->current_attempt()});
-      }
+  const auto cancel_one = [&](std::uint64_t sequence, TaskRecord& task, const SequenceRange&) {
+    if (task.state == TaskState::queued) {
+      job->unqueue(sequence);
+      fail_task(*job, sequence, task, OutcomeStatus::cancelled, kCancelled);
+    } else if (task.state == TaskState::leased && !task.stopping) {
+      if (task.worker != stops_for || stops.size() >= limits::kBatchTasks) flush();
+      stops_for = task.worker;
+      task.stopping = true;
+      stops.push_back({TaskSequence{sequence}, 1, task.current_attempt()});
     }
   };
-  if (message.ranges.empty()) cancel_range(job->base(), job->end());
-  for (const SequenceRange& range : message.ranges) {
-    const std::uint64_t first = std::max(value(range.first), job->base());
-    cancel_range(first, std::min(value(range.first) + range.count, job->end()));
-  }
+  const SequenceRange all{TaskSequence{job->base()}, job->end() - job->base()};
+  job->each_in(message.ranges.empty() ? std::vector{all} : message.ranges, cancel_one);
   flush();
   ++counters_["cancels"];
 }
@@ -305,18 +244,13 @@ void Scheduler::acknowledge(SessionRecord& session, const message::AcknowledgeOu
   JobRecord* job = find_job(session, message.job);
   if (job == nullptr) return;
   const bool was_full = !takes_outcomes(session);
-  for (const SequenceRange& range : message.ranges) {
-    const std::uint64_t first = std::max(value(range.first), job->base());
-    const std::uint64_t last = std::min(value(range.first) + range.count, job->end());
-    for (std::uint64_t sequence = first; sequence < last; ++sequence) {
-      TaskRecord& task = *job->find(sequence);
-      if (task.state != TaskState::ended) continue;
-      task.state = TaskState::acknowledged;
-      session.outcome_bytes -= task.data.bytes.size();
-      --session.outcomes_held;
-      task.data = {};
-    }
-  }
+  job->each_in(message.ranges, [&](std::uint64_t, TaskRecord& task, const SequenceRange&) {
+    if (task.state != TaskState::ended) return;
+    task.state = TaskState::acknowledged;
+    session.outcome_bytes -= task.data.bytes.size();
+    --session.outcomes_held;
+    task.data = {};
+  });
   job->drop_acknowledged();
   set_runnable(*job);
   if (was_full && takes_outcomes(session)) {
@@ -342,9 +276,8 @@ void Scheduler::end_session(SessionRecord& session) {
 
 // Ends a job: what is left of it is dropped here and on every worker that knows it.
 void Scheduler::forget_job(JobRecord& job) {
-  for (std::uint64_t sequence = job.base(); sequence < job.end(); ++sequence) {
-    TaskRecord& task = *job.find(sequence);
-    if (task.state == TaskState::acknowledged) continue;
+  job.each([&](std::uint64_t, TaskRecord& task) {
+    if (task.state == TaskState::acknowledged) return;
     if (task.state == TaskState::leased) {
       job.told.insert(task.worker);
       close_lease(job, task);
@@ -352,14 +285,12 @@ void Scheduler::forget_job(JobRecord& job) {
     const bool ended = task.state == TaskState::ended;
     --(ended ? job.session->outcomes_held : job.session->open_tasks);
     (ended ? job.session->outcome_bytes : job.session->payload_bytes) -= task.data.bytes.size();
-  }
+  });
+  job.session->skipped_records -= job.skipped_records();
   for (const auto& [sequence, adopted] : job.adopted) {
     job.told.insert(adopted.worker);
-    if (adopted.outcome) {
-      release_stale(*job.session, *adopted.outcome);
-    } else {
-      --workers_.at(adopted.worker).leases;
-    }
+    drop_adopted(adopted);
+    if (adopted.outcome) release_stale(*job.session, *adopted.outcome);
   }
   job.told.each([&](WorkerIndex index) {
     settle(index);
@@ -368,6 +299,7 @@ void Scheduler::forget_job(JobRecord& job) {
   if (job.runnable) run_queue_.erase(job);
   last_chance_jobs_.erase(job.key);
   drop_demand(job);
+  drop_classes(job);
   blob_jobs_ -= job.names_blobs ? 1 : 0;
   job.session->jobs.erase(value(job.id));
   if (job.session->user != nullptr) --job.session->user->jobs_held;

@@ -46,6 +46,7 @@ void Scheduler::drop_demand(JobRecord& job) {
   Demand* demand = std::exchange(job.demand, nullptr);
   if (demand == nullptr || --demand->jobs > 0) return;
   if (drained_.demand == demand) release_drained();
+  run_queue_.remove(demand->waiting);
   demands_.erase(demand_key(job.spec));
 }
 
@@ -217,8 +218,10 @@ void Scheduler::release_drained() {
 void Scheduler::review_drained(Time now) {
   if (drained_.worker == kNoWorker) return;
   const WorkerRecord& worker = workers_.at(drained_.worker);
-  const bool wanted = run_queue_.any_of(
-      [&](const JobRecord& job) { return job.demand == drained_.demand && job.has_queued(); });
+  const auto wants_it = [&](const JobRecord& job) {
+    return job.demand == drained_.demand && job.has_queued();
+  };
+  const bool wanted = drained_.demand->waiting.any_of(wants_it) || run_queue_.any_of(wants_it);
   if (!wanted || !worker.takes_leases() || now >= drained_.until) release_drained();
 }
 
@@ -289,13 +292,12 @@ void Scheduler::check_demands() const {
     if (job->demand == nullptr) continue;
     CHECK(job->demand->wanted == job->spec.resources);
     ++jobs[job->demand];
-    for (std::uint64_t s = job->base(); s < job->end(); ++s) {
-      const TaskRecord& task = *job->find(s);
-      if (task.state != TaskState::leased) continue;
+    job->each([&, job = job.get()](std::uint64_t, const TaskRecord& task) {
+      if (task.state != TaskState::leased) return;
       const Shape shape = shape_of(workers_.at(task.worker).hello);
       extra[task.worker] += width_of(job->spec.resources, shape) - 1;
       gpus[task.worker] += job->spec.resources.gpus;
-    }
+    });
     std::size_t fitting = 0;
     JobRecord* const asking = job.get();
     self.workers_.each([&](WorkerIndex index, const WorkerRecord&) {

@@ -93,18 +93,20 @@ void Scheduler::check_invariants() const {
   auto& self = const_cast<Scheduler&>(*this);
   std::unordered_map<WorkerIndex, std::uint64_t> leases;
   std::unordered_map<WorkerIndex, std::uint64_t> bytes;
+  std::unordered_map<WorkerIndex, std::uint64_t> early;
+  std::unordered_map<const ClassCache*, std::uint64_t> cache_jobs;
   std::unordered_map<const SessionRecord*, std::uint64_t> held;
   std::unordered_map<const SessionRecord*, std::uint64_t> payload_bytes;
   std::unordered_map<const SessionRecord*, std::uint64_t> outcome_bytes;
   std::unordered_map<WorkerIndex, std::uint64_t> short_leases;
   std::size_t runnable = 0;
+  std::unordered_map<const SessionRecord*, std::uint64_t> skipped;
   for (const auto& [key, job] : jobs_) {
     CHECK(job->key == key);
     CHECK(job->session->jobs.at(value(job->id)) == job.get());
     std::uint64_t queued = 0;
     std::uint64_t leased = 0;
-    for (std::uint64_t s = job->base(); s < job->end(); ++s) {
-      const TaskRecord& task = *job->find(s);
+    job->each([&, job = job.get()](std::uint64_t, const TaskRecord& task) {
       queued += task.state == TaskState::queued ? 1 : 0;
       if (task.state == TaskState::leased) {
         ++leased;
@@ -120,12 +122,16 @@ void Scheduler::check_invariants() const {
           task.data.bytes.size();
       CHECK(task.losses <= job->spec.crash_budget);
       CHECK(task.failures <= job->spec.retries);
-    }
+    });
+    skipped[job->session] += job->skipped_records();
     CHECK(queued == job->queued);
     CHECK(leased == job->leased);
     CHECK(job->end() == job->base() || job->find(job->base())->state != TaskState::acknowledged);
     runnable += job->runnable ? 1 : 0;
     CHECK(job->runnable == run_queue_.contains(*job));
+    CHECK(job->runnable || job->waits_in == nullptr);
+    CHECK(job->waits_in == nullptr || job->classes != nullptr);
+    if (job->classes != nullptr) ++cache_jobs[job->classes];
     CHECK(!wants_leases(*job) || job->runnable);
     CHECK(job->spec.max_running == 0 || job->leased <= job->spec.max_running ||
           counter("leases_adopted") > 0);
@@ -133,16 +139,19 @@ void Scheduler::check_invariants() const {
     for (const auto& [sequence, adopted] : job->adopted) {
       CHECK(sequence >= job->end());
       if (!adopted.outcome) ++leases[adopted.worker];
+      early[adopted.worker] += adopted.outcome ? 1 : 0;
     }
+    CHECK(job->declared || !job->adopted.empty());
   }
   self.workers_.each([&](WorkerIndex index, const WorkerRecord& worker) {
-    CHECK(worker.leases == leases[index]);
+    CHECK(worker.leases == leases[index] + reports_.count(index));
+    CHECK((worker.early_bytes > 0) == (early[index] > 0));
     CHECK(worker.lease_bytes == bytes[index]);
     CHECK(worker.short_leases == short_leases[index]);
     // Those that can start and, apart from them, those that wait.
     const std::uint64_t most = worker.hello.slots + limits::kMaxPrefetch + worker.stuck_slots;
     CHECK(worker.fetching <= worker.leases);
-    CHECK(worker.full_load() <= (worker.fetching == 0 ? most : 2 * most) ||
+    CHECK(worker.full_load() - reports_.count(index) <= (worker.fetching == 0 ? most : 2 * most) ||
           counter("leases_adopted") > 0);
     const auto peer = peers_.find(worker.peer);
     CHECK(!worker.present || (peer != peers_.end() && peer->second.worker == index));
@@ -152,6 +161,7 @@ void Scheduler::check_invariants() const {
     CHECK(session->open_tasks <= session->credit.tasks);
     CHECK(session->payload_bytes == payload_bytes[session.get()]);
     CHECK(session->outcome_bytes == outcome_bytes[session.get()]);
+    CHECK(session->skipped_records == skipped[session.get()]);
     CHECK(!session->present || !session->silent);
     if (!session->present && !session->silent) continue;
     const Peer& peer = peers_.at(session->peer);
@@ -160,9 +170,30 @@ void Scheduler::check_invariants() const {
   }
   check_users();
   CHECK(run_queue_.size() == runnable);
+  check_waiting();
+  CHECK(cache_jobs.size() == class_cache_.size());
+  for (const auto& [key, cache] : class_cache_) CHECK(cache.jobs == cache_jobs[&cache]);
+  reports_.check_invariants();
   check_demands();
   check_places();
   check_blobs();
+}
+
+void Scheduler::check_waiting() const {
+  std::size_t waiting = 0;
+  const auto check = [&](const WaitGroup& group) {
+    for (const auto& [number, waiters] : group.users) {
+      CHECK(!waiters.jobs.empty());
+      waiting += waiters.jobs.size();
+      for (const auto& [key, job] : waiters.jobs) {
+        CHECK(job->waits_in == &group && job->runnable && job->session->user->number == number);
+      }
+    }
+  };
+  check(held_jobs_);
+  const_cast<Scheduler*>(this)->each_group(check);
+  CHECK(run_queue_.waiting() == waiting);
+  CHECK(!run_queue_.any_of([](const JobRecord& job) { return job.waits_in != nullptr; }));
 }
 
 }  // namespace muster

@@ -98,103 +98,12 @@ JobRecord* Scheduler::find_job(const SessionId& session, JobId id) {
   return found == sessions_.end() ? nullptr : find_job(*found->second, id);
 }
 
-// Compares the leases that the worker says it holds with those we think it has.
-void Scheduler::reconcile(WorkerIndex index, const std::vector<message::HeldLeases>& held,
-                          Time now) {
-  WorkerRecord& worker = workers_.at(index);
-  // Leases that the worker does not mention never reached it, or their outcome is lost with it.
-  const std::deque<LeaseRun> before = std::exchange(worker.order, {});
-  for (auto& [key, job] : jobs_) {  // what it reported before counts only if it says so again
-    worker.leases -= static_cast<std::uint32_t>(std::erase_if(job->adopted, [&](const auto& entry) {
-      return entry.second.worker == index && !entry.second.outcome;
-    }));
-  }
-  for (const message::HeldLeases& entry : held) {
-    auto& session = sessions_[entry.session];
-    if (!session) {  // we have restarted and its producer is not back yet
-      session = std::make_unique<SessionRecord>();
-      session->id = entry.session;
-      session->away_since = now;
-    }
-    JobRecord* job = find_job(*session, entry.job);
-    if (job == nullptr && session->present && !session->resuming) {  // forgotten meanwhile
-      send_worker(index, message::ForgetJob{entry.session, entry.job});
-      continue;
-    }
-    if (job == nullptr) {
-      job = &make_job(*session, entry.job);
-      job->unclaimed_since = now;
-    }
-    reconcile_job(index, *job, entry.leases);
-    job->told.insert(index);  // it knows the job, and must hear when nobody needs it any more
-    set_runnable(*job);
-  }
-  std::set<std::tuple<JobKey, std::uint64_t>> kept;
-  for (const LeaseRun& run : worker.order) {
-    for (std::uint64_t i = 0; i < run.count; ++i) kept.insert({run.job, run.first + i});
-  }
-  for (const LeaseRun& run : before) {
-    JobRecord* job = find_job(run.job);
-    for (std::uint64_t s = run.first; job != nullptr && s < run.first + run.count; ++s) {
-      TaskRecord* task = job->find(s);
-      if (!is_open(index, run, task) || kept.count({run.job, s}) != 0) continue;
-      lose_lease(*job, s, *task, false);
-    }
-  }
-  settle(index);
-}
-
-void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
-                              const std::vector<LeaseRange>& held) {
-  WorkerRecord& worker = workers_.at(index);
-  std::vector<LeaseRange> stops;
-  std::uint64_t listed = 0;
-  for (const LeaseRange& range : held) {
-    for (std::uint64_t i = 0; i < range.count; ++i) {
-      if (++listed > limits::kMaxHeldLeases) break;
-      const std::uint64_t sequence = value(range.first) + i;
-      TaskRecord* task = job.find(sequence);
-      const bool same =
-          task != nullptr && task->attempts_made > 0 && task->current_attempt() == range.attempt;
-      if (task != nullptr && task->state == TaskState::leased && task->worker == index && same) {
-        worker.append_lease(job.key, sequence, range.attempt);
-        if (task->stopping) stops.push_back({TaskSequence{sequence}, 1, range.attempt});
-      } else if (task != nullptr && task->state == TaskState::queued &&
-                 ((same && task->out_of_sight) || task->attempts_made == 0)) {
-        // Queued again after we lost sight of it, or resubmitted after our restart: still running.
-        job.unqueue(sequence);
-        task->state = TaskState::leased;
-        task->worker = index;
-        task->attempts_made = value(range.attempt) + 1;
-        ++job.leased;
-        ++worker.leases;
-        worker.lease_bytes += task->data.bytes.size();
-        if (job.demand != nullptr) charge(job, worker);
-        flag_adopted(job, *task, worker);
-        worker.append_lease(job.key, sequence, range.attempt);
-        ++counters_["leases_adopted"];
-      } else if (task == nullptr && sequence >= job.end() && !job.closed) {
-        AdoptedLease& adopted = job.adopted[sequence];
-        if (adopted.worker == kNoWorker) {
-          adopted = {index, range.attempt, std::nullopt};
-          ++worker.leases;
-        } else if (adopted.worker != index) {
-          stops.push_back({TaskSequence{sequence}, 1, range.attempt});
-        }
-      } else {
-        stops.push_back({TaskSequence{sequence}, 1, range.attempt});
-      }
-    }
-  }
-  if (!stops.empty()) {
-    counters_["leases_refused"] += stops.size();
-    send_worker(index, message::StopTasks{job.session->id, job.id, std::move(stops)});
-  }
-}
-
 void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, Time now) {
   WorkerRecord& worker = workers_.at(index);
   JobRecord* job = find_job(message.session, message.job);
+  if (job == nullptr && !reports_.empty()) {
+    job = meet_early(index, message.session, message.job, now);
+  }
   std::vector<LeaseRange> acknowledged;
   std::uint64_t taken = 0;
   for (OutcomeRun& run : message.runs) {
@@ -202,18 +111,11 @@ void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, T
     const std::size_t count = run.outcomes.size();
     bool acknowledge = true;
     for (Outcome& outcome : run.outcomes) {
-      if (job != nullptr && !job->adopted.empty()) {
-        const auto found = job->adopted.find(sequence);
-        if (found != job->adopted.end() && found->second.worker == index &&
-            found->second.attempt == run.attempt) {
-          // Its producer is not back yet: keep it, but let the worker keep it as well.
-          if (!found->second.outcome) --worker.leases;
-          if (outcome.body.blobs > 0) keep_outcome_blobs(*job, outcome, false);
-          found->second.outcome = std::move(outcome);
-          acknowledge = false;
-          ++sequence;
-          continue;
-        }
+      if (job != nullptr && !job->adopted.empty() &&
+          keep_early(index, *job, sequence, run.attempt, outcome)) {
+        acknowledge = false;
+        ++sequence;
+        continue;
       }
       if (job != nullptr && take_outcome(index, *job, sequence, run.attempt, std::move(outcome))) {
         ++taken;
@@ -237,6 +139,7 @@ void Scheduler::outcomes(WorkerIndex index, message::WorkerOutcomes&& message, T
     }
     set_runnable(*job);
   }
+  if (job != nullptr && !job->declared) forget_undeclared({job->key});
   settle(index);
   release_reservation();
 }
@@ -278,27 +181,31 @@ void Scheduler::conclude(JobRecord& job, std::uint64_t sequence, TaskRecord& tas
 void Scheduler::returned(WorkerIndex index, const message::Returned& message) {
   JobRecord* job = find_job(message.session, message.job);
   workers_.at(index).recall_until = Time::min();
-  if (job == nullptr) return;
-  for (const LeaseRange& range : message.leases) {
-    const std::uint64_t last = std::min(value(range.first) + range.count, job->end());
-    for (std::uint64_t s = std::max(value(range.first), job->base()); s < last; ++s) {
-      TaskRecord* task = job->find(s);
-      if (task->state != TaskState::leased || task->worker != index ||
-          task->current_attempt() != range.attempt) {
-        continue;
-      }
-      ++counters_["leases_returned"];
-      lose_lease(*job, s, *task, false);
+  if (job == nullptr) {
+    workers_.at(index).leases -= static_cast<std::uint32_t>(
+        reports_.take_back(index, message.session, message.job, message.leases));
+    settle(index);
+    return;
+  }
+  const std::size_t adopted = job->adopted.size();
+  job->each_in(message.leases, [&](std::uint64_t s, TaskRecord& task, const LeaseRange& range) {
+    if (task.state != TaskState::leased || task.worker != index ||
+        task.current_attempt() != range.attempt) {
+      return;
     }
-  }
-  for (auto entry = job->adopted.begin(); entry != job->adopted.end();) {
-    const bool back = entry->second.worker == index && !entry->second.outcome &&
-                      std::any_of(message.leases.begin(), message.leases.end(), [&](auto& range) {
-                        return entry->first - value(range.first) < range.count;
-                      });
-    if (back) --workers_.at(index).leases;
-    entry = back ? job->adopted.erase(entry) : std::next(entry);
-  }
+    ++counters_["leases_returned"];
+    lose_lease(*job, s, task, false);
+  });
+  const std::vector<LeaseRange> back = in_order(message.leases);
+  std::erase_if(job->adopted, [&](const auto& entry) {
+    const AdoptedLease& lease = entry.second;
+    if (lease.worker != index || lease.outcome || !covers(back, TaskSequence{entry.first})) {
+      return false;
+    }
+    drop_adopted(lease);
+    return true;
+  });
+  if (job->adopted.size() < adopted) forget_undeclared({job->key});
   settle(index);
 }
 
@@ -339,17 +246,15 @@ void Scheduler::lose_lease(JobRecord& job, std::uint64_t sequence, TaskRecord& t
     ++counters_["leases_lost"];
   }
   if (task.stopping) {
-    end_task(job, sequence, task,
-             failed(OutcomeStatus::cancelled, {"cancelled", "cancelled", "", {}}));
+    fail_task(job, sequence, task, OutcomeStatus::cancelled, {"cancelled", "cancelled", "", {}});
   } else if (task.losses >= job.spec.crash_budget) {
-    end_task(job, sequence, task,
-             failed(OutcomeStatus::lost,
-                    {"lost",
-                     "every worker that ran this task was lost, " + std::to_string(task.losses) +
-                         " in all: it most likely kills its worker; use the process executor to "
-                         "contain it, or raise crash_budget if the machines were at fault",
-                     "",
-                     {}}));
+    fail_task(job, sequence, task, OutcomeStatus::lost,
+              {"lost",
+               "every worker that ran this task was lost, " + std::to_string(task.losses) +
+                   " in all: it most likely kills its worker; use the process executor to "
+                   "contain it, or raise crash_budget if the machines were at fault",
+               "",
+               {}});
   } else {
     requeue(job, sequence, task);
   }
@@ -379,14 +284,8 @@ void Scheduler::lose_worker(WorkerIndex index, bool told_to_stop) {
       lose_lease(*job, s, *task, was_running);
     }
   }
-  for (auto& [key, job] : jobs_) {
-    job->told.erase(index);
-    std::erase_if(job->adopted, [&, &session = *job->session](const auto& entry) {
-      if (entry.second.worker != index) return false;
-      if (entry.second.outcome) release_stale(session, *entry.second.outcome);
-      return true;
-    });
-  }
+  for (auto& [key, job] : jobs_) job->told.erase(index);
+  forget_undeclared(withdraw(index, true));
   if (reserved_worker_ == index) reserved_worker_ = kNoWorker;
   unconsider(index);
   waiting_workers_.erase(index);

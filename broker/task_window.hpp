@@ -4,9 +4,11 @@
 // most of what a task costs once a job no longer fits into the cache. Part of the scheduler, pure.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <iterator>
 #include <memory>
 #include <vector>
 
@@ -39,59 +41,115 @@ struct alignas(64) TaskRecord {  // one cache line
 };
 static_assert(sizeof(TaskRecord) == 64);
 
+// Sequences that the producer skipped are acknowledged tasks. So many of them that whole chunks are
+// take no memory: find() then returns null within the window, and next() leads past them.
 class TaskWindow {
  public:
+  static constexpr std::uint64_t kChunkRecords = 128;  // 8 KiB: small jobs stay small
+
   std::uint64_t base() const { return base_; }
   std::uint64_t end() const { return end_; }
   bool empty() const { return base_ == end_; }
-  // The task of that sequence; null when it is not in the window.
+  // Records that memory is kept for.
+  std::uint64_t records() const { return chunks_.size() * kChunkRecords; }
+  // The task of that sequence; null when it is not in the window, or was skipped.
   TaskRecord* find(std::uint64_t sequence) {
     if (sequence - base_ >= end_ - base_) return nullptr;
-    return &record(sequence);
+    std::uint64_t place = sequence / kChunkRecords - first_chunk_;
+    if (!holes_.empty()) {
+      const auto before = hole_before(sequence / kChunkRecords);
+      if (before != holes_.begin()) {
+        const Hole& hole = *std::prev(before);
+        if (sequence / kChunkRecords < hole.end) return nullptr;
+        place -= hole.absent - absent_;
+      }
+    }
+    return &(*chunks_[place])[sequence % kChunkRecords];
+  }
+  // The first sequence from this one on that find() knows, or end().
+  std::uint64_t next(std::uint64_t sequence) const {
+    if (holes_.empty()) return sequence;
+    const auto before = hole_before(sequence / kChunkRecords);
+    if (before == holes_.begin()) return sequence;
+    return std::min(std::max(sequence, std::prev(before)->end * kChunkRecords), end_);
   }
   // Appends the task of sequence end(). The first task of an empty window may start anywhere.
   TaskRecord& append(std::uint64_t sequence) {
     if (empty()) {
       chunks_.clear();
+      holes_.clear();
+      absent_ = 0;
       base_ = end_ = sequence;
-      first_ = sequence - sequence % kChunkRecords;
+      first_chunk_ = sequence / kChunkRecords;
     }
-    if (end_ - first_ >= chunks_.size() * kChunkRecords) {
+    if (chunks_.empty() || end_ % kChunkRecords == 0) {
       if (spares_.empty()) spares_.push_back(std::make_unique<Chunk>());
       chunks_.push_back(std::move(spares_.back()));
       spares_.pop_back();
     }
-    return record(end_++) = TaskRecord{};
+    return (*chunks_.back())[end_++ % kChunkRecords] = TaskRecord{};
+  }
+  // Those before `sequence` are acknowledged; returns for how many of them it took records.
+  // Precondition: the window is not empty.
+  std::uint64_t skip_to(std::uint64_t sequence) {
+    std::uint64_t taken = 0;
+    const auto fill = [&](std::uint64_t end) {
+      for (; end_ < end; ++taken) append(end_).state = TaskState::acknowledged;
+    };
+    const std::uint64_t first = (end_ + kChunkRecords - 1) / kChunkRecords;
+    const std::uint64_t last = sequence / kChunkRecords;
+    if (first < last) {
+      fill(first * kChunkRecords);
+      const std::uint64_t before = holes_.empty() ? absent_ : holes_.back().absent;
+      holes_.push_back({first, last, before + last - first});
+      end_ = last * kChunkRecords;
+    }
+    fill(sequence);
+    return taken;
   }
   // Starts to fetch a record that is needed soon: in a deep queue, or with many workers, it is far
   // from the cache. Any sequence is fine.
   void prefetch(std::uint64_t sequence) const {
-    const std::uint64_t offset = sequence - first_;
-    if (offset >= chunks_.size() * kChunkRecords) return;
-    __builtin_prefetch(&(*chunks_[offset / kChunkRecords])[offset % kChunkRecords], 1);
+    const std::uint64_t place = sequence / kChunkRecords - first_chunk_;
+    if (place >= chunks_.size()) return;  // behind a hole it is another record: no harm
+    __builtin_prefetch(&(*chunks_[place])[sequence % kChunkRecords], 1);
   }
-  TaskRecord& front() { return record(base_); }
+  TaskRecord& front() { return (*chunks_.front())[base_ % kChunkRecords]; }
   // Precondition: not empty. The record must own nothing any more.
   void pop_front() {
-    if (++base_ - first_ < kChunkRecords) return;
+    if (++base_ % kChunkRecords != 0) return;
     if (spares_.size() < kSpares) spares_.push_back(std::move(chunks_.front()));
     chunks_.pop_front();
-    first_ += kChunkRecords;
+    ++first_chunk_;
+    if (holes_.empty() || holes_.front().first != first_chunk_) return;
+    first_chunk_ = holes_.front().end;
+    absent_ = holes_.front().absent;
+    base_ = first_chunk_ * kChunkRecords;
+    holes_.pop_front();
   }
 
  private:
-  static constexpr std::uint64_t kChunkRecords = 128;  // 8 KiB: small jobs stay small
-  static constexpr std::size_t kSpares = 16;           // two full batches of tasks
+  static constexpr std::size_t kSpares = 16;  // two full batches of tasks
   using Chunk = std::array<TaskRecord, kChunkRecords>;
+  // Chunks, counted from sequence 0, that are not there.
+  struct Hole {
+    std::uint64_t first = 0;
+    std::uint64_t end = 0;
+    std::uint64_t absent = 0;  // those of this hole and of all before it
+  };
 
-  TaskRecord& record(std::uint64_t sequence) {
-    const std::uint64_t offset = sequence - first_;
-    return (*chunks_[offset / kChunkRecords])[offset % kChunkRecords];
+  // Behind the last hole that begins at this chunk or before it.
+  std::deque<Hole>::const_iterator hole_before(std::uint64_t chunk) const {
+    return std::upper_bound(
+        holes_.begin(), holes_.end(), chunk,
+        [](std::uint64_t wanted, const Hole& hole) { return wanted < hole.first; });
   }
 
   std::deque<std::unique_ptr<Chunk>> chunks_;
   std::vector<std::unique_ptr<Chunk>> spares_;
-  std::uint64_t first_ = 0;  // the sequence of the first chunk's first record
+  std::deque<Hole> holes_;
+  std::uint64_t first_chunk_ = 0;  // counted from sequence 0
+  std::uint64_t absent_ = 0;       // in holes that the window has passed
   std::uint64_t base_ = 0;
   std::uint64_t end_ = 0;
 };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -61,7 +62,8 @@ struct UserRecord {
   Duration mean_duration{0};  // of its tasks, learned; 0: unknown
 
   // --- Owned by RunQueue ---
-  std::map<RunKey, JobRecord*> jobs;  // that have something to lease
+  std::map<RunKey, JobRecord*> jobs;  // that have something to lease and may find room
+  std::size_t parked = 0;             // jobs of it that have something to lease and found none
   double clock = 0;                   // service received: time on slots
   double jobs_now = 0;                // where jobs of it begin that were idle
 };

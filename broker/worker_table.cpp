@@ -107,9 +107,22 @@ void WorkerTable::update_level(WorkerIndex index) {
   WorkerRecord& worker = *workers_[index];
   count(worker, worker.present && !worker.draining);
   const std::int32_t level = level_of(worker, worker.load());
-  if (level == links_[index].level) return;
+  const std::int32_t before = links_[index].level;
+  if (level == before) return;
+  if (level >= 0 && (before < 0 || level < before)) note_room(index);
   unlink(index);
   if (level >= 0) link(index, level);
+}
+
+void WorkerTable::note_room(WorkerIndex index) {
+  const std::uint32_t class_index = workers_[index]->class_index;
+  if (std::exchange(classes_[class_index].is_roomier, true)) return;
+  roomier_.push_back(class_index);
+}
+
+std::vector<std::uint32_t> WorkerTable::take_roomier() {
+  for (const std::uint32_t index : roomier_) classes_[index].is_roomier = false;
+  return std::exchange(roomier_, {});
 }
 
 void WorkerTable::count(WorkerRecord& worker, bool offers_slots) {

@@ -14,9 +14,11 @@
 #include <set>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "broker/job_table.hpp"
+#include "broker/run_queue.hpp"
 #include "common/message.hpp"
 #include "common/time.hpp"
 
@@ -38,6 +40,7 @@ struct WorkerRecord {
   std::uint32_t leases = 0;        // open, started or not
   std::uint32_t short_leases = 0;  // of those, tasks that are done in a moment
   std::size_t lease_bytes = 0;     // payload bytes of those
+  std::uint64_t early_bytes = 0;   // of its outcomes that are kept for producers who are not back
   std::uint64_t extra_slots = 0;   // what wide leases take beyond one slot each
   std::uint64_t gpus_taken = 0;
   std::uint32_t fetching = 0;  // of the leases, those whose blobs it lacked when it got them
@@ -102,6 +105,7 @@ struct WorkerClass {
   std::uint64_t slots = 0;            // of all its workers
   std::vector<WorkerIndex> members;   // those workers
   std::uint32_t cursor = 0;           // whom a search among them looks at next
+  bool is_roomier = false;            // a worker of it has more room than before
   std::uint64_t occupied_levels = 0;  // bit per level
   std::array<WorkerIndex, kLevels> heads = [] {
     std::array<WorkerIndex, kLevels> none{};
@@ -115,6 +119,10 @@ struct WorkerClass {
 
 // The classes that offer what a job needs, by what decides about that.
 struct ClassCache {
+  std::uint64_t jobs = 0;  // that use it
+  WaitGroup plain;         // those of its jobs that found no room, …
+  WaitGroup near{.users = {},
+                 .differs = true};  // … and those that do not like every worker as much
   std::uint64_t generation = 0;
   std::vector<std::uint32_t> classes;
 };
@@ -130,6 +138,7 @@ struct Demand {
   std::vector<Candidate> candidates;
   std::size_t cursor = 0;  // where the next search begins
   std::uint32_t jobs = 0;
+  WaitGroup waiting;                 // those of them that found no room
   std::uint64_t failed_in_turn = 0;  // the scheduler's turn in which no worker had room
   Time blocked_since = kNever;       // since when none of its tasks found room
 };
@@ -145,6 +154,12 @@ class WorkerTable {
 
   // Call after any change of leases, waiting, stuck_slots, present, draining, paused or reserved.
   void update_level(WorkerIndex index);
+
+  // The worker may have more room than before; update_level() notices that only where its level
+  // falls.
+  void note_room(WorkerIndex index);
+  // Classes with such workers since the last call.
+  std::vector<std::uint32_t> take_roomier();
 
   // Changes whenever a class appears or empties: cached class lists are then stale.
   std::uint64_t generation() const { return generation_; }
@@ -192,6 +207,7 @@ class WorkerTable {
   std::vector<WorkerIndex> free_;
   std::unordered_map<WorkerId, WorkerIndex> by_id_;
   std::vector<WorkerClass> classes_;
+  std::vector<std::uint32_t> roomier_;  // classes
   std::uint64_t generation_ = 1;
   std::uint32_t size_ = 0;
   std::uint32_t sharing_ = 0;

@@ -107,7 +107,7 @@ std::vector<ChannelItem> ChannelState::next(std::chrono::nanoseconds timeout, st
     ChannelItem& item = items.emplace_back();
     item.job = arrived.job;
     item.sequence = arrived.sequence;
-    OpenedOutcome opened = open_outcome(arrived.outcome);
+    OpenedOutcome opened = open_outcome(arrived.outcome, Consumed::with_its_bytes);
     item.blobs = std::move(opened.blobs);
     if (auto* bytes = std::get_if<Bytes>(&opened.result)) {
       item.result = std::move(*bytes);

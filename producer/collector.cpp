@@ -6,6 +6,13 @@
 #include "common/check.hpp"
 
 namespace muster {
+namespace {
+
+// Tasks beyond the slots that are submitted before anything is known of results: with one of 1 MiB
+// each they stay near the window's bytes.
+constexpr std::uint64_t kUnmeasuredTasks = 128;
+
+}  // namespace
 
 Collector::Collector(Order order, std::size_t window_tasks, std::size_t window_bytes)
     : order_(order),
@@ -15,7 +22,10 @@ Collector::Collector(Order order, std::size_t window_tasks, std::size_t window_b
 bool Collector::has_room(std::uint64_t slots) const {
   if (tasks_.empty()) return true;
   if (tasks_.size() >= window_tasks_ || bytes_ >= window_bytes_) return false;
-  return tasks_.size() <= slots || bytes_ + blob_bytes() < window_bytes_;
+  if (tasks_.size() <= slots) return true;
+  const std::uint64_t missing = tasks_.end() - delivered_;
+  if (delivered_ == 0 && missing > slots + kUnmeasuredTasks) return false;
+  return bytes_ + blob_bytes() + missing * result_bytes_ < window_bytes_;
 }
 
 TaskSequence Collector::pushed(std::size_t payload_bytes, const Payload& names) {
@@ -36,6 +46,7 @@ void Collector::deliver(TaskSequence first, std::vector<Outcome>&& outcomes) {
     bytes_ += task.bytes;
     task.blob_bytes = blob_bytes_of(outcome.body);
     result_blob_bytes_ += task.blob_bytes;
+    result_bytes_ = std::max(task.bytes + task.blob_bytes, result_bytes_ - result_bytes_ / 8);
     task.outcome = std::move(outcome);
     task.state = State::arrived;
   }

@@ -27,8 +27,9 @@ class Collector {
 
   // Whether fewer than the window's tasks and bytes lie between the oldest task that was not
   // returned and the newest. Bytes: of payloads without outcome and of results not yet returned,
-  // and of their blobs (BlobWindow); but as far as these go, one task more than `slots` is let
-  // through.
+  // and of their blobs (BlobWindow), and what the missing results will most likely have. As far as
+  // blobs and missing results go, one task more than `slots` is let through; before the first
+  // outcome some more than that.
   bool has_room(std::uint64_t slots = 0) const;
   // One more task; its sequence is the number of tasks before it.
   TaskSequence pushed(std::size_t payload_bytes, const Payload& names = {});
@@ -65,6 +66,7 @@ class Collector {
   std::uint64_t returned_ = 0;
   std::size_t bytes_ = 0;
   std::uint64_t result_blob_bytes_ = 0;
+  std::uint64_t result_bytes_ = 0;  // what a result has of late, with its blobs: rather too much
   BlobWindow payload_blobs_;
 };
 

@@ -1,6 +1,8 @@
 #include "producer/outcome_error.hpp"
 
 #include <algorithm>
+#include <memory>
+#include <span>
 #include <utility>
 
 #include "common/blob.hpp"
@@ -27,15 +29,22 @@ ErrorCode code_of(OutcomeStatus status, const std::string& kind) {
   return ErrorCode::task_failed;
 }
 
+// The same bytes, which keep the blob that they are of.
+Bytes together(const Blob& blob, Bytes bytes) {
+  const std::span<const std::byte> view = bytes.span();
+  return {std::make_shared<std::pair<Blob, Bytes>>(blob, std::move(bytes)), view};
+}
+
 }  // namespace
 
-OpenedOutcome open_outcome(const Outcome& outcome) {
+OpenedOutcome open_outcome(const Outcome& outcome, Consumed consumed) {
   Payload payload = outcome.body;
   std::vector<Blob> blobs = detail::take_blobs(payload);
   std::optional<Bytes> body;
   if (is_one_blob(payload)) {
     try {
       body = blobs.front().bytes();
+      if (consumed == Consumed::with_its_bytes) body = together(blobs.front(), *std::move(body));
     } catch (const BlobError& error) {
       return {Error(ErrorCode::task_lost, "blob_lost",
                     std::string("the result is lost: ") + error.what()),

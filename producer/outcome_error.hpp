@@ -18,9 +18,11 @@ struct OpenedOutcome {
   std::vector<Blob> blobs;            // that they name
 };
 
-// Of an outcome that came out of a Client. The content of one that is a blob is mapped, and the
-// pool need not keep it any longer.
-OpenedOutcome open_outcome(const Outcome& outcome);
+// Until when the pool counts a result that is a blob among those which are not consumed.
+enum class Consumed { now, with_its_bytes };
+
+// Of an outcome that came out of a Client. The content of one that is a blob is mapped.
+OpenedOutcome open_outcome(const Outcome& outcome, Consumed consumed = Consumed::now);
 
 // A call that the program must not make.
 Error invalid_call(const std::string& message);

@@ -114,6 +114,7 @@ class MapResults(Iterator[T]):
         self._window = buffersize
         self._item_seconds: float | None = None
         self._item_bytes = 1.0
+        self._measured = False  # no result has said yet how much it is
         self._pending: deque[_Chunk] = deque()  # in submission order; empty if that is not asked
         self._completed: deque[_Chunk] = deque()  # the same in completion order, if that is asked
         self._pending_items = 0
@@ -215,7 +216,7 @@ class MapResults(Iterator[T]):
         """Until something arrives that changes what can be done, or it is time to say why nothing
         does; returns whether that was said."""
         mailbox = self._mailbox
-        measures = self._adapts and self._item_seconds is None
+        measures = not self._measured
         anything = measures or not self._ordered or self._progress is not None
         with mailbox.changed:
             head = None if anything else self._pending[0]
@@ -278,7 +279,7 @@ class MapResults(Iterator[T]):
             return False
         if self._window is not None and self._pending_items >= self._window:
             return False
-        if self._adapts and self._item_seconds is None:
+        if not self._measured:
             return len(self._mailbox.missing) < self._busy_chunks() + UNMEASURED_CHUNKS
         busy = self._busy_chunks()
         if len(self._pending if self._ordered else self._mailbox.missing) < busy:
@@ -351,11 +352,13 @@ class MapResults(Iterator[T]):
             self._push([item], again=True)
         self._chunk = 1
         self._item_seconds = CHUNK_SECONDS
+        self._measured = True
 
     def _learn(self, chunk: _Chunk, seconds: float, result_bytes: int) -> None:
         """Adapts the size of chunks, and how far inputs may run ahead, to what one took."""
         size = max(chunk.payload_bytes, result_bytes) / chunk.count
         self._item_bytes = max(size, 0.9 * self._item_bytes, 1.0)
+        self._measured = True
         if not self._adapts:
             return
         each = max(seconds / chunk.count, 1e-8)

@@ -43,7 +43,9 @@ TEST(Bodies, TakeTheMemoryOfTheirBytes) {
     EXPECT_LT(after, before + kBodies * (kept.front().size() + 256)) << what;
   };
   expect_lean("failure", [] { return encode_failure({"kind", "message", "", {}}); });
-  expect_lean("command task", [] { return encode_command_task({{"true"}, {}, {}, "/", 1, {}, {}}); });
+  expect_lean("command task", [] {
+    return encode_command_task({{"true"}, {}, {}, "/", 1, {}, {}});
+  });
   expect_lean("command result", [] { return encode_command_result({}); });
   const Bytes text = Bytes::copy(std::string(100'000, 't'));
   expect_lean("packed", [&] { return pack_payload(text, Packing::when_smaller).bytes; });

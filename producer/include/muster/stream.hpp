@@ -71,7 +71,8 @@ class MUSTER_API Stream {
 };
 
 // One outcome out of a Channel. `error` is set when there is no result; `result` is then empty.
-// `blobs` as in a StreamItem.
+// `blobs` as in a StreamItem; a result beyond 1 MiB counts in the pool as not yet consumed until
+// the last copy of these bytes is gone.
 struct ChannelItem {
   std::uint32_t job = 0;
   std::uint64_t sequence = 0;

@@ -27,6 +27,7 @@ from muster.joblib._batch import Initializer, RunBatch
 from muster.joblib._reductions import BatchFunctions
 
 _WATCH_SECONDS = 0.5
+_LARGE_BODY_BYTES = 1 << 20  # from here on the body of a result is a blob, too
 """How often a call looks whether its pool grew or is gone: a look costs some microseconds."""
 NO_WORKER_SECONDS = 60.0
 """How long a call that runs bears a pool without any slot before it fails. Longer than a worker
@@ -101,10 +102,11 @@ class BatchFuture:
 
     def get_lazily(self) -> Any:
         """As `get`, of a future that is settled, but its results are loaded when they are iterated
-        over if they have blobs: until then these tell the pool how far the consumer is behind."""
+        over if they are large: until then they tell the pool how far the consumer is behind."""
         if self._failure is not None or self._single or self._result is None:
             return self.get()
-        return self._load() if self._result.blobs else self.get()
+        is_large = bool(self._result.blobs) or len(self._result.body) >= _LARGE_BODY_BYTES
+        return self._load() if is_large else self.get()
 
     def _load(self) -> Iterator[Any]:
         result, self._result = self._result, None
