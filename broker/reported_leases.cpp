@@ -167,6 +167,10 @@ std::vector<std::pair<WorkerIndex, Entry>> ReportedLeases::expire(Time now) {
   return expired;
 }
 
+void ReportedLeases::postpone(Duration pause) {
+  for (auto& [worker, report] : reports_) report.until += pause;
+}
+
 void ReportedLeases::check_invariants() const {
   for (const auto& [worker, report] : reports_) {
     CHECK(!report.entries.empty());

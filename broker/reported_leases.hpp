@@ -43,6 +43,8 @@ class ReportedLeases {
   // report and the ranges are long.
   std::uint64_t take_back(WorkerIndex worker, const SessionId& session, JobId job,
                           const std::vector<LeaseRange>& leases);
+  // All reports hold so much longer.
+  void postpone(Duration pause);
   // Takes out what was reported too long ago.
   std::vector<std::pair<WorkerIndex, Entry>> expire(Time now);
   void check_invariants() const;

@@ -255,6 +255,7 @@ void Scheduler::own_up_to_standstill(Time now) {
   }
   workers_.each(
       [&](WorkerIndex, WorkerRecord& worker) { worker.last_heard = later(worker.last_heard); });
+  reports_.postpone(pause);
   for (auto& [key, job] : jobs_) {
     if (job->unplaced_since != kNever) job->unplaced_since = later(job->unplaced_since);
   }

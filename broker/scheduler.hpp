@@ -381,6 +381,7 @@ class Scheduler {
   void explain_waiting(JobRecord& job, Time now);
   std::string waiting_reason(JobRecord& job, Duration& patience, const char*& kind);
   std::string nobody_offers(const JobSpec& spec, const char*& kind);
+  const std::string& offered_functions();
   std::string nobody_interprets(const Function& function);
   void notice(JobRecord& job, std::string text);
 
@@ -427,6 +428,14 @@ class Scheduler {
     Time until = kNever;  // it is kept so long after the first task found room
   };
   Drained drained_;
+  struct ClassRoom {  // of the workers of a class together, at the last tick
+    std::uint64_t stuck_slots = 0;
+    std::uint64_t usable_slots = 0;
+    std::string paused;  // one that pauses, and why
+  };
+  std::vector<ClassRoom> class_rooms_;
+  std::string offered_functions_;  // for people, by the workers of this generation
+  std::uint64_t offered_generation_ = 0;
   std::uint64_t blob_jobs_ = 0;            // jobs that name blobs
   std::set<WorkerIndex> waiting_workers_;  // who said that leases wait there for blobs
   WorkerIndex next_giver_ = 0;             // of those, who is looked at next

@@ -130,6 +130,13 @@ void Scheduler::notice(JobRecord& job, std::string text) {
 
 // Looks at jobs that wait although nothing of theirs runs; tells why, and gives up in the end.
 void Scheduler::explain_waiting(Time now) {
+  class_rooms_.assign(workers_.classes().size(), {});
+  workers_.each([&](WorkerIndex, const WorkerRecord& worker) {
+    ClassRoom& room = class_rooms_[worker.class_index];
+    room.stuck_slots += worker.stuck_slots;
+    room.usable_slots += worker.draining || worker.paused ? 0 : worker.usable_slots();
+    if (worker.paused) room.paused = worker.hello.node + ": " + worker.pause_reason;
+  });
   for (auto& [key, job] : jobs_) {
     review_results(*job, now);
     if (job->queued > 0 && job->leased == 0 && now >= job->session->hold_until) {
@@ -162,6 +169,16 @@ std::string Scheduler::nobody_offers(const JobSpec& spec, const char*& kind) {
   }
   kind = "unknown_function";
   if (function.kind == FunctionKind::command) return "no connected worker runs commands";
+  return "no connected worker offers the function '" + function.name +
+         "' (offered: " + offered_functions() +
+         "); start a worker with --plugin and the library that registers it";
+}
+
+// Many jobs may ask for it, and classes may offer many: made once for these workers.
+const std::string& Scheduler::offered_functions() {
+  if (std::exchange(offered_generation_, workers_.generation()) == workers_.generation()) {
+    return offered_functions_;
+  }
   std::vector<std::string> offered;
   for (const WorkerClass& group : workers_.classes()) {
     if (group.workers > 0) {
@@ -170,9 +187,7 @@ std::string Scheduler::nobody_offers(const JobSpec& spec, const char*& kind) {
   }
   std::sort(offered.begin(), offered.end());
   offered.erase(std::unique(offered.begin(), offered.end()), offered.end());
-  return "no connected worker offers the function '" + function.name +
-         "' (offered: " + (offered.empty() ? "none" : list_some(offered)) +
-         "); start a worker with --plugin and the library that registers it";
+  return offered_functions_ = offered.empty() ? "none" : list_some(offered);
 }
 
 std::string Scheduler::nobody_interprets(const Function& function) {
@@ -215,12 +230,10 @@ std::string Scheduler::waiting_reason(JobRecord& job, Duration& patience, const 
   std::uint64_t usable = 0;
   std::string paused;
   for (const std::uint32_t index : eligible_classes(job)) {
-    workers_.each([&](WorkerIndex, const WorkerRecord& worker) {
-      if (worker.class_index != index) return;
-      stuck += worker.stuck_slots;
-      usable += worker.draining || worker.paused ? 0 : worker.usable_slots();
-      if (worker.paused) paused = worker.hello.node + ": " + worker.pause_reason;
-    });
+    const ClassRoom& room = class_rooms_.at(index);
+    stuck += room.stuck_slots;
+    usable += room.usable_slots;
+    if (!room.paused.empty()) paused = room.paused;
   }
   if (usable == 0 && !paused.empty()) return "the workers that could run it pause (" + paused + ")";
   if (usable == 0) {

@@ -96,6 +96,37 @@ TEST(Collector, TheWindowCountsBytesOfPayloadsAndResults) {
   EXPECT_TRUE(env.collector.has_room());
 }
 
+TEST(Collector, BeforeTheFirstOutcomeFewTasksAreSubmitted) {
+  CollectorEnv env(Order::submission, 10'000);
+  int pushed = 0;
+  for (; env.collector.has_room(50); ++pushed) env.push(1);
+  EXPECT_GT(pushed, 50);
+  EXPECT_LT(pushed, 300);
+  env.deliver(0, 1, 10);
+  env.push(1000);
+  EXPECT_TRUE(env.collector.has_room(50));  // results are small
+}
+
+TEST(Collector, TheWindowCountsWhatMissingResultsWillHave) {
+  CollectorEnv env(Order::submission, 10'000, 10'000);
+  env.push(20);
+  env.deliver(0, 1, 1000);
+  EXPECT_FALSE(env.collector.has_room());
+  EXPECT_TRUE(env.collector.has_room(20));  // so many slots wait for work
+  env.deliver(1, 12, 1000);
+  EXPECT_FALSE(env.collector.has_room());
+  EXPECT_EQ(env.take_all().size(), 13U);
+  EXPECT_TRUE(env.collector.has_room());  // seven are missing
+  env.push(3);
+  EXPECT_FALSE(env.collector.has_room());
+  env.deliver(13, 10, 1);  // a few that are small do not make the next ones so at once …
+  env.take_all();
+  env.push(100);
+  EXPECT_FALSE(env.collector.has_room());
+  env.deliver(23, 60, 1);  // … but many do
+  EXPECT_TRUE(env.collector.has_room());
+}
+
 Payload naming(std::uint64_t blob, std::uint64_t size_bytes) {
   const BlobName name{{blob, 1}, size_bytes};
   return with_blobs({&name, 1}, {});
