@@ -1,15 +1,19 @@
 // Endpoints, the context and the poller; sockets: transport_router.cpp and transport_dealer.cpp.
 #include "common/transport.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/un.h>
 #include <zmq.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
+#include <cstring>
 #include <string_view>
 #include <zmq.hpp>
 
+#include "common/descriptor.hpp"
 #include "common/time.hpp"
 
 namespace muster {
@@ -52,6 +56,22 @@ std::string_view check_tcp(const std::string& endpoint) {
   return host;
 }
 
+// libzmq aborts when it finds none for its threads and first sockets.
+void check_descriptors() {
+  constexpr int kNeeded = 24;
+  const Descriptor first(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  std::vector<Descriptor> others;
+  for (int i = 1; first && i < kNeeded; ++i) {
+    others.emplace_back(::fcntl(first.get(), F_DUPFD_CLOEXEC, 0));
+    if (!others.back()) break;
+  }
+  if (first && others.back()) return;
+  throw TransportError(
+      fmt::format("no descriptors are left for a connection ({}): raise the limit (`ulimit -n`), "
+                  "or close files",
+                  std::strerror(errno)));
+}
+
 bool is_loopback(std::string_view host) {
   return host == "127.0.0.1" || host == "[::1]" || host == "localhost";
 }
@@ -91,6 +111,9 @@ void check_endpoint(const std::string& endpoint, const Login& login) {
 
 TransportContext::TransportContext() : context_(std::make_unique<zmq::context_t>(1)) {
   context_->set(zmq::ctxopt::max_sockets, 60'000);
+  check_descriptors();
+  // libzmq starts its threads with the first socket.
+  zmq::socket_t(*context_, zmq::socket_type::pair).close();
 }
 TransportContext::~TransportContext() = default;
 

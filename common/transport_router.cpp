@@ -6,10 +6,13 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <cstdlib>
+#include <random>
 #include <string_view>
 #include <utility>
 #include <zmq.hpp>
 
+#include "common/connection_gate.hpp"
 #include "common/transport.hpp"
 #include "common/transport_frames.hpp"
 
@@ -46,6 +49,10 @@ std::optional<std::uint32_t> local_user_of(zmq::message_t& frame) {
   if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
   return user;
 }
+
+// libzmq draws the first id that a ROUTER gives from rand(), which nobody seeds: whoever knows the
+// next one can claim it, and the process aborts. Called right before each ROUTER is made.
+void seed_ids() { std::srand(std::random_device()()); }
 
 void secure(zmq::socket_t& socket, const BindOptions& options) {
   // Without these a PLAIN or CURVE server admits everybody when no ZAP handler answers.
@@ -95,6 +102,7 @@ Router::Socket& Router::socket_for(const BindOptions& options) {
       return *socket;
     }
   }
+  seed_ids();
   auto made = std::make_unique<Socket>(context_, options);
   transport::set_common_options(made->zmq);
   made->zmq.set(zmq::sockopt::router_mandatory, true);
@@ -169,6 +177,7 @@ std::optional<Received> Router::receive_from(Socket& socket) {
     if (socket.is_remote()) {
       received.remote = true;
       received.user = user_of(first);
+      gate::delivered(zmq_msg_get(first.handle(), ZMQ_SRCFD));
     } else if (may_be_greeting({static_cast<const std::byte*>(first.data()), first.size()})) {
       received.local_user = local_user_of(first);
     }

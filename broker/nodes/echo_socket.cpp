@@ -11,6 +11,7 @@
 #include <filesystem>
 
 #include "broker/nodes/remote.hpp"
+#include "common/connection_gate.hpp"
 
 namespace muster {
 namespace {
@@ -54,7 +55,7 @@ void EchoSocket::answer() const {
                                  pollfd{end_read_.get(), POLLIN, 0}};
     if (::poll(events.data(), events.size(), -1) < 0) continue;
     if (events[1].revents != 0) return;
-    const Descriptor peer(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    const Descriptor peer(gate::accept_other(listener_.get(), SOCK_CLOEXEC));
     std::array<char, 256> word{};
     std::array<pollfd, 2> input{pollfd{peer.get(), POLLIN, 0}, pollfd{end_read_.get(), POLLIN, 0}};
     if (::poll(input.data(), input.size(), kPatienceMilliseconds) <= 0) continue;
