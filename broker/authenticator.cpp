@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <bit>
 #include <chrono>
 #include <map>
 #include <mutex>
@@ -19,6 +18,7 @@
 #include <utility>
 #include <zmq.hpp>
 
+#include "broker/log_limit.hpp"
 #include "common/descriptor.hpp"
 #include "common/key_file.hpp"
 #include "common/secret.hpp"
@@ -151,14 +151,13 @@ Verdict Authenticator::State::judge_curve(const std::string& key) const {
   return {"", fmt::format("the public key {} is not authorized", text)};
 }
 
-// The first ones in full; a flood of them costs a line at every doubling.
 void Authenticator::State::count_refusal(const std::string& address, const std::string& reason) {
   if (testing) {
     ++tested;
     return;
   }
   const std::uint64_t count = ++refused;
-  if (count > 8 && !std::has_single_bit(count)) return;
+  if (!is_worth_a_line(count)) return;
   spdlog::warn("refused a connection{}: {} ({} refused so far)",
                address.empty() ? "" : " from " + address, reason, count);
 }

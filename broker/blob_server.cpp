@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <random>
 #include <utility>
 
+#include "broker/log_limit.hpp"
+#include "broker/outbox.hpp"
 #include "common/codec.hpp"
 
 namespace muster {
@@ -56,8 +57,7 @@ BlobServer::BlobServer(BlobStore& store, Scheduler& scheduler, Router& router)
     : store_(store),
       scheduler_(scheduler),
       router_(router),
-      books_(std::make_unique<Books>(scheduler)),
-      next_mark_(std::random_device()()) {
+      books_(std::make_unique<Books>(scheduler)) {
   if (store.folder() != nullptr) pulls_.emplace(*store.folder(), *books_);
 }
 BlobServer::~BlobServer() = default;
@@ -190,8 +190,10 @@ bool BlobServer::send(PeerId id, const Message& message, Time now) {
   const SendResult result =
       router_.send(id, encode(message, is_remote ? Packing::when_smaller : Packing::never));
   if (result == SendResult::sent) return true;
-  spdlog::info("bulk connection {:x} is {}", static_cast<std::uint64_t>(id),
-               result == SendResult::gone ? "gone" : "not reading and given up");
+  if (is_worth_a_line(++departures_)) {
+    spdlog::info("bulk connection {:x} is {} ({} so far)", static_cast<std::uint64_t>(id),
+                 result == SendResult::gone ? "gone" : "not reading and given up", departures_);
+  }
   forget(id, now);
   return false;
 }
@@ -241,7 +243,7 @@ void BlobServer::serve(Time now) {
     served_last_ = id;
     if (!serve(id, peer, want, now)) continue;
     if (peer.since_mark < kChunksPerMark || peer.mark != 0) continue;
-    peer.mark = next_mark_ = next_mark_ * 6364136223846793005ULL + 1442695040888963407ULL;
+    peer.mark = new_mark();
     peer.since_mark = 0;
     send(id, message::Heartbeat{peer.mark, true}, now);
   }

@@ -74,7 +74,7 @@ class BlobServer {
   PeerId served_last_{};
   std::vector<std::shared_ptr<std::byte[]>> buffers_;
   std::uint64_t sent_bytes_ = 0;
-  std::uint64_t next_mark_ = 0;
+  std::uint64_t departures_ = 0;
   Time next_review_{0};
 };
 

@@ -6,16 +6,25 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <optional>
 #include <utility>
 #include <variant>
+
+#include "broker/log_limit.hpp"
+#include "common/connection_gate.hpp"
 
 namespace muster {
 namespace {
 
 // Messages taken in one turn: enough to form batches, few enough to keep heartbeats on time.
 constexpr int kMessagesPerTurn = 256;
+
+// A peer can make a counter grow at will; the log tells a larger one when it has doubled, or so
+// often.
+constexpr std::uint64_t kCountsToldAtOnce = 64;
+constexpr Duration kTellAgain = std::chrono::minutes(1);
 
 Time clock_now() { return std::chrono::steady_clock::now().time_since_epoch(); }
 
@@ -52,6 +61,7 @@ BrokerLoop::BrokerLoop(const BrokerOptions& options, int signals, Endpoints& end
       heartbeat_interval_(options.scheduler.heartbeat_interval),
       attention_(clock_now()),
       scheduler_(with_blobs(options.scheduler, blobs), now()),
+      outbox_(router_),
       blob_server_(blobs, scheduler_, router_) {
   router_.watch(poller_);
   poller_.watch(signals_);
@@ -109,15 +119,15 @@ void BrokerLoop::take_input() {
 }
 
 void BrokerLoop::hear(Received&& received) {
+  if (scheduler_.ignores(received.peer, now())) return;  // what it says is not even unpacked
   auto decoded = decode(received.frames);
   received.frames.clear();
-  if (auto* error = std::get_if<DecodeError>(&decoded)) {
-    spdlog::warn("peer {:x} refused: {}", static_cast<std::uint64_t>(received.peer), error->reason);
-    blob_server_.forget(received.peer, now());
-    scheduler_.malformed(received.peer, error->code, error->reason, now());
+  if (const auto* error = std::get_if<DecodeError>(&decoded)) {
+    refuse_malformed(received.peer, *error);
     return;
   }
   Message message = std::get<Message>(std::move(decoded));
+  if (is_for_outbox(received.peer, message)) return;
   if (is_greeting(message)) return hear_greeting(received, std::move(message));
   if (blob_server_.hear(received.peer, message, now())) return;
   scheduler_.receive(received.peer, std::move(message), now());
@@ -139,23 +149,56 @@ void BrokerLoop::hear_greeting(const Received& received, Message&& message) {
   scheduler_.receive(received.peer, std::move(message), now(), remote, local);
 }
 
+void BrokerLoop::refuse_malformed(PeerId peer, const DecodeError& error) {
+  if (is_worth_a_line(++refusals_)) {
+    spdlog::warn("peer {:x} refused ({} so far): {}", static_cast<std::uint64_t>(peer), refusals_,
+                 error.reason);
+  }
+  blob_server_.forget(peer, now());
+  scheduler_.malformed(peer, error.code, error.reason, now());
+}
+
+// What concerns how much its peer has read.
+bool BrokerLoop::is_for_outbox(PeerId peer, const Message& message) {
+  if (std::holds_alternative<message::StatusRequest>(message)) {
+    return scheduler_.knows(peer) && !outbox_.may_have_status(peer);
+  }
+  const auto* beat = std::get_if<message::Heartbeat>(&message);
+  if (beat == nullptr || !outbox_.heard(peer, *beat, now())) return false;
+  // It lives, and says nothing about the round trip: a token of later.
+  const auto later = static_cast<std::uint64_t>(now().count()) + 1;
+  scheduler_.receive(peer, message::Heartbeat{later, false}, now());
+  return true;
+}
+
+void BrokerLoop::answer_due() {
+  for (const PeerId peer : outbox_.take_due_requests()) {
+    scheduler_.receive(peer, message::StatusRequest{}, now());
+  }
+}
+
 void BrokerLoop::send_output() {
+  answer_due();
   for (Outgoing& outgoing : scheduler_.take_outgoing(now())) {
-    // On this machine copying is faster than lz4.
-    const Packing packing =
-        router_.is_remote(outgoing.peer) ? Packing::when_smaller : Packing::never;
-    const SendResult result = router_.send(outgoing.peer, encode(outgoing.message, packing));
-    if (result == SendResult::sent) continue;
     // What tasks said may be left out: the next other message tells whether the peer reads.
     const bool may_be_lost = std::holds_alternative<message::Output>(outgoing.message);
-    if (result == SendResult::full && may_be_lost) continue;
-    if (result == SendResult::gone) {
-      spdlog::info("peer {:x} is gone", static_cast<std::uint64_t>(outgoing.peer));
-      scheduler_.disconnected(outgoing.peer, now());
-    } else if (scheduler_.not_reading(outgoing.peer, now())) {
-      spdlog::info("peer {:x} does not read and is told nothing more",
-                   static_cast<std::uint64_t>(outgoing.peer));
-    }
+    const SendResult result = outbox_.send(outgoing.peer, std::move(outgoing.message), now());
+    if (result == SendResult::sent || (result == SendResult::full && may_be_lost)) continue;
+    give_up(outgoing.peer, result);
+  }
+  for (const auto& [peer, result] : outbox_.take_lost(now())) give_up(peer, result);
+}
+
+void BrokerLoop::give_up(PeerId peer, SendResult why) {
+  if (why == SendResult::gone) {
+    scheduler_.disconnected(peer, now());
+  } else if (!scheduler_.not_reading(peer, now())) {
+    return;
+  }
+  if (is_worth_a_line(++departures_)) {
+    spdlog::info("peer {:x} {} ({} so far)", static_cast<std::uint64_t>(peer),
+                 why == SendResult::gone ? "is gone" : "does not read and is told nothing more",
+                 departures_);
   }
 }
 
@@ -176,13 +219,26 @@ void BrokerLoop::serve_stores() {
 void BrokerLoop::tick() {
   scheduler_.set_counter("logins_refused", authenticator_.refused());
   for (const auto& [name, count] : memo_.counters()) scheduler_.set_counter(name, count);
+  count_refused_connections();
+  scheduler_.set_gauge("bytes_unread", outbox_.unread_bytes());
   scheduler_.tick(now());
   for (const auto& [name, count] : scheduler_.counters()) {
-    std::uint64_t& before = counters_told_[name];
     if (name.starts_with("stored_")) continue;  // they change all the time
-    if (count != before) spdlog::info("{} +{} (now {})", name, count - before, count);
-    before = count;
+    Told& told = counters_told_[name];
+    const bool doubled = std::bit_width(count) != std::bit_width(told.count);
+    const bool is_due = count <= kCountsToldAtOnce || doubled || now() - told.at > kTellAgain;
+    if (count == told.count || !is_due) continue;
+    spdlog::info("{} +{} (now {})", name, count - told.count, count);
+    told = {count, now()};
   }
+}
+
+void BrokerLoop::count_refused_connections() {
+  const gate::Refused refused = gate::refused();
+  scheduler_.set_counter("connections_beyond_descriptors", refused.full);
+  scheduler_.set_counter("connections_foreign", refused.foreign);
+  scheduler_.set_counter("connections_claiming_ids", refused.claiming);
+  scheduler_.set_counter("connections_endless", refused.endless);
 }
 
 void BrokerLoop::reload_authorized() {

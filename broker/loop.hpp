@@ -13,6 +13,7 @@
 #include "broker/local_users.hpp"
 #include "broker/memo_server.hpp"
 #include "broker/nodes_control.hpp"
+#include "broker/outbox.hpp"
 #include "broker/scheduler.hpp"
 #include "common/attention.hpp"
 #include "common/service_notify.hpp"
@@ -24,7 +25,8 @@ struct BrokerOptions {
   EndpointOptions endpoints;
   std::vector<std::string> worker_users = {};  // whose local workers are admitted (LocalUsers)
   int lifeline = -1;                           // descriptor; its end of file ends the broker
-  std::string hosts = {};  // a hosts file whose nodes come up at the start; empty: none
+  std::string hosts = {};           // a hosts file whose nodes come up at the start; empty: none
+  std::string remember_nodes = {};  // a file for NodesControl::remember; empty: none
   std::vector<std::string> node_plugins = {};  // that every worker reached by ssh loads
   BlobOptions blobs;
   SchedulerOptions scheduler;
@@ -51,9 +53,14 @@ class BrokerLoop {
   void take_input();
   void hear(Received&& received);
   void hear_greeting(const Received& received, Message&& message);
+  bool is_for_outbox(PeerId peer, const Message& message);
+  void refuse_malformed(PeerId peer, const DecodeError& error);
   void send_output();
+  void answer_due();
+  void give_up(PeerId peer, SendResult why);
   void serve_stores();
   void tick();
+  void count_refused_connections();
   void reload_authorized();
 
   const int signals_;
@@ -69,9 +76,16 @@ class BrokerLoop {
   const Duration heartbeat_interval_;
   Attention attention_;  // what follows, nodes_ and blobs_ know attended times only
   Scheduler scheduler_;
+  Outbox outbox_;
+  std::uint64_t refusals_ = 0;
+  std::uint64_t departures_ = 0;
   BlobServer blob_server_;
   Poller poller_;
-  std::map<std::string, std::uint64_t> counters_told_;
+  struct Told {
+    std::uint64_t count = 0;
+    Time at{0};
+  };
+  std::map<std::string, Told> counters_told_;
 };
 
 }  // namespace muster

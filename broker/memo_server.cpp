@@ -11,6 +11,7 @@
 #include <optional>
 #include <utility>
 
+#include "common/limits.hpp"
 #include "common/quiet_thread.hpp"
 
 namespace muster {
@@ -18,6 +19,8 @@ namespace {
 
 // How long others wait for a claimant that may itself be waiting for something else.
 constexpr Duration kPatience = std::chrono::seconds(10);
+constexpr std::uint64_t kMostAnswerBytes = std::uint64_t{16} << 20;
+const char* const kTooManyQuestions = "too many questions of this session or worker wait";
 constexpr std::size_t kMostUploads = 4096;  // at once: descriptors
 
 Time now() { return std::chrono::steady_clock::now().time_since_epoch(); }
@@ -64,11 +67,24 @@ MemoServer::~MemoServer() {
 // --- The loop's side ----------------------------------------------------------------------------
 
 void MemoServer::ask(const StoreOrigin& origin, message::StoreRequest&& request) {
+  const std::uint64_t token = request.token;
+  if (too_many(origin)) {
+    reply(origin, token, refused(kTooManyQuestions));
+    return;
+  }
   const std::lock_guard lock(mutex_);
   events_.emplace_back(Question{origin, std::move(request)});
   changed_.notify_all();
   if (thread_.joinable()) return;
   thread_ = quiet_thread([this] { run(); });
+}
+
+// Whether this would be one question too many; counts it otherwise.
+bool MemoServer::too_many(const StoreOrigin& origin) {
+  const std::lock_guard lock(mutex_);
+  if (waiting_[origin] >= limits::kMaxStoreWaits) return true;
+  ++waiting_[origin];
+  return false;
 }
 
 void MemoServer::gone(const StoreOrigin& origin) {
@@ -82,6 +98,8 @@ std::vector<MemoAnswer> MemoServer::take_answers() {
   std::uint64_t ignored = 0;
   if (::read(bell_.get(), &ignored, sizeof ignored) < 0) return {};
   const std::lock_guard lock(mutex_);
+  answer_bytes_ = 0;
+  changed_.notify_all();
   return std::exchange(answers_, {});
 }
 
@@ -106,12 +124,19 @@ void MemoServer::run() {
     std::deque<Event> events = std::exchange(events_, {});
     lock.unlock();
     for (Event& event : events) {
+      await_room();
       std::visit([this](auto& kind) { handle(kind); }, event);
     }
     go_on(claims_.tick(now()));
     publish_counters();
     lock.lock();
   }
+}
+
+// The loop takes answers in every turn: no more of them lie here than it sends in one.
+void MemoServer::await_room() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return ending_ || answer_bytes_ < kMostAnswerBytes; });
 }
 
 bool MemoServer::open_store() {
@@ -127,6 +152,11 @@ bool MemoServer::open_store() {
 }
 
 void MemoServer::handle(Question& question) {
+  {
+    const std::lock_guard lock(mutex_);
+    const auto its = waiting_.find(question.origin);
+    if (--its->second == 0) waiting_.erase(its);
+  }
   const message::StoreRequest& request = question.request;
   const StoreQuestion& q = request.question;
   const MemoName name{q.store, q.key};
@@ -346,6 +376,7 @@ void MemoServer::go_on(const std::vector<MemoClaims::Wait>& waits) {
 void MemoServer::reply(const StoreOrigin& origin, std::uint64_t token, StoreReply&& reply) {
   {
     const std::lock_guard lock(mutex_);
+    answer_bytes_ += reply.value.size();
     answers_.push_back({origin, {token, std::move(reply)}});
   }
   const std::uint64_t one = 1;

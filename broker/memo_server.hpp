@@ -64,6 +64,8 @@ class MemoServer {
   std::string put_piece(const Question& question, const MemoName& name, bool& whole, bool& changed);
   StoreReply answer_at_once(const Question& question, const MemoName& name);
   StoreReply yours() const;
+  void await_room();
+  bool too_many(const StoreOrigin& origin);
   void reply(const StoreOrigin& origin, std::uint64_t token, StoreReply&& reply);
   void go_on(const std::vector<MemoClaims::Wait>& waits);
   void publish_counters();
@@ -81,7 +83,10 @@ class MemoServer {
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   std::deque<Event> events_;
+  std::map<StoreOrigin, std::size_t>
+      waiting_;  // questions in events_, and those just being answered
   std::vector<MemoAnswer> answers_;
+  std::uint64_t answer_bytes_ = 0;  // of the values in them
   std::vector<std::pair<std::string, std::uint64_t>> counters_;
   bool ending_ = false;
   std::thread thread_;

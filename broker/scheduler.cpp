@@ -20,16 +20,19 @@ Scheduler::Scheduler(SchedulerOptions options, Time now)
 
 Scheduler::~Scheduler() = default;
 
+bool Scheduler::ignores(PeerId id, Time now) {
+  const auto found = peers_.find(id);
+  if (found == peers_.end() || found->second.kind != PeerKind::refused) return false;
+  found->second.last_heard = now;
+  ++counters_["messages_ignored"];
+  return true;
+}
+
 void Scheduler::receive(PeerId id, Message&& message, Time now, const RemoteUser* user,
                         const LocalUser& local) {
+  if (ignores(id, now)) return;
   const auto found = peers_.find(id);
-  if (found != peers_.end()) {
-    found->second.last_heard = now;
-    if (found->second.kind == PeerKind::refused) {
-      ++counters_["messages_ignored"];
-      return;
-    }
-  }
+  if (found != peers_.end()) found->second.last_heard = now;
   if (std::holds_alternative<message::HelloProducer>(message) ||
       std::holds_alternative<message::HelloWorker>(message)) {
     greet(id, std::move(message), now, user, local);

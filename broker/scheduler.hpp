@@ -89,6 +89,8 @@ class Scheduler {
   // `local` on the others.
   void receive(PeerId peer, Message&& message, Time now, const RemoteUser* user = nullptr,
                const LocalUser& local = {});
+  // Whether nothing that this peer says counts any more: it was refused. Its message is counted.
+  bool ignores(PeerId peer, Time now);
   // A message of this peer could not be decoded.
   void malformed(PeerId peer, message::RefuseCode code, const std::string& reason, Time now);
   // A send failed: the connection is gone.

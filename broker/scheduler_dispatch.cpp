@@ -10,6 +10,9 @@
 namespace muster {
 namespace {
 
+// Of one session, not acknowledged: as much as a fast link carries in a round trip, many times.
+constexpr std::uint64_t kMostOutcomeBytes = std::uint64_t{128} << 20;
+
 // Time a worker's leases must cover beyond its slots: two round trips, so that new leases arrive
 // before the old ones are used up, and the time that both sides take to form batches: outcomes wait
 // up to 3 ms for each other at the worker, and a busy machine delays every loop by as much again.
@@ -27,7 +30,7 @@ constexpr Duration kRecallGain = std::chrono::milliseconds(2);
 
 // A producer that does not acknowledge its outcomes gets no more of them.
 bool Scheduler::takes_outcomes(const SessionRecord& session) const {
-  return session.outcome_bytes <= session.credit.bytes &&
+  return session.outcome_bytes <= std::min(session.credit.bytes, kMostOutcomeBytes) &&
          session.outcomes_held <= session.credit.tasks;
 }
 

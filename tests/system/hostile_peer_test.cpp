@@ -9,6 +9,7 @@
 #include "common/transport.hpp"
 #include "tests/support/child.hpp"
 #include "tests/support/messages.hpp"
+#include "tests/support/zmtp.hpp"
 
 namespace muster {
 namespace {
@@ -41,6 +42,8 @@ class Peer {
               continue;
             }
             heard = std::get<Message>(std::move(decoded));
+            const auto* beat = std::get_if<message::Heartbeat>(&*heard);
+            if (beat != nullptr && beat->reply_wanted) say(message::Heartbeat{beat->token, false});
             if (!std::holds_alternative<message::Heartbeat>(*heard) &&
                 !std::holds_alternative<message::Pool>(*heard)) {
               return true;
@@ -145,7 +148,8 @@ TEST_F(HostilePeer, GarbageIsRefusedOnceAndThenIgnored) {
   peer->expect_refused(RefuseCode::malformed);
   peer->say_frames(garbage[1]);
   peer->say(message::HelloProducer{limits::kProtocolVersion, "0.1.0", {5, 999}, "again", false});
-  EXPECT_TRUE(wait_until([&] { return counter("messages_malformed") == garbage.size() + 2; }));
+  EXPECT_TRUE(wait_until([&] { return counter("messages_ignored") == 2; }));
+  EXPECT_EQ(counter("messages_malformed"), garbage.size() + 1) << "the second is not looked into";
   EXPECT_FALSE(peer->hear(std::chrono::nanoseconds(0)));
 }
 
@@ -232,6 +236,77 @@ TEST_F(HostilePeer, AThousandConnectionsComeAndGo) {
   const auto status = ask_status();
   ASSERT_TRUE(status);
   EXPECT_GE(status->sessions, 100U);
+}
+
+TEST_F(HostilePeer, ManyOffencesTakeFewLinesOfTheLog) {
+  constexpr std::uint64_t kOffences = 200;
+  std::vector<std::unique_ptr<Peer>> crowd;
+  for (std::uint64_t i = 0; i < kOffences; ++i) {
+    crowd.push_back(connect());
+    crowd.back()->say_frames({Bytes::borrow("garbage")});
+  }
+  EXPECT_TRUE(wait_until([&] { return counter("messages_malformed") == kOffences; }));
+  const std::string log = broker_.error_output();
+  std::size_t lines = 0;
+  for (std::size_t at = log.find(" refused ("); at != std::string::npos;
+       at = log.find(" refused (", at + 1)) {
+    ++lines;
+  }
+  EXPECT_GE(lines, 8U);
+  EXPECT_LE(lines, 8U + 4U) << "one for each doubling";
+}
+
+TEST_F(HostilePeer, StatusIsBuiltForWhoeverReadsIt) {
+  const auto reader = producer();
+  for (int i = 0; i < 20; ++i) reader->say(message::StatusRequest{});
+  for (int i = 0; i < 20; ++i) reader->expect<message::Status>();
+  // The next one reads nothing.
+  testing::RawConnection unread(folder_.path("b"));
+  const auto said = [](const Message& message) {
+    return testing::zmtp_last_part(encode(message, Packing::never)[0].text());
+  };
+  ASSERT_TRUE(unread.shake_hands());
+  ASSERT_TRUE(unread.say(
+      said(message::HelloProducer{limits::kProtocolVersion, "0.1.0", {5, 800}, "unread", false})));
+  std::string requests;
+  for (int i = 0; i < 2000; ++i) requests += said(message::StatusRequest{});
+  ASSERT_TRUE(unread.say(requests + said(message::Job{JobId{1}, {}})));
+  EXPECT_TRUE(wait_until([&] { return counter("jobs") == 1; })) << "it came behind them all";
+  EXPECT_LT(counter("bytes_unread"), 1'000'000U);
+}
+
+TEST_F(HostilePeer, AMessageWithoutEndEndsItsConnection) {
+  testing::RawConnection endless(folder_.path("b"));
+  ASSERT_TRUE(endless.shake_hands());
+  const std::string part = testing::zmtp_part(std::string(1 << 20, 'x'));
+  int parts = 0;
+  while (endless.say(part)) ASSERT_LT(++parts, 64);
+  EXPECT_TRUE(wait_until([&] { return counter("connections_endless") == 1; }));
+}
+
+// A broker that may open few descriptors.
+TEST(HostileCrowd, ABrokerWithoutDescriptorsTurnsConnectionsAway) {
+  TemporaryFolder folder;
+  Child broker({"/bin/sh", "-c", "ulimit -n 80; exec \"$0\" --listen \"$1\"",
+                MUSTER_BIN_DIR "/muster-broker", folder.endpoint("b")});
+  ASSERT_TRUE(broker.wait_for_output("listening on")) << broker.error_output();
+  const std::vector<std::string> ask = {MUSTER_BIN_DIR "/muster", "status", "--json", "--broker",
+                                        folder.endpoint("b")};
+  {
+    std::vector<std::unique_ptr<testing::RawConnection>> crowd;
+    for (int i = 0; i < 200; ++i) {
+      crowd.push_back(std::make_unique<testing::RawConnection>(folder.path("b")));
+      crowd.back()->say(testing::zmtp_greeting());
+    }
+    EXPECT_TRUE(crowd.back()->is_ended()) << "more than 80 do not fit";
+  }
+  EXPECT_TRUE(wait_until([&] {
+    const auto served = testing::run_to_end(ask);
+    return served.status == 0 &&
+           served.output.find("connections_beyond_descriptors") != std::string::npos;
+  })) << broker.error_output();
+  broker.signal(SIGTERM);
+  EXPECT_EQ(broker.wait(), 0) << broker.error_output();
 }
 
 TEST_F(HostilePeer, AClaimedRoutingIdIsNeverAnswered) {
