@@ -15,6 +15,7 @@
 #include <cstring>
 
 #include "broker/nodes/remote.hpp"
+#include "common/descriptor_limit.hpp"
 #include "common/pointers.hpp"
 #include "common/process_end.hpp"
 
@@ -58,6 +59,7 @@ void set_nonblocking(int descriptor) {
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   signal(SIGPIPE, SIG_DFL);
+  restore_descriptor_limit();
   execvpe(argv[0], argv, environment);
   _exit(kCannotRun);
 }

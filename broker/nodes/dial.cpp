@@ -10,6 +10,7 @@
 #include <spawn.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 
@@ -22,6 +23,7 @@
 #include <utility>
 
 #include "broker/nodes/remote.hpp"
+#include "common/descriptor_limit.hpp"
 #include "common/pointers.hpp"
 #include "common/process_end.hpp"
 
@@ -124,6 +126,12 @@ int sort_out(std::vector<std::pair<Descriptor, std::string>>& attempts, Waker& w
   return -1;
 }
 
+// posix_spawn cannot do it in the child.
+void give_back_descriptor_limit(pid_t child) {
+  const auto& limit = original_descriptor_limit();
+  if (limit) ::prlimit(child, RLIMIT_NOFILE, &*limit, nullptr);
+}
+
 }  // namespace
 
 std::vector<DialAddress> resolve(const std::string& host, std::uint16_t port, Waker& waker,
@@ -204,6 +212,7 @@ Descriptor ProxyCommand::start(const std::vector<std::string>& argv) {
   if (errors_) posix_spawn_file_actions_adddup2(&actions, errors_.get(), STDERR_FILENO);
   const int error = posix_spawnp(&child_, words[0], &actions, nullptr, words.data(), environ);
   posix_spawn_file_actions_destroy(&actions);
+  if (error == 0) give_back_descriptor_limit(child_);
   if (error != 0) {
     child_ = 0;
     fail(NodeError::Kind::lasting, "connect",

@@ -4,8 +4,10 @@
 #include <condition_variable>
 #include <map>
 #include <mutex>
+#include <stdexcept>
 #include <utility>
 
+#include "broker/nodes/descriptor_budget.hpp"
 #include "broker/nodes/node.hpp"
 #include "broker/nodes/plugin_files.hpp"
 
@@ -20,6 +22,18 @@ struct NodePool::State {
 
   void reap() {
     std::erase_if(nodes, [](const auto& entry) { return entry.second->over(); });
+  }
+
+  void check_descriptors(const std::vector<Host>& hosts) const {
+    std::vector<Host> present;
+    std::vector<Host> more;
+    for (const auto& [name, node] : nodes) present.push_back(node->host());
+    for (const Host& host : hosts) {
+      if (!nodes.contains(host.name)) more.push_back(host);
+    }
+    if (more.empty()) return;
+    const std::string complaint = descriptor_complaint(present, more, descriptors_in_use());
+    if (!complaint.empty()) throw std::invalid_argument(complaint);
   }
 };
 
@@ -40,6 +54,7 @@ void NodePool::up(std::vector<Host> hosts) {
     }
   }
   state_->reap();
+  state_->check_descriptors(hosts);
   for (const Host& host : hosts) {
     const auto found = state_->nodes.find(host.name);
     if (found == state_->nodes.end()) {

@@ -35,7 +35,8 @@ class NodePool {
   NodePool& operator=(const NodePool&) = delete;
 
   // Starts what is not up yet; a host of a known name that differs is ended and started anew.
-  // Returns at once. Throws std::invalid_argument when a plug-in cannot be read; nothing was done.
+  // Returns at once. Throws std::invalid_argument when a plug-in cannot be read, or when
+  // this process may not open enough descriptors for all of them; nothing was done.
   void up(std::vector<Host> hosts);
   // Ends the workers of these nodes (none named: all), then their tunnels; rows() no longer has
   // them when it is over. Returns at once. False: a name is unknown, nothing was done.
