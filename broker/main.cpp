@@ -7,6 +7,7 @@
 #include <sys/signalfd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <optional>
@@ -20,6 +21,8 @@
 #include "broker/endpoints.hpp"
 #include "broker/loop.hpp"
 #include "broker/nodes/doctor.hpp"
+#include "common/connection_gate.hpp"
+#include "common/descriptor_limit.hpp"
 
 namespace {
 
@@ -54,6 +57,7 @@ struct CommandLine {
   std::string trust_network;
   std::vector<std::string> worker_users;
   std::string hosts;
+  std::string remember_nodes;
   std::vector<std::string> node_plugins;
   bool pack = false;
   std::string log_level = "info";
@@ -102,6 +106,11 @@ void describe_peers(CLI::App& app, CommandLine& line) {
       ->type_name("USERS");
   app.add_option("--hosts", line.hosts,
                  "Bring up the machines of this hosts file, reached by ssh (docs/hosts.md)")
+      ->type_name("FILE");
+  app.add_option(
+         "--remember-nodes", line.remember_nodes,
+         "Keep in this file which machines programs brought up, for the next broker after a "
+         "crash (`muster up` does)")
       ->type_name("FILE");
   app.add_option("--node-plugin", line.node_plugins,
                  "A library of native functions for every machine reached by ssh; may be repeated")
@@ -187,6 +196,7 @@ muster::BrokerOptions to_options(const CommandLine& line) {
   options.worker_users = line.worker_users;
   options.lifeline = line.lifeline;
   options.hosts = line.hosts;
+  options.remember_nodes = line.remember_nodes;
   options.node_plugins = line.node_plugins;
   options.memo.folder = line.spool;
   options.memo.limit_bytes = line.memo_limit_bytes;
@@ -206,6 +216,14 @@ muster::BrokerOptions to_options(const CommandLine& line) {
   scheduler.no_worker_timeout = seconds(line.no_worker_seconds);
   scheduler.unknown_function_timeout = seconds(line.unknown_function_seconds);
   return options;
+}
+
+// Connections leave some descriptors for tunnels, files and whatever else has begun.
+int ceiling_of_connections(std::uint64_t limit) {
+  constexpr std::uint64_t kReserve = 128;
+  constexpr std::uint64_t kMost = 1 << 20;
+  const std::uint64_t reserve = std::min(kReserve, limit / 4);
+  return static_cast<int>(std::min(limit - reserve, kMost));
 }
 
 // Blocks the signals for all threads; they arrive through the descriptor.
@@ -239,12 +257,15 @@ void serve(const muster::BrokerOptions& options) {
   muster::NodesControl nodes(node_options, muster::first_local(options.endpoints.listen),
                              authenticator);
   if (!options.hosts.empty()) nodes.up_file(options.hosts);
+  if (!options.remember_nodes.empty()) nodes.remember(options.remember_nodes);
   muster::BlobStore blobs(options.blobs, muster::first_local(options.endpoints.listen));
   muster::MemoServer memo(options.memo);
   muster::BrokerLoop(options, signals, endpoints, authenticator, nodes, blobs, memo).run();
 }
 
 int run(int argc, char** argv) {
+  const std::uint64_t descriptors = muster::raise_descriptor_limit();
+  muster::gate::set_ceiling(ceiling_of_connections(descriptors));
   muster::ServiceManager service = muster::take_service_manager();
   CLI::App app(kDescription, "muster-broker");
   CommandLine line;

@@ -67,6 +67,24 @@ void NodesControl::up_file(const std::string& path) {
   has_nodes_ = true;
 }
 
+void NodesControl::remember(const std::string& path) {
+  wanted_.emplace(path);
+  for (const WantedNodes::Entry& entry : wanted_->entries()) {
+    try {
+      check_tunnels();
+      std::vector<Host> hosts = parse_hosts(entry.hosts, entry.origin, folder_of(entry.origin));
+      std::erase_if(hosts, [&](const Host& host) {
+        return std::find(entry.names.begin(), entry.names.end(), host.name) == entry.names.end();
+      });
+      spdlog::info("bringing up {} again: {}", entry.origin, fmt::join(entry.names, ", "));
+      pool_.up(hosts);
+      has_nodes_ = true;
+    } catch (const std::exception& error) {
+      spdlog::error("{} stay down: {}", fmt::join(entry.names, ", "), error.what());
+    }
+  }
+}
+
 void NodesControl::check_tunnels() const {
   if (has_tunnels_) return;
   throw std::runtime_error(
@@ -85,6 +103,7 @@ message::NodesAnswer NodesControl::up(const message::NodesUp& request) {
     pool_.up(hosts);
     has_nodes_ = true;
     end_asked_ = false;
+    if (wanted_) wanted_->up({request.origin, request.hosts, answer.names});
   } catch (const std::exception& error) {
     answer.names.clear();
     answer.error = std::string(error.what()).substr(0, limits::kMaxTextBytes);
@@ -104,6 +123,7 @@ message::NodesAnswer NodesControl::down(const message::NodesDown& request, Time 
     return answer;
   }
   answer.names = request.names;
+  if (wanted_) wanted_->down(request.names);
   if (request.names.empty()) {
     for (const auto& row : rows) answer.names.push_back(row.name);
   }
@@ -142,6 +162,7 @@ void NodesControl::follow(Scheduler& scheduler, Time now) {
 Time NodesControl::next_deadline() const { return has_nodes_ ? next_look_ : kNever; }
 
 void NodesControl::finish() {
+  if (wanted_) wanted_->clear();
   if (pool_.empty()) return;
   spdlog::info("ending the workers on the nodes");
   pool_.finish(kFinish);

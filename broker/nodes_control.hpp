@@ -6,10 +6,12 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "broker/authenticator.hpp"
 #include "broker/nodes/node_pool.hpp"
+#include "broker/nodes/wanted_nodes.hpp"
 #include "broker/scheduler.hpp"
 #include "common/time.hpp"
 
@@ -23,6 +25,9 @@ class NodesControl {
   NodesControl(const NodesControl&) = delete;
   NodesControl& operator=(const NodesControl&) = delete;
 
+  // Keeps in this file which nodes are wanted, until finish(), and brings up at once those that
+  // stand there: the broker before this one crashed.
+  void remember(const std::string& path);
   // Brings up the hosts of a file. Throws std::runtime_error (it cannot be read) or
   // std::invalid_argument (it is wrong, and where).
   void up_file(const std::string& path);
@@ -43,6 +48,7 @@ class NodesControl {
 
   const bool has_tunnels_;
   NodePool pool_;
+  std::optional<WantedNodes> wanted_;
   Time next_look_{0};
   bool has_nodes_ = false;
   bool end_asked_ = false;

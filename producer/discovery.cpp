@@ -60,10 +60,25 @@ std::string folder_complaint(const std::string& folder) {
   return "";
 }
 
-bool broker_runs(const std::string& endpoint) {
+bool broker_serves(const std::string& endpoint) {
   if (!endpoint.starts_with(kIpc)) return false;
   const std::string path = endpoint.substr(kIpc.size());
   return is_socket(path) && is_locked(path + ".lock");
+}
+
+bool broker_runs(const std::string& endpoint) {
+  if (broker_serves(endpoint)) return true;
+  // A broker that crashed leaves its socket.
+  return endpoint.starts_with(kIpc) && is_socket(endpoint.substr(kIpc.size())) &&
+         broker_is_kept(endpoint);
+}
+
+bool broker_is_kept(const std::string& endpoint) {
+  return endpoint.starts_with(kIpc) && is_locked(keeper_lock(endpoint));
+}
+
+std::string keeper_lock(const std::string& endpoint) {
+  return endpoint.substr(kIpc.size()) + ".keeper";
 }
 
 bool somebody_listens(const std::string& endpoint) {

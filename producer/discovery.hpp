@@ -16,8 +16,17 @@ std::vector<std::string> runtime_folders();
 // is missing.
 std::string folder_complaint(const std::string& folder);
 
-// Whether a broker of this user serves this ipc:// endpoint, as far as its files tell.
+// Whether a broker of this user serves this ipc:// endpoint, as far as its files tell, or is just
+// started again there after a crash.
 bool broker_runs(const std::string& endpoint);
+// The same, and not in the moment between a crash and the next start.
+bool broker_serves(const std::string& endpoint);
+
+// Whether somebody starts the broker there again when it crashes.
+bool broker_is_kept(const std::string& endpoint);
+
+// Locked by whoever starts the broker of an ipc:// endpoint again when it crashes.
+std::string keeper_lock(const std::string& endpoint);
 
 // Whether a process, stopped or not, holds the socket of this ipc:// endpoint.
 bool somebody_listens(const std::string& endpoint);

@@ -26,6 +26,7 @@ constexpr std::size_t kTailBytes = 4096;  // of standard error, for the message 
 constexpr std::chrono::milliseconds kLongestPause{5'000};  // before a child is started again
 constexpr std::chrono::seconds kLivedWell{10};  // a child that lived so long is restarted at once
 constexpr std::chrono::milliseconds kStep{5};
+constexpr int kCannotStart = 2;  // exit status of our programs
 
 Error unusable(const std::string& what, int error) {
   return Error(ErrorCode::unusable, "unusable", fmt::format("{}: {}", what, std::strerror(error)));
@@ -106,8 +107,10 @@ class SpawnPlan {
 }  // namespace
 
 Supervisor::Supervisor(const Environment& environment)
-    : environment_(merged_environment(environment)), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-  if (!wake_) throw unusable("cannot make an eventfd", errno);
+    : environment_(merged_environment(environment)),
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      over_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  if (!wake_ || !over_) throw unusable("cannot make an eventfd", errno);
   std::tie(lifeline_read_, lifeline_write_) = make_pipe();
 }
 
@@ -147,8 +150,9 @@ void Supervisor::run() {
   thread_ = std::thread([this] { relay(); });
 }
 
-void Supervisor::keep_alive() {
+void Supervisor::keep_alive(Keep keep) {
   const std::lock_guard lock(mutex_);
+  keep_ = keep;
   keep_alive_ = true;
 }
 
@@ -166,6 +170,13 @@ std::string Supervisor::obituary() const {
                        child.tail.empty() ? "" : ": ", child.tail);
   }
   return "";
+}
+
+bool Supervisor::ended_well() const {
+  const std::lock_guard lock(mutex_);
+  return std::all_of(children_.begin(), children_.end(), [](const Child& child) {
+    return child.process != -1 || child.status.status == 0;
+  });
 }
 
 void Supervisor::relay() {
@@ -218,15 +229,32 @@ void Supervisor::reap(Child& child) {
   read_errors(child);  // its last words
   child.process = -1;
   const auto now = Clock::now();
-  if (now - child.start_at > kLivedWell) child.pause = std::chrono::milliseconds(100);
+  if (now - child.start_at > kLivedWell) {
+    child.pause = std::chrono::milliseconds(100);
+    child.quick_deaths = 0;
+  }
+  ++child.quick_deaths;
   child.start_at = now + child.pause;
   child.pause = std::min(child.pause * 2, kLongestPause);
+}
+
+// Whether the child that ended is to be started again.
+void Supervisor::consider(Child& child) {
+  const int status = child.status.signal == 0 ? child.status.status : -1;
+  const bool too_often =
+      keep_.most_quick_deaths > 0 && child.quick_deaths > keep_.most_quick_deaths;
+  child.stays_dead = too_often || (keep_.only_crashed && (status == 0 || status == kCannotStart));
+  if (!child.stays_dead) return;
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = ::write(over_.get(), &one, sizeof one);
 }
 
 void Supervisor::restart_ended() {
   if (!keep_alive_ || stopping_ || lifeline_write_.get() < 0) return;
   for (Child& child : children_) {
-    if (child.process != -1 || Clock::now() < child.start_at) continue;
+    if (child.process != -1 || child.stays_dead) continue;
+    consider(child);
+    if (child.stays_dead || Clock::now() < child.start_at) continue;
     try {
       child.tail.clear();
       spawn(child);

@@ -40,12 +40,21 @@ constexpr std::chrono::milliseconds kStep{10};
 constexpr const char* kNoWorkerSeconds = "3600";
 constexpr std::uintmax_t kLogBytes = 4 << 20;  // beyond, a new log is begun
 constexpr std::size_t kLastWords = 2000;
+// Beside the socket: the nodes of this broker, for the next one after a crash.
+constexpr const char* kNodesSuffix = ".nodes";
 
 std::string path_of(const std::string& endpoint) {
   if (!endpoint.starts_with(kPrefix)) {
     throw std::runtime_error(endpoint + ": muster up starts brokers at ipc:///path endpoints only");
   }
   return endpoint.substr(kPrefix.size());
+}
+
+std::string own_program() {
+  std::error_code error;
+  const fs::path program = fs::read_symlink("/proc/self/exe", error);
+  if (error) throw std::runtime_error("cannot find the program of muster: " + error.message());
+  return program.string();
 }
 
 // What the program would be started with; closes itself.
@@ -181,13 +190,16 @@ bool start_broker(const std::string& endpoint) {
         fmt::format("cannot make the folder {}: {}", folder.string(), error.message()));
   }
   const std::uintmax_t begin = size_of(log);
-  std::vector<std::string> words = {program, "--listen", endpoint, "--no-worker-timeout",
-                                    kNoWorkerSeconds};
+  const std::string nodes = path_of(endpoint) + kNodesSuffix;
+  ::unlink(nodes.c_str());  // those of a pool of long ago
+  std::vector<std::string> words = {
+      own_program(),         "keep-broker",    endpoint,           program, "--listen", endpoint,
+      "--no-worker-timeout", kNoWorkerSeconds, "--remember-nodes", nodes};
   for (std::string& word : key_options()) words.push_back(std::move(word));
   for (std::string& word : spool_options(endpoint)) words.push_back(std::move(word));
   pid_t process = SpawnPlan(log).start(std::move(words));
   const auto deadline = std::chrono::steady_clock::now() + kStartPatience;
-  while (!broker_runs(endpoint)) {
+  while (!broker_serves(endpoint)) {
     const bool ended = process != -1 && reap(process);
     if (ended) process = -1;
     // Another `muster up` may have been quicker: its broker is on the way then.
@@ -205,13 +217,15 @@ bool start_broker(const std::string& endpoint) {
 
 void clean_up_after_broker(const std::string& endpoint) {
   if (!endpoint.starts_with(kPrefix) || broker_runs(endpoint)) return;
+  if (broker_is_kept(endpoint)) return;
   const std::string path = path_of(endpoint);
   const int lock = ::open((path + ".lock").c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
   if (lock >= 0 && ::flock(lock, LOCK_EX | LOCK_NB) != 0) {  // one is just starting
     ::close(lock);
     return;
   }
-  for (const char* suffix : {"", ".lock", ".log"}) ::unlink((path + suffix).c_str());
+  for (const char* suffix : {"", ".lock", ".log", ".keeper", kNodesSuffix})
+    ::unlink((path + suffix).c_str());
   if (lock >= 0) ::close(lock);
   const std::string folder = fs::path(path).parent_path().string();
   const auto own = runtime_folders();

@@ -1,5 +1,5 @@
-// The broker that `muster up` leaves running: a process of its own session with a log file beside
-// its socket.
+// The broker that `muster up` leaves running, and the process that starts it again after a crash:
+// a session of their own, with a log file beside the broker's socket.
 #pragma once
 
 #include <optional>

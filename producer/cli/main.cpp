@@ -12,6 +12,7 @@
 
 #include "common/printable.hpp"
 #include "producer/cli/job_outcome.hpp"
+#include "producer/cli/keep_broker.hpp"
 #include "producer/cli/keygen.hpp"
 #include "producer/cli/node_commands.hpp"
 #include "producer/cli/run.hpp"
@@ -132,6 +133,9 @@ int parse_error(CommandLine& line, const CLI::ParseError& error) {
 int dispatch(CommandLine& line, std::vector<std::string> words) {
   if (!words.empty() && words.front() == "help") {
     return print_help(line, {std::next(words.begin()), words.end()});
+  }
+  if (words.size() > 2 && words.front() == "keep-broker") {  // for `muster up` alone
+    return muster::keep_broker(words[1], {std::next(words.begin(), 2), words.end()});
   }
   muster::RunWords run_words;
   const bool runs = !words.empty() && words.front() == "run";

@@ -119,7 +119,7 @@ int await_nodes_gone(Producer& producer, const std::set<std::string>& names) {
 int await_broker_gone(const std::string& endpoint) {
   const StopSignals signals;
   const auto limit = Clock::now() + kDownPatience;
-  while (broker_runs(endpoint)) {
+  while (broker_runs(endpoint) || broker_is_kept(endpoint)) {
     if (Clock::now() > limit) {
       fmt::print(stderr, "muster down: the broker at {} is still ending; its log: {}\n", endpoint,
                  log_of_broker(endpoint));

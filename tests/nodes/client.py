@@ -81,6 +81,18 @@ class Client:
         os.kill(broker, signal.SIGKILL)
         wait_until(lambda: not Path(f"/proc/{broker}").exists(), "the broker is dead")
 
+    def kill_for_good(self) -> None:
+        """The broker, and who would start it again."""
+        kill_with_keeper(self.brokers()[0])
+
+
+def kill_with_keeper(broker: int) -> None:
+    keeper = int(Path(f"/proc/{broker}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    os.kill(keeper, signal.SIGSTOP)  # killed first, it would have the broker end in peace
+    os.kill(broker, signal.SIGKILL)
+    os.kill(keeper, signal.SIGKILL)
+    wait_until(lambda: not Path(f"/proc/{broker}").exists(), "the broker is dead")
+
 
 def has_worker(node: Node) -> bool:
     return bool(node.processes("[m]uster-worker"))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 
+from nodes.client import kill_with_keeper
 from nodes.pool import WORKER, Pool, pool
 from nodes.rig import Node, Rig, wait_until
 from nodes.wheels import wheel_of_files, wheel_of_installed
@@ -146,7 +145,7 @@ def test_a_worker_with_keys_inside_the_tunnel() -> None:
 def test_an_orphan_ends_by_itself() -> None:
     with pool(1, orphan_grace=1) as it:
         it.up()
-        os.kill(it.broker(), signal.SIGKILL)
+        kill_with_keeper(it.broker())
         wait_until(lambda: not it.rig.nodes[0].processes(WORKER), "the worker has ended")
 
 

@@ -125,6 +125,9 @@ def test_the_broker_is_killed_and_its_workers_are_found_again(rig: Rig, client: 
     before = client.workers()
     assert len(before) == 3
     client.kill_broker()
+    assert client.run("status").returncode == 0  # the next one is on its way
+    wait_until(lambda: client.workers() == before, "nodes and workers are back by themselves")
+    client.kill_for_good()
     assert client.run("status").returncode == 255  # its socket is still there, nobody listens
     assert client.run("run", "-j1", "echo", ":::", "here").stdout == "here\n"  # a pool of its own
     again = client.run("up", hosts)
