@@ -145,6 +145,17 @@ TEST(Agent, ALeaseThatComesTwiceRunsOnceWhateverBecameOfIt) {
   EXPECT_EQ(env.started.size(), 3U);
 }
 
+TEST(Agent, OnlyAnAcknowledgementOfItsAttemptLetsAnOutcomeGo) {
+  AgentEnv env(1);
+  env.connect_and_declare();
+  env.lease(0, 1, 1);
+  env.finish(0, 1);
+  env.say(message::AcknowledgeLeases{kSession, kJob, AgentEnv::range(0, 1, 0)});
+  EXPECT_FALSE(env.agent.idle());
+  env.say(message::AcknowledgeLeases{kSession, kJob, AgentEnv::range(0, 1, 1)});
+  EXPECT_TRUE(env.agent.idle());
+}
+
 TEST(Agent, WhatAnEarlierConnectionSaidIsOverOnceItHasSaidHello) {
   AgentEnv env(1);
   env.connect_and_declare();
