@@ -15,7 +15,7 @@ from chaos.subject import TREE, Subject, children, signal_process, wait_for
 
 # With the newest joblib, which has generators, if scripts/setup has made it.
 _NEWEST = ROOT / "build" / "venv" / "newest" / "bin" / "python"
-_SESSION_GRACE = 8  # seconds that a producer may be away, after so many that it may be silent
+_SESSION_GRACE = 20  # seconds that a producer may be away: more than the longest stop
 _WORKERS = 3
 _SLOTS = 3
 _SHORT = (0.5, 2.0)

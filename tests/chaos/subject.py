@@ -67,6 +67,7 @@ class Subject(ABC):
         self.producers: dict[str, subprocess.Popen[bytes]] = {}
         self.stopping = threading.Event()  # no fault begins or lasts any more
         self._lock = threading.Lock()
+        self._busy: set[str] = set()  # targets of faults under way
 
     # --- For run.py
 
@@ -99,7 +100,15 @@ class Subject(ABC):
     def inflict(self, fault: Fault) -> bool:
         """Does it, waits, mends it. False: there was nothing that it could happen to."""
         action: Callable[[Fault], bool] = getattr(self, fault.kind.replace(" ", "_"))
-        return action(fault)
+        with self._lock:
+            if fault.target in self._busy:  # an earlier fault takes longer than it was to
+                return False
+            self._busy.add(fault.target)
+        try:
+            return action(fault)
+        finally:
+            with self._lock:
+                self._busy.remove(fault.target)
 
     def start(self, name: str, argv: Sequence[str], **streams: Any) -> subprocess.Popen[bytes]:
         """A process of its own session, with its output in a log."""
