@@ -229,6 +229,7 @@ void Scheduler::expire_reports(Time now) {
     send_worker(index, message::ForgetJob{entry.session, entry.job});
     settle(index);
   }
+  if (!expired.empty()) review_early_questions();
 }
 
 // A worker reported a lease of this task before its producer came back: it is not run again.

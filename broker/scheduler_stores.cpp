@@ -120,6 +120,7 @@ Scheduler::StoreAccess Scheduler::store_access(WorkerIndex index, const std::str
     if (job != jobs_.end()) look(job->second->session);
   }
   if (access.space.empty()) {  // leases that nobody has submitted again since we started
+    access.is_early = access.is_early || reports_.count(index) > 0;
     for (const auto& [id, session] : sessions_) {
       if (session->present && !session->resuming) continue;
       for (const auto& [number, job] : session->jobs) {

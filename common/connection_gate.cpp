@@ -126,14 +126,7 @@ int accept_other(int listener, int flags) {
 
 Refused refused() { return {counts.full, counts.foreign, counts.claiming, counts.endless}; }
 
-}  // namespace muster::gate
-
-// libzmq finds these instead of the C library's: the linker exports from a program what a shared
-// library asks for.
-#define MUSTER_INSTEAD_OF_LIBC extern "C" __attribute__((visibility("default"), used))
-
-MUSTER_INSTEAD_OF_LIBC int accept4(int listener, sockaddr* address, socklen_t* length, int flags) {
-  using namespace muster::gate;
+int accept(int listener, sockaddr* address, socklen_t* length, int flags) {
   const int made = system_accept(listener, address, length, flags);
   if (made >= 0 && made < ceiling) {
     forget(made);
@@ -153,10 +146,9 @@ MUSTER_INSTEAD_OF_LIBC int accept4(int listener, sockaddr* address, socklen_t* l
   return -1;
 }
 
-MUSTER_INSTEAD_OF_LIBC ssize_t recv(int socket, void* buffer, size_t size, int flags) {
-  using namespace muster::gate;
+ssize_t receive(int socket, void* buffer, std::size_t size, int flags) {
   const ssize_t got = syscall(SYS_recvfrom, socket, buffer, size, flags, nullptr, nullptr);
-  if (got <= 0) return got;
+  if (got <= 0 || (flags & (MSG_PEEK | MSG_TRUNC)) != 0) return got;
   Connection* connection = find(socket);
   if (connection == nullptr) return got;
   const std::string_view bytes(static_cast<const char*>(buffer), static_cast<std::size_t>(got));
@@ -164,7 +156,9 @@ MUSTER_INSTEAD_OF_LIBC ssize_t recv(int socket, void* buffer, size_t size, int f
   return connection->has_ended ? 0 : got;
 }
 
-MUSTER_INSTEAD_OF_LIBC int close(int descriptor) {
-  muster::gate::forget(descriptor);
-  return muster::gate::system_close(descriptor);
+int close(int descriptor) {
+  forget(descriptor);
+  return system_close(descriptor);
 }
+
+}  // namespace muster::gate

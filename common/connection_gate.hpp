@@ -1,6 +1,7 @@
-// Stands between libzmq and the kernel in the process of a Router, because libzmq aborts or buffers
-// without end where it should refuse: its calls of accept4, recv and close come here first. A
-// connection ends, as if the peer had closed it, when the peer
+// Stands between libzmq and the kernel in the broker's process, because libzmq aborts or buffers
+// without end where it should refuse: its calls of accept4, recv and close come here first, by
+// broker/libc_gate.cpp. Programs without that file have no gate. A connection ends, as if the peer
+// had closed it, when the peer
 //   - is not ZMTP 3 (libzmq would take it for an old version),
 //   - names a routing id of its choice (libzmq aborts when it gives the same id itself),
 //   - sends a message that does not end: libzmq keeps unfinished ones and counts none of them,
@@ -11,6 +12,10 @@
 // Threads: libzmq's I/O thread calls accept4, recv and close; the functions below are for any.
 #pragma once
 
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#include <cstddef>
 #include <cstdint>
 
 namespace muster::gate {
@@ -33,5 +38,10 @@ struct Refused {
   std::uint64_t endless = 0;   // a message without end
 };
 Refused refused();
+
+// In place of the system's accept4, recv and close.
+int accept(int listener, sockaddr* address, socklen_t* length, int flags);
+ssize_t receive(int socket, void* buffer, std::size_t size, int flags);
+int close(int descriptor);
 
 }  // namespace muster::gate

@@ -125,15 +125,16 @@ TEST_F(SchedulerMemoryTest, RangesThatOverlapCostNoMoreThanTheTasks) {
 // --- Reports of workers about sessions that are not here
 
 TEST_F(SchedulerMemoryTest, ReportsOfUnknownSessionsAreSmallAndReplaceEachOther) {
-  const PeerId worker = add_worker(1, 1);
+  PeerId worker = add_worker(1, 1);
   const std::size_t before = allocated_bytes();
   for (std::uint64_t round = 1; round <= 5; ++round) {
     message::HelloWorker hello = hello_of(1, 1);
     for (std::uint64_t i = 0; i < 30'000; ++i) {
       hello.held.push_back({{round, i + 1}, JobId{1}, {{TaskSequence{i}, 1, Attempt{0}}}});
     }
-    send(worker, hello);
-    EXPECT_LT(allocated_bytes(), before + (std::size_t{4} << 20));
+    disconnect(worker);
+    worker = join(hello);
+    EXPECT_LT(allocated_bytes(), before + (std::size_t{5} << 20));
   }
   EXPECT_EQ(scheduler_->status(now_).sessions, 0U);
   EXPECT_EQ(scheduler_->status(now_).workers.at(0).leases, 30'000U);
@@ -163,6 +164,11 @@ class ReportedLeasesTest : public SchedulerTest {
     message::HelloWorker hello = hello_of(1, 3);
     hello.held.push_back(
         {{1, 77}, JobId{1}, {{TaskSequence{0}, 2, Attempt{0}}, {TaskSequence{5}, 1, Attempt{2}}}});
+    worker_ = join(hello);
+    workers_.at(worker_).session = {1, 77};
+  }
+  void reconnect(const message::HelloWorker& hello) {
+    disconnect(worker_);
     worker_ = join(hello);
     workers_.at(worker_).session = {1, 77};
   }
@@ -204,7 +210,7 @@ TEST_F(ReportedLeasesTest, OutcomesBeforeTheProducerAreKept) {
 TEST_F(ReportedLeasesTest, OutcomesBeforeTheProducerAreBounded) {
   message::HelloWorker hello = hello_of(1, 1);
   hello.held.push_back({{1, 77}, JobId{1}, {{TaskSequence{0}, 100, Attempt{0}}}});
-  send(worker_, hello);
+  reconnect(hello);
   const Outcome large{OutcomeStatus::result, {Bytes::copy(std::string(1 << 20, 'r')), 0}};
   for (std::uint64_t i = 0; i < 100; ++i) {
     send(worker_,
@@ -248,10 +254,10 @@ TEST_F(ReportedLeasesTest, JobsThatOnlyAReportNamesGoWithIt) {
       hello.held.push_back(
           {{1, 77}, JobId{1000 * round + job + 10}, {{TaskSequence{0}, 1, Attempt{0}}}});
     }
-    send(worker_, hello);
+    reconnect(hello);
     EXPECT_EQ(scheduler_->status(now_).jobs.size(), 100U);
   }
-  send(worker_, hello_of(1, 3));
+  reconnect(hello_of(1, 3));
   EXPECT_TRUE(scheduler_->status(now_).jobs.empty());
 }
 

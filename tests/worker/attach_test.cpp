@@ -135,6 +135,7 @@ TEST_F(Attach, LeavesTheWorkerWhenItsInputEnds) {
 TEST_F(Attach, SurvivesTheEndOfItsSession) {
   Session session = attach();
   const int worker = session.ready();
+  ASSERT_GT(worker, 0);
   ASSERT_EQ(kill(worker, SIGHUP), 0);
   Session second = attach();
   EXPECT_EQ(second.ready(), worker);
@@ -195,7 +196,9 @@ TEST_F(Attach, EndsAnOrphanAfterItsGrace) {
 
 TEST_F(Attach, SaysHowTheWorkerDied) {
   Session session = attach();
-  ASSERT_EQ(kill(session.ready(), SIGKILL), 0);
+  const int worker = session.ready();
+  ASSERT_GT(worker, 0);
+  ASSERT_EQ(kill(worker, SIGKILL), 0);
   EXPECT_EQ(session.child->wait(), kAttachLostWorker);
   EXPECT_NE(session.child->error_output().find("killed by signal 9"), std::string::npos)
       << session.child->error_output();
