@@ -1,6 +1,6 @@
-// Puts common/connection_gate.hpp before libzmq: in a program that has this file, libzmq finds these
-// three functions instead of the C library's, because the linker exports from a program what a
-// shared library asks for. Only for the broker and its tests, never for a library that others link.
+// Puts common/connection_gate.hpp before libzmq: in a program that has this file, libzmq finds
+// these three functions instead of the C library's, because the linker exports from a program what
+// a shared library asks for. Only for the broker and its tests, never for a library.
 #include <sys/socket.h>
 #include <unistd.h>
 
