@@ -21,6 +21,8 @@ auto order_of(const Entry& entry) {
   return std::tuple(entry.session, entry.job, entry.leases.first);
 }
 
+bool in_front_of(const Entry& left, const Entry& right) { return order_of(left) < order_of(right); }
+
 bool covers(const LeaseRange& range, TaskSequence sequence, Attempt attempt) {
   return range.attempt == attempt && value(sequence) - value(range.first) < range.count;
 }
@@ -53,8 +55,7 @@ void ReportedLeases::replace(WorkerIndex worker, std::vector<Entry>&& entries, T
     drop(worker);
     return;
   }
-  std::sort(entries.begin(), entries.end(),
-            [](const Entry& left, const Entry& right) { return order_of(left) < order_of(right); });
+  std::sort(entries.begin(), entries.end(), in_front_of);
   const std::uint64_t count = count_of(entries);
   reports_[worker] = {std::move(entries), count, until};
 }
@@ -146,6 +147,7 @@ std::uint64_t ReportedLeases::take_back(WorkerIndex worker, const SessionId& ses
       left.push_back({session, job, {TaskSequence{from}, end - from, entry->leases.attempt}});
     }
   }
+  std::sort(left.begin(), left.end(), in_front_of);  // ranges that overlap are cut out of order
   const auto place = report.entries.erase(first, last);
   report.entries.insert(place, left.begin(), left.end());
   report.count = count_of(report.entries);
@@ -175,9 +177,7 @@ void ReportedLeases::check_invariants() const {
   for (const auto& [worker, report] : reports_) {
     CHECK(!report.entries.empty());
     CHECK(report.count == count_of(report.entries));
-    CHECK(std::is_sorted(
-        report.entries.begin(), report.entries.end(),
-        [](const Entry& left, const Entry& right) { return order_of(left) < order_of(right); }));
+    CHECK(std::is_sorted(report.entries.begin(), report.entries.end(), in_front_of));
   }
 }
 

@@ -237,6 +237,18 @@ TEST_F(ReportedLeasesTest, ThoseThatTheWorkerGivesBackRunElsewhere) {
   EXPECT_EQ(scheduler_->counter("leases_adopted"), 1U);
 }
 
+// Nobody honest says them, and whoever does confuses nobody.
+TEST_F(ReportedLeasesTest, RangesThatOverlapStayInOrder) {
+  message::HelloWorker hello = hello_of(1, 3);
+  hello.held.push_back(
+      {{1, 77}, JobId{1}, {{TaskSequence{0}, 10, Attempt{0}}, {TaskSequence{2}, 2, Attempt{1}}}});
+  reconnect(hello);
+  send(worker_, message::Returned{{1, 77}, JobId{1}, {{TaskSequence{1}, 4, Attempt{0}}}});
+  EXPECT_EQ(leases(), 8U);
+  send(worker_, message::Returned{{1, 77}, JobId{1}, {{TaskSequence{2}, 2, Attempt{1}}}});
+  EXPECT_EQ(leases(), 6U);
+}
+
 TEST_F(ReportedLeasesTest, GoWithTheirWorker) {
   send(worker_, message::Goodbye{});
   resubmit();
