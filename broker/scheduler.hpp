@@ -158,6 +158,7 @@ class Scheduler {
     if (count != 0 || counters_.count(name) != 0) counters_[name] = count;
   }
   std::uint64_t tasks_held() const;
+  bool waits_for_producer(const SessionId& session, JobId job) const;
   // Aborts if any of the tables contradict each other. O(everything): for tests and simulation.
   void check_invariants() const;
 
@@ -234,6 +235,8 @@ class Scheduler {
   void reconcile(WorkerIndex index, const std::vector<message::HeldLeases>& held, Time now);
   void reconcile_job(WorkerIndex index, JobRecord& job, const std::vector<LeaseRange>& held);
   void drop_adopted(const AdoptedLease& adopted);
+  bool adopt_early(WorkerIndex index, JobRecord& job, std::uint64_t sequence, Attempt attempt);
+  void dismiss_adopted(JobRecord& job, std::uint64_t sequence, const AdoptedLease& adopted);
   std::vector<JobKey> withdraw(WorkerIndex index, bool with_outcomes);
   void forget_undeclared(const std::vector<JobKey>& keys);
   void claim_reports(SessionRecord& session, Time now);

@@ -90,8 +90,9 @@ void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
         worker.append_lease(job.key, sequence, range.attempt);
         if (task->stopping) stops.push_back({TaskSequence{sequence}, 1, range.attempt});
       } else if (task != nullptr && task->state == TaskState::queued &&
-                 ((same && task->out_of_sight) || task->attempts_made == 0)) {
-        // Queued again after we lost sight of it, or resubmitted after our restart: still running.
+                 ((same && task->out_of_sight) || task->attempts_made <= value(range.attempt))) {
+        // Queued again after we lost sight of it, or leased by the broker before us and resubmitted
+        // since (also when an older lease ended here meanwhile, to be tried again): still running.
         job.unqueue(sequence);
         task->state = TaskState::leased;
         task->worker = index;
@@ -104,11 +105,7 @@ void Scheduler::reconcile_job(WorkerIndex index, JobRecord& job,
         worker.append_lease(job.key, sequence, range.attempt);
         ++counters_["leases_adopted"];
       } else if (task == nullptr && sequence >= job.end() && !job.closed) {
-        AdoptedLease& adopted = job.adopted[sequence];
-        if (adopted.worker == kNoWorker) {
-          adopted = {index, range.attempt, std::nullopt};
-          ++worker.leases;
-        } else if (adopted.worker != index) {
+        if (!adopt_early(index, job, sequence, range.attempt)) {
           stops.push_back({TaskSequence{sequence}, 1, range.attempt});
         }
       } else {
@@ -133,6 +130,47 @@ void Scheduler::drop_adopted(const AdoptedLease& adopted) {
   } else {
     --worker.leases;
   }
+}
+
+// A worker holds a lease of a task that its producer has not submitted again yet. False: it must
+// stop, because another's lease stands. The first report does, but not a failure against the lease
+// that came after it, in which the task is tried again.
+bool Scheduler::adopt_early(WorkerIndex index, JobRecord& job, std::uint64_t sequence,
+                            Attempt attempt) {
+  AdoptedLease& adopted = job.adopted[sequence];
+  if (adopted.worker == index) return true;
+  if (adopted.worker != kNoWorker) {
+    const bool has_failed = adopted.outcome && adopted.outcome->status != OutcomeStatus::result;
+    if (!has_failed || attempt <= adopted.attempt) return false;
+    dismiss_adopted(job, sequence, adopted);
+  }
+  adopted = {index, attempt, std::nullopt};
+  ++workers_.at(index).leases;
+  return true;
+}
+
+// Nobody needs the lease, nor its outcome: its worker is told so.
+void Scheduler::dismiss_adopted(JobRecord& job, std::uint64_t sequence,
+                                const AdoptedLease& adopted) {
+  drop_adopted(adopted);
+  std::vector<LeaseRange> leases{{TaskSequence{sequence}, 1, adopted.attempt}};
+  if (adopted.outcome) {
+    release_stale(*job.session, *adopted.outcome);
+    send_worker(adopted.worker,
+                message::AcknowledgeLeases{job.session->id, job.id, std::move(leases)});
+  } else {
+    send_worker(adopted.worker, message::StopTasks{job.session->id, job.id, std::move(leases)});
+    workers_.update_level(adopted.worker);
+  }
+}
+
+// Whether only workers speak of this job so far: they are told nothing of their leases until the
+// producer does.
+bool Scheduler::waits_for_producer(const SessionId& id, JobId job) const {
+  const auto session = sessions_.find(id);
+  if (session == sessions_.end()) return true;
+  const auto found = session->second->jobs.find(value(job));
+  return found != session->second->jobs.end() && !found->second->declared;
 }
 
 // What the worker reported before holds no longer, its outcomes only if asked for. Returns jobs of
@@ -271,17 +309,7 @@ void Scheduler::drop_stale_adopted(JobRecord& job, std::uint64_t before) {
       ++entry;
       continue;
     }
-    const AdoptedLease& adopted = entry->second;
-    drop_adopted(adopted);
-    std::vector<LeaseRange> leases{{TaskSequence{entry->first}, 1, adopted.attempt}};
-    if (adopted.outcome) {
-      release_stale(*job.session, *adopted.outcome);
-      send_worker(adopted.worker,
-                  message::AcknowledgeLeases{job.session->id, job.id, std::move(leases)});
-    } else {
-      send_worker(adopted.worker, message::StopTasks{job.session->id, job.id, std::move(leases)});
-      workers_.update_level(adopted.worker);
-    }
+    dismiss_adopted(job, entry->first, entry->second);
     entry = job.adopted.erase(entry);
   }
 }

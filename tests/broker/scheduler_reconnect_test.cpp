@@ -5,8 +5,9 @@ namespace muster {
 namespace {
 
 std::vector<message::HeldLeases> held_by(const SessionId& session, std::uint32_t job,
-                                         std::uint64_t first, std::uint64_t count) {
-  return {{session, JobId{job}, {{TaskSequence{first}, count, Attempt{0}}}}};
+                                         std::uint64_t first, std::uint64_t count,
+                                         std::uint32_t attempt = 0) {
+  return {{session, JobId{job}, {{TaskSequence{first}, count, Attempt{attempt}}}}};
 }
 
 TEST_F(SchedulerTest, ALeaseIsOnlyItsOwnWorkersToFinishOrToGiveBack) {
@@ -75,9 +76,65 @@ TEST_F(SchedulerTest, AJobThatOnlyAWorkerSpeaksOfIsForgottenInTheEnd) {
   pass(options_.session_grace - 1s, {producer, worker});
   EXPECT_EQ(find_other<message::ForgetJob>(workers_[worker].other), nullptr)
       << "its producer may still submit it again";
+  EXPECT_TRUE(scheduler_->waits_for_producer(producers_[producer].id, JobId{9}));
   pass(3s, {producer, worker});
   EXPECT_NE(find_other<message::ForgetJob>(workers_[worker].other), nullptr);
   EXPECT_TRUE(scheduler_->status(now_).jobs.empty());
+  EXPECT_FALSE(scheduler_->waits_for_producer(producers_[producer].id, JobId{9}));
+}
+
+// The broker before this one leased a task twice. Its first worker still has that outcome.
+class TwoLeasesOfOneTask : public SchedulerTest {
+ protected:
+  PeerId first_reports(OutcomeStatus status) {
+    const PeerId worker = add_worker(1, 1, {"f"}, held_by(kSession, 1, 0, 1));
+    workers_[worker].session = kSession;
+    finish(worker, HeldLease{JobId{1}, 0, 0}, 1ms, status);
+    return worker;
+  }
+  PeerId second_reports() {
+    const PeerId worker = add_worker(2, 1, {"f"}, held_by(kSession, 1, 0, 1, 1));
+    workers_[worker].session = kSession;
+    return worker;
+  }
+  PeerId resubmit() {
+    const PeerId producer = add_producer(1, true);
+    JobSpec spec;
+    spec.retries = 1;
+    submit(producer, declare(producer, 1, spec), 0, 1);
+    return producer;
+  }
+  void expect_that_it_runs_on(PeerId first, PeerId second, PeerId producer) {
+    EXPECT_TRUE(workers_[second].stopped.empty());
+    EXPECT_EQ(workers_[first].acknowledged, 1U);
+    pass(3s, {first, second, producer});
+    EXPECT_TRUE(workers_[first].leases.empty()) << "it runs already";
+    finish(second, HeldLease{JobId{1}, 0, 1});
+    EXPECT_EQ(producers_[producer].outcomes.size(), 1U);
+  }
+  static constexpr SessionId kSession{1, 77};
+};
+
+TEST_F(TwoLeasesOfOneTask, AFailureDoesNotStopTheRunInWhichItIsTriedAgain) {
+  const PeerId first = first_reports(OutcomeStatus::error);
+  const PeerId second = second_reports();
+  const PeerId producer = resubmit();
+  expect_that_it_runs_on(first, second, producer);
+}
+
+TEST_F(TwoLeasesOfOneTask, TheRunIsReportedAfterTheProducerIsBack) {
+  const PeerId first = first_reports(OutcomeStatus::error);
+  const PeerId producer = resubmit();
+  const PeerId second = second_reports();
+  pass(1s, {first, second, producer});
+  expect_that_it_runs_on(first, second, producer);
+}
+
+TEST_F(TwoLeasesOfOneTask, AResultIsNotComputedAgain) {
+  first_reports(OutcomeStatus::result);
+  const PeerId second = second_reports();
+  EXPECT_EQ(workers_[second].stopped.size(), 1U);
+  EXPECT_EQ(producers_[resubmit()].outcomes.size(), 1U);
 }
 
 }  // namespace
