@@ -23,6 +23,10 @@ class Audit {
   void finish(const TaskName& task) { fates_[task].finished = true; }
   // Its producer has its outcome: no later loss explains another run.
   void deliver(const TaskName& task) { fates_[task].delivered = true; }
+  bool is_delivered(const TaskName& task) const {
+    const auto found = fates_.find(task);
+    return found != fates_.end() && found->second.delivered;
+  }
 
   // --- What explains one more run.
   // A worker is lost, or lost from sight, that has begun it and may still have its outcome.

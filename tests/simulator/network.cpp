@@ -113,6 +113,8 @@ void World::take(Link& link, std::uint64_t peer, Message&& message) {
   pull_results(peer, message);
   const auto* said = std::get_if<message::Cancel>(&message);
   const message::Cancel cancel = said == nullptr ? message::Cancel{} : *said;
+  const auto* hello = std::get_if<message::HelloWorker>(&message);
+  const auto held = hello == nullptr ? std::vector<message::HeldLeases>{} : hello->held;
   const std::uint64_t dropped = scheduler_->counter("messages_before_hello");
   scheduler_->receive(PeerId{peer}, std::move(message), now_);
   const bool is_heard = scheduler_->counter("messages_before_hello") == dropped;
@@ -125,6 +127,7 @@ void World::take(Link& link, std::uint64_t peer, Message&& message) {
   if (link.worker != nullptr) {
     link.worker->seen = scheduler_->worker_named(link.worker->id).has_value();
     link.worker->doubt_ends = now_ + plan_.max_delay;
+    note_untold(*link.worker, held);
   } else {
     after(2 * plan_.max_delay, [this, id = link.producer->id] { audit_.session_returns(id); });
   }

@@ -59,6 +59,9 @@ struct World::Worker {
   bool seen = false;                       // the present broker has it among its workers
   // It was out of sight: what it holds may have been given to others, until it is told so.
   bool in_doubt = false;
+  // Leases of its last HELLO that nobody needs, which the broker cannot know: it knows nothing of
+  // the job, and waits for the producer. So nobody told this worker to stop.
+  std::set<Audit::TaskName> untold;
   Time doubt_ends{0};
   Time leaves_at = kNever;  // it drains, and goes then at the latest
   bool shares = false;      // the broker's folders

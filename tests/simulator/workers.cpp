@@ -152,10 +152,26 @@ void World::account_for(Worker& worker, const Lease& lease) {
   if (worker.in_doubt && worker.seen && worker.link.up && now_ > worker.doubt_ends) {
     worker.in_doubt = false;
   }
-  if (worker.in_doubt) audit_.excuse(name);
+  if (worker.untold.erase(name) > 0 || worker.in_doubt) audit_.excuse(name);
   worker.begun.insert(name);
   const std::string wrong = audit_.begin(name);
   if (!wrong.empty()) fail(wrong);
+}
+
+// The broker has read its report.
+void World::note_untold(Worker& worker, const std::vector<message::HeldLeases>& held) {
+  worker.untold.clear();
+  for (const message::HeldLeases& entry : held) {
+    if (!is_ours(entry.session)) continue;
+    if (!scheduler_->waits_for_producer(entry.session, entry.job)) continue;
+    const bool is_gone = producers_.at(entry.session.high - 1)->gone;
+    for (const LeaseRange& range : entry.leases) {
+      for (std::uint64_t i = 0; i < range.count; ++i) {
+        const Audit::TaskName name{entry.session, value(entry.job), value(range.first) + i};
+        if (is_gone || audit_.is_delivered(name)) worker.untold.insert(name);
+      }
+    }
+  }
 }
 
 bool World::is_ours(const SessionId& session) const {

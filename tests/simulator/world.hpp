@@ -106,6 +106,7 @@ class World {
   void run_next(Worker& worker);
   void start_task(Worker& worker, TaskStart&& start);
   void account_for(Worker& worker, const Lease& lease);
+  void note_untold(Worker& worker, const std::vector<message::HeldLeases>& held);
   void check_room(const Worker& worker);
   void pause_worker(std::uint32_t number);
   void end_task(Worker& worker, const Lease& lease, bool stopped);
