@@ -177,14 +177,14 @@ struct JobRecord {
   std::optional<std::uint64_t> peek_queued(bool fresh_only);
   // Takes a task on its last permitted run, which take_queued never does.
   std::optional<std::uint64_t> take_last_chance();
+  bool is_last_chance(const TaskRecord& task) const {
+    return task.losses > 0 && task.losses + 1U >= spec.crash_budget;
+  }
   bool has_last_chance() const { return !last_chance_.empty(); }
   // There are queued tasks that take_queued would return.
   bool has_queued() const { return queued > last_chance_.size(); }
 
  private:
-  bool is_last_chance(const TaskRecord& task) const {
-    return task.losses > 0 && task.losses + 1U >= spec.crash_budget;
-  }
   TaskWindow tasks_;
   std::uint64_t skipped_records_ = 0;  // that skipped tasks took since the window was empty
   std::uint64_t cursor_ = 0;           // every queued task at or after it was never leased

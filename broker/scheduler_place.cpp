@@ -227,6 +227,7 @@ void Scheduler::recall_waiting(WorkerIndex index, Time now) {
       if (++looks > kLooks) return send_recall(index, std::move(recall), now);
       const TaskRecord* task = job->find(sequence);
       if (!is_open(index, *run, task) || !task->fetches || task->stopping) continue;
+      if (job->is_last_chance(*task)) continue;  // it goes where it runs alone, not to its blobs
       if (!lacks_blobs(*job, *task, giver)) continue;
       if (recall.leases.empty()) {
         const Near near = find_near(*job, *task);

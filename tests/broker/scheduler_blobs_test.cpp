@@ -248,6 +248,27 @@ TEST_F(SchedulerBlobs, LeasesThatWaitGoToIdleSlotsThatHaveTheirBlobs) {
   EXPECT_EQ(held(remote), 1U);
 }
 
+TEST_F(SchedulerBlobs, ATaskOnItsLastRunFetchesWhatItNeeds) {
+  const PeerId lost = add_node(1);
+  says_it_has(lost, {kArray});
+  const PeerId producer = add_producer(1);
+  JobSpec spec;
+  spec.crash_budget = 2;
+  submit_naming(producer, declare(producer, 1, spec), 0, 1, {kArray});
+  const PeerId holder = add_node(1);
+  says_it_has(holder, {kArray});
+  submit(producer, declare(producer, 2), 0, 1);
+  ASSERT_EQ(held(holder), 1U);
+  const PeerId alone = add_node(1);
+  pass(15s, {producer, holder, alone});
+  ASSERT_EQ(held(alone), 1U);
+  says_it_waits(alone, 1);
+  finish(holder, 1, 1s);
+  EXPECT_TRUE(workers_[alone].recalled.empty()) << "it would come back, and fetch from the start";
+  finish(alone, 1);
+  EXPECT_EQ(producers_[producer].outcomes.size(), 2U);
+}
+
 TEST_F(SchedulerBlobs, WhoWaitedWhenItsWorkerWasLostDidNotRun) {
   const PeerId producer = add_producer(1);
   JobSpec spec;
