@@ -262,6 +262,10 @@ class Scheduler {
   void review_classes();
   void review_waiting(Time now);
   void drop_classes(JobRecord& job);
+  struct Tally;
+  void check_job(JobRecord& job, Tally& tally) const;
+  void check_workers(Tally& tally) const;
+  void check_sessions(Tally& tally) const;
   void check_waiting() const;
   bool place(JobRecord& job, Time now);
   bool place_last_chance(JobRecord& job);

@@ -89,65 +89,97 @@ std::uint64_t Scheduler::tasks_held() const {
   return total;
 }
 
-void Scheduler::check_invariants() const {
-  auto& self = const_cast<Scheduler&>(*this);
-  std::unordered_map<WorkerIndex, std::uint64_t> leases;
-  std::unordered_map<WorkerIndex, std::uint64_t> bytes;
-  std::unordered_map<WorkerIndex, std::uint64_t> early;
+// What the tables say when their records are added up.
+struct Scheduler::Tally {
+  struct OfWorker {
+    std::uint64_t leases = 0;
+    std::uint64_t short_leases = 0;
+    std::uint64_t bytes = 0;
+    std::uint64_t early = 0;
+  };
+  struct OfSession {
+    std::uint64_t held = 0;
+    std::uint64_t payload_bytes = 0;
+    std::uint64_t outcome_bytes = 0;
+    std::uint64_t skipped = 0;
+  };
+  std::unordered_map<WorkerIndex, OfWorker> workers;
+  std::unordered_map<const SessionRecord*, OfSession> sessions;
   std::unordered_map<const ClassCache*, std::uint64_t> cache_jobs;
-  std::unordered_map<const SessionRecord*, std::uint64_t> held;
-  std::unordered_map<const SessionRecord*, std::uint64_t> payload_bytes;
-  std::unordered_map<const SessionRecord*, std::uint64_t> outcome_bytes;
-  std::unordered_map<WorkerIndex, std::uint64_t> short_leases;
   std::size_t runnable = 0;
-  std::unordered_map<const SessionRecord*, std::uint64_t> skipped;
+};
+
+void Scheduler::check_invariants() const {
+  Tally tally;
   for (const auto& [key, job] : jobs_) {
     CHECK(job->key == key);
     CHECK(job->session->jobs.at(value(job->id)) == job.get());
-    std::uint64_t queued = 0;
-    std::uint64_t leased = 0;
-    job->each([&, job = job.get()](std::uint64_t, const TaskRecord& task) {
-      queued += task.state == TaskState::queued ? 1 : 0;
-      if (task.state == TaskState::leased) {
-        ++leased;
-        CHECK(task.attempts_made > 0);
-        ++leases[task.worker];
-        bytes[task.worker] += task.data.bytes.size();
-        short_leases[task.worker] += task.is_short ? 1 : 0;
-      } else {
-        CHECK(task.worker == kNoWorker);
-      }
-      held[job->session] += task.state == TaskState::acknowledged ? 0 : 1;
-      (task.state == TaskState::ended ? outcome_bytes : payload_bytes)[job->session] +=
-          task.data.bytes.size();
-      CHECK(task.losses <= job->spec.crash_budget);
-      CHECK(task.failures <= job->spec.retries);
-    });
-    skipped[job->session] += job->skipped_records();
-    CHECK(queued == job->queued);
-    CHECK(leased == job->leased);
-    CHECK(job->end() == job->base() || job->find(job->base())->state != TaskState::acknowledged);
-    runnable += job->runnable ? 1 : 0;
-    CHECK(job->runnable == run_queue_.contains(*job));
-    CHECK(job->runnable || job->waits_in == nullptr);
-    CHECK(job->waits_in == nullptr || job->classes != nullptr);
-    if (job->classes != nullptr) ++cache_jobs[job->classes];
-    CHECK(!wants_leases(*job) || job->runnable);
-    CHECK(job->spec.max_running == 0 || job->leased <= job->spec.max_running ||
-          counter("leases_adopted") > 0);
-    CHECK(!job->has_last_chance() || job->at_cap() || last_chance_jobs_.count(key) == 1);
-    for (const auto& [sequence, adopted] : job->adopted) {
-      CHECK(sequence >= job->end());
-      if (!adopted.outcome) ++leases[adopted.worker];
-      early[adopted.worker] += adopted.outcome ? 1 : 0;
-    }
-    CHECK(job->declared || !job->adopted.empty());
+    check_job(*job, tally);
   }
+  check_workers(tally);
+  check_sessions(tally);
+  check_users();
+  CHECK(run_queue_.size() == tally.runnable);
+  check_waiting();
+  CHECK(tally.cache_jobs.size() == class_cache_.size());
+  for (const auto& [key, cache] : class_cache_) CHECK(cache.jobs == tally.cache_jobs[&cache]);
+  reports_.check_invariants();
+  check_demands();
+  check_places();
+  check_blobs();
+}
+
+void Scheduler::check_job(JobRecord& job, Tally& tally) const {
+  std::uint64_t queued = 0;
+  std::uint64_t leased = 0;
+  Tally::OfSession& session = tally.sessions[job.session];
+  job.each([&](std::uint64_t, const TaskRecord& task) {
+    queued += task.state == TaskState::queued ? 1 : 0;
+    if (task.state == TaskState::leased) {
+      ++leased;
+      CHECK(task.attempts_made > 0);
+      Tally::OfWorker& worker = tally.workers[task.worker];
+      ++worker.leases;
+      worker.bytes += task.data.bytes.size();
+      worker.short_leases += task.is_short ? 1 : 0;
+    } else {
+      CHECK(task.worker == kNoWorker);
+    }
+    session.held += task.state == TaskState::acknowledged ? 0 : 1;
+    (task.state == TaskState::ended ? session.outcome_bytes : session.payload_bytes) +=
+        task.data.bytes.size();
+    CHECK(task.losses <= job.spec.crash_budget);
+    CHECK(task.failures <= job.spec.retries);
+  });
+  session.skipped += job.skipped_records();
+  CHECK(queued == job.queued);
+  CHECK(leased == job.leased);
+  CHECK(job.end() == job.base() || job.find(job.base())->state != TaskState::acknowledged);
+  tally.runnable += job.runnable ? 1 : 0;
+  CHECK(job.runnable == run_queue_.contains(job));
+  CHECK(job.runnable || job.waits_in == nullptr);
+  CHECK(job.waits_in == nullptr || job.classes != nullptr);
+  if (job.classes != nullptr) ++tally.cache_jobs[job.classes];
+  CHECK(!wants_leases(job) || job.runnable);
+  CHECK(job.spec.max_running == 0 || job.leased <= job.spec.max_running ||
+        counter("leases_adopted") > 0);
+  CHECK(!job.has_last_chance() || job.at_cap() || last_chance_jobs_.count(job.key) == 1);
+  for (const auto& [sequence, adopted] : job.adopted) {
+    CHECK(sequence >= job.end());
+    Tally::OfWorker& worker = tally.workers[adopted.worker];
+    ++(adopted.outcome ? worker.early : worker.leases);
+  }
+  CHECK(job.declared || !job.adopted.empty());
+}
+
+void Scheduler::check_workers(Tally& tally) const {
+  auto& self = const_cast<Scheduler&>(*this);
   self.workers_.each([&](WorkerIndex index, const WorkerRecord& worker) {
-    CHECK(worker.leases == leases[index] + reports_.count(index));
-    CHECK((worker.early_bytes > 0) == (early[index] > 0));
-    CHECK(worker.lease_bytes == bytes[index]);
-    CHECK(worker.short_leases == short_leases[index]);
+    const Tally::OfWorker& sum = tally.workers[index];
+    CHECK(worker.leases == sum.leases + reports_.count(index));
+    CHECK((worker.early_bytes > 0) == (sum.early > 0));
+    CHECK(worker.lease_bytes == sum.bytes);
+    CHECK(worker.short_leases == sum.short_leases);
     // Those that can start and, apart from them, those that wait.
     const std::uint64_t most = worker.hello.slots + limits::kMaxPrefetch + worker.stuck_slots;
     CHECK(worker.fetching <= worker.leases);
@@ -156,27 +188,22 @@ void Scheduler::check_invariants() const {
     const auto peer = peers_.find(worker.peer);
     CHECK(!worker.present || (peer != peers_.end() && peer->second.worker == index));
   });
+}
+
+void Scheduler::check_sessions(Tally& tally) const {
   for (const auto& [id, session] : sessions_) {
-    CHECK(session->open_tasks + session->outcomes_held == held[session.get()]);
+    const Tally::OfSession& sum = tally.sessions[session.get()];
+    CHECK(session->open_tasks + session->outcomes_held == sum.held);
     CHECK(session->open_tasks <= session->credit.tasks);
-    CHECK(session->payload_bytes == payload_bytes[session.get()]);
-    CHECK(session->outcome_bytes == outcome_bytes[session.get()]);
-    CHECK(session->skipped_records == skipped[session.get()]);
+    CHECK(session->payload_bytes == sum.payload_bytes);
+    CHECK(session->outcome_bytes == sum.outcome_bytes);
+    CHECK(session->skipped_records == sum.skipped);
     CHECK(!session->present || !session->silent);
     if (!session->present && !session->silent) continue;
     const Peer& peer = peers_.at(session->peer);
     CHECK(peer.session == session.get());
     CHECK(peer.kind == (session->silent ? PeerKind::silent_session : PeerKind::session));
   }
-  check_users();
-  CHECK(run_queue_.size() == runnable);
-  check_waiting();
-  CHECK(cache_jobs.size() == class_cache_.size());
-  for (const auto& [key, cache] : class_cache_) CHECK(cache.jobs == cache_jobs[&cache]);
-  reports_.check_invariants();
-  check_demands();
-  check_places();
-  check_blobs();
 }
 
 void Scheduler::check_waiting() const {

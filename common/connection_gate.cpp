@@ -15,6 +15,16 @@
 #include "common/limits.hpp"
 #include "common/zmtp_scanner.hpp"
 
+// The thread sanitizer keeps books of descriptors: it must see what happens to them.
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define MUSTER_THREAD_SANITIZER 1
+extern "C" int __interceptor_accept4(int, sockaddr*, socklen_t*, int);  // NOLINT: its name
+extern "C" ssize_t __interceptor_recv(int, void*, std::size_t, int);    // NOLINT: its name
+extern "C" int __interceptor_close(int);                                // NOLINT: its name
+#endif
+#endif
+
 namespace muster::gate {
 namespace {
 
@@ -48,11 +58,23 @@ struct Counts {
 };
 Counts counts;
 
+#ifdef MUSTER_THREAD_SANITIZER
+int system_accept(int listener, sockaddr* address, socklen_t* length, int flags) {
+  return __interceptor_accept4(listener, address, length, flags);
+}
+ssize_t system_receive(int socket, void* buffer, std::size_t size, int flags) {
+  return __interceptor_recv(socket, buffer, size, flags);
+}
+int system_close(int descriptor) { return __interceptor_close(descriptor); }
+#else
 int system_accept(int listener, sockaddr* address, socklen_t* length, int flags) {
   return static_cast<int>(syscall(SYS_accept4, listener, address, length, flags));
 }
-
+ssize_t system_receive(int socket, void* buffer, std::size_t size, int flags) {
+  return syscall(SYS_recvfrom, socket, buffer, size, flags, nullptr, nullptr);
+}
 int system_close(int descriptor) { return static_cast<int>(syscall(SYS_close, descriptor)); }
+#endif
 
 Connection* find(int descriptor) {
   if (descriptor < 0 || descriptor >= kMostDescriptors) return nullptr;
@@ -147,7 +169,7 @@ int accept(int listener, sockaddr* address, socklen_t* length, int flags) {
 }
 
 ssize_t receive(int socket, void* buffer, std::size_t size, int flags) {
-  const ssize_t got = syscall(SYS_recvfrom, socket, buffer, size, flags, nullptr, nullptr);
+  const ssize_t got = system_receive(socket, buffer, size, flags);
   if (got <= 0 || (flags & (MSG_PEEK | MSG_TRUNC)) != 0) return got;
   Connection* connection = find(socket);
   if (connection == nullptr) return got;
