@@ -111,7 +111,7 @@ struct JobRecord {
   std::uint64_t base() const { return tasks_.base(); }
   std::uint64_t end() const { return tasks_.end(); }
   // The task of that sequence; null when it is not in the window.
-  TaskRecord* find(std::uint64_t sequence) { return tasks_.find(sequence); }
+  [[gnu::always_inline]] TaskRecord* find(std::uint64_t sequence) { return tasks_.find(sequence); }
   // Records to fetch ahead of the one in hand: a memory access, at some 20 ns a record.
   static constexpr std::uint64_t kPrefetchRecords = 16;
   void prefetch(std::uint64_t sequence) const { tasks_.prefetch(sequence); }

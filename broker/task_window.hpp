@@ -45,26 +45,18 @@ static_assert(sizeof(TaskRecord) == 64);
 // take no memory: find() then returns null within the window, and next() leads past them.
 class TaskWindow {
  public:
-  static constexpr std::uint64_t kChunkRecords = 128;  // 8 KiB: small jobs stay small
+  static constexpr std::uint64_t kChunkRecords = 64;  // 4 KiB: small jobs stay small
 
   std::uint64_t base() const { return base_; }
   std::uint64_t end() const { return end_; }
   bool empty() const { return base_ == end_; }
   // Records that memory is kept for.
-  std::uint64_t records() const { return chunks_.size() * kChunkRecords; }
+  std::uint64_t records() const { return (chunks_.size() - front_) * kChunkRecords; }
   // The task of that sequence; null when it is not in the window, or was skipped.
-  TaskRecord* find(std::uint64_t sequence) {
+  [[gnu::always_inline]] TaskRecord* find(std::uint64_t sequence) {
     if (sequence - base_ >= end_ - base_) return nullptr;
-    std::uint64_t place = sequence / kChunkRecords - first_chunk_;
-    if (!holes_.empty()) {
-      const auto before = hole_before(sequence / kChunkRecords);
-      if (before != holes_.begin()) {
-        const Hole& hole = *std::prev(before);
-        if (sequence / kChunkRecords < hole.end) return nullptr;
-        place -= hole.absent - absent_;
-      }
-    }
-    return &(*chunks_[place])[sequence % kChunkRecords];
+    if (!holes_.empty()) return find_among_holes(sequence);
+    return &(*chunks_[sequence / kChunkRecords - origin_])[sequence % kChunkRecords];
   }
   // The first sequence from this one on that find() knows, or end().
   std::uint64_t next(std::uint64_t sequence) const {
@@ -80,7 +72,8 @@ class TaskWindow {
       holes_.clear();
       absent_ = 0;
       base_ = end_ = sequence;
-      first_chunk_ = sequence / kChunkRecords;
+      front_ = 0;
+      origin_ = sequence / kChunkRecords;
     }
     if (chunks_.empty() || end_ % kChunkRecords == 0) {
       if (spares_.empty()) spares_.push_back(std::make_unique<Chunk>());
@@ -110,26 +103,31 @@ class TaskWindow {
   // Starts to fetch a record that is needed soon: in a deep queue, or with many workers, it is far
   // from the cache. Any sequence is fine.
   void prefetch(std::uint64_t sequence) const {
-    const std::uint64_t place = sequence / kChunkRecords - first_chunk_;
-    if (place >= chunks_.size()) return;  // behind a hole it is another record: no harm
+    const std::uint64_t place = sequence / kChunkRecords - origin_;
+    if (place >= chunks_.size() || place < front_) return;  // behind a hole: another one, no harm
     __builtin_prefetch(&(*chunks_[place])[sequence % kChunkRecords], 1);
   }
-  TaskRecord& front() { return (*chunks_.front())[base_ % kChunkRecords]; }
+  TaskRecord& front() { return (*chunks_[front_])[base_ % kChunkRecords]; }
   // Precondition: not empty. The record must own nothing any more.
   void pop_front() {
     if (++base_ % kChunkRecords != 0) return;
-    if (spares_.size() < kSpares) spares_.push_back(std::move(chunks_.front()));
-    chunks_.pop_front();
-    ++first_chunk_;
-    if (holes_.empty() || holes_.front().first != first_chunk_) return;
-    first_chunk_ = holes_.front().end;
+    if (spares_.size() < kSpares) spares_.push_back(std::move(chunks_[front_]));
+    chunks_[front_++].reset();
+    if (front_ >= kForgetAtOnce && front_ * 2 >= chunks_.size()) {
+      chunks_.erase(chunks_.begin(), chunks_.begin() + static_cast<std::ptrdiff_t>(front_));
+      origin_ += front_;
+      front_ = 0;
+    }
+    if (holes_.empty() || holes_.front().first != origin_ + front_) return;
+    origin_ = holes_.front().end - front_;
     absent_ = holes_.front().absent;
-    base_ = first_chunk_ * kChunkRecords;
+    base_ = holes_.front().end * kChunkRecords;
     holes_.pop_front();
   }
 
  private:
-  static constexpr std::size_t kSpares = 16;  // two full batches of tasks
+  static constexpr std::size_t kSpares = 16;  // a full batch of tasks
+  static constexpr std::size_t kForgetAtOnce = 64;
   using Chunk = std::array<TaskRecord, kChunkRecords>;
   // Chunks, counted from sequence 0, that are not there.
   struct Hole {
@@ -145,10 +143,24 @@ class TaskWindow {
         [](std::uint64_t wanted, const Hole& hole) { return wanted < hole.first; });
   }
 
-  std::deque<std::unique_ptr<Chunk>> chunks_;
+  // Apart from find(), which is small enough to be inlined without it.
+  [[gnu::noinline]] TaskRecord* find_among_holes(std::uint64_t sequence) {
+    const std::uint64_t chunk = sequence / kChunkRecords;
+    std::uint64_t place = chunk - origin_;
+    const auto before = hole_before(chunk);
+    if (before != holes_.begin()) {
+      const Hole& hole = *std::prev(before);
+      if (chunk < hole.end) return nullptr;
+      place -= hole.absent - absent_;
+    }
+    return &(*chunks_[place])[sequence % kChunkRecords];
+  }
+
+  std::vector<std::unique_ptr<Chunk>> chunks_;  // those before front_ are null
   std::vector<std::unique_ptr<Chunk>> spares_;
   std::deque<Hole> holes_;
-  std::uint64_t first_chunk_ = 0;  // counted from sequence 0
+  std::uint64_t front_ = 0;        // the chunk of base_, in chunks_
+  std::uint64_t origin_ = 0;       // where chunks_ begins, counted from sequence 0
   std::uint64_t absent_ = 0;       // in holes that the window has passed
   std::uint64_t base_ = 0;
   std::uint64_t end_ = 0;

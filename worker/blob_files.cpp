@@ -26,6 +26,9 @@ constexpr std::uint64_t kMostSpareBytes = std::uint64_t{256} << 20;
 constexpr int kMostUnnamed = 128;
 std::atomic<int> unnamed_files{0};
 
+// Each further look finds a blob that moved during the one before.
+constexpr int kMostLooks = 100;
+
 std::string hex_of(const detail::BlobFile& file) { return to_hex(BlobId{file.high, file.low}); }
 
 Descriptor open_to_read(const std::string& path) {
@@ -58,13 +61,15 @@ std::optional<detail::BlobFile::Opened> open_users_file(const std::string& path,
 detail::BlobFile::Opened StoredBlob::open() const {
   const std::string memory = fmt::format("{}/memory/{}", home_->folder, hex_of(*this));
   const std::string disk = fmt::format("{}/disk/{}", home_->folder, hex_of(*this));
-  // One that moves from memory to disk meanwhile is in one of these.
-  for (const std::string& path : {memory, disk, memory}) {
-    Descriptor descriptor = open_to_read(path);
-    if (descriptor) return {descriptor.release(), 0};
-    if (errno != ENOENT) {
-      throw BlobError(fmt::format("cannot open blob {} at '{}': {}", hex_of(*this), path,
-                                  std::strerror(errno)));
+  // A blob that moves between the two meanwhile can be missed in both, so look more than once.
+  for (int look = 0; look < kMostLooks; ++look) {
+    for (const std::string& path : {memory, disk}) {
+      Descriptor descriptor = open_to_read(path);
+      if (descriptor) return {descriptor.release(), 0};
+      if (errno != ENOENT) {
+        throw BlobError(fmt::format("cannot open blob {} at '{}': {}", hex_of(*this), path,
+                                    std::strerror(errno)));
+      }
     }
   }
   if (const auto opened = open_users_file(disk + ".file", size_bytes)) return *opened;

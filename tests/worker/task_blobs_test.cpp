@@ -77,20 +77,28 @@ TEST_F(TaskBlobsTest, StayReadableWhenTheyMoveOrGo) {
 
 TEST_F(TaskBlobsTest, MoveFromMemoryToDiskUnseenByWhoOpensThem) {
   const BlobName name = rig.put("back and forth");
+  const std::string memory = rig.path(name);
+  const std::string disk = rig.path(name, "disk");
+  const auto move = [](const std::string& from, const std::string& to) {
+    std::filesystem::copy_file(from, to + ".new");
+    std::filesystem::rename(to + ".new", to);
+    std::filesystem::remove(from);
+  };
   std::atomic<bool> stop{false};
   std::thread mover([&] {
     while (!stop) {
-      std::filesystem::copy_file(rig.path(name), rig.path(name, "disk"));
-      std::filesystem::remove(rig.path(name));
-      std::filesystem::copy_file(rig.path(name, "disk"), rig.path(name) + ".new");
-      std::filesystem::rename(rig.path(name) + ".new", rig.path(name));
-      std::filesystem::remove(rig.path(name, "disk"));
+      move(memory, disk);
+      move(disk, memory);
     }
   });
-  for (int i = 0; i < 2000; ++i) {
-    TaskBlobs fresh(rig.home());
-    EXPECT_EQ(text_of(fresh.open(BlobRig::payload({name}), steady_now()).at(0)), "back and forth");
-    if (HasFailure()) break;
+  try {
+    for (int i = 0; i < 2000 && !HasFailure(); ++i) {
+      TaskBlobs fresh(rig.home());
+      EXPECT_EQ(text_of(fresh.open(BlobRig::payload({name}), steady_now()).at(0)),
+                "back and forth");
+    }
+  } catch (const BlobError& error) {
+    ADD_FAILURE() << error.what();
   }
   stop = true;
   mover.join();
