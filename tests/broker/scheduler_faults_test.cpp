@@ -86,6 +86,24 @@ TEST_F(SchedulerTest, ATaskThatKillsItsWorkersEndsAsLostAndAlone) {
       << "its neighbours are innocent";
 }
 
+TEST_F(SchedulerTest, ALostWorkerCostsItsTasksNothingThatHadNotStarted) {
+  const PeerId producer = add_producer(1);
+  JobSpec fragile;
+  fragile.crash_budget = 1;
+  submit(producer, declare(producer, 1, fragile), 0, 10);
+  const PeerId worker = add_worker(1, 1);
+  finish(worker, 1, 1ms);
+  ASSERT_EQ(sequences(worker).front(), 1U);
+  ASSERT_GT(sequences(worker).size(), 1U) << "short ones are leased ahead";
+  pass(11s, {producer});
+  ASSERT_EQ(producers_[producer].outcomes.size(), 2U);
+  EXPECT_EQ(producers_[producer].outcomes[1].first, 1U);
+  EXPECT_EQ(producers_[producer].outcomes[1].second.status, OutcomeStatus::lost);
+  const PeerId next = add_worker(2, 1);
+  while (!workers_[next].leases.empty()) finish(next, 1);
+  EXPECT_EQ(producers_[producer].outcomes.size(), 10U);
+}
+
 TEST_F(SchedulerTest, AWorkerThatSaysGoodbyeCostsItsTasksNothing) {
   const PeerId producer = add_producer(1);
   JobSpec fragile;

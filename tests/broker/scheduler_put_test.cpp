@@ -242,6 +242,26 @@ TEST_F(SchedulerPutTest, AfterARestartOutcomesKeepTheirBlobsForAProducerThatIsNo
   EXPECT_EQ(files_.size(), 0U);
 }
 
+TEST_F(SchedulerPutTest, BlobsOfAnOutcomeThatNobodyWaitsForAreLetGoUnlessTheProducerNeedsThem) {
+  const PeerId worker = add_worker(1, 1);
+  const JobId job = declare(producer_, 1);
+  submit(producer_, job, 0, 1);
+  const HeldLease lease = workers_.at(worker).leases.front();
+  restart();
+  const PeerId again = add_worker(1, 1, {"f"}, {{{1, 77}, job, {{TaskSequence{0}, 1, {}}}}});
+  files_.add(name(5));
+  files_.add(name(6));
+  finish_with(again, lease, {name(5), name(6)});
+  EXPECT_EQ(files_.pinned(), 2U);
+  producer_ = add_producer(1, true);  // it has had that outcome
+  EXPECT_EQ(put(producer_, name(6), BlobPlace::kept).state, BlobState::here);
+  declare(producer_, 1);
+  submit(producer_, job, 1, 1);
+  EXPECT_EQ(workers_.at(again).acknowledged, 1U);
+  EXPECT_EQ(files_.pins(name(5).id), 0U);
+  EXPECT_EQ(files_.pins(name(6).id), 1U);
+}
+
 TEST_F(SchedulerPutTest, OthersMayNotSayAProducersWords) {
   const PeerId worker = add_worker(1, 2);
   send(worker, message::BlobPut{{{name(1), BlobPlace::memory, "f", 0}}});

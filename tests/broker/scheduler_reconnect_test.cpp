@@ -83,6 +83,87 @@ TEST_F(SchedulerTest, AJobThatOnlyAWorkerSpeaksOfIsForgottenInTheEnd) {
   EXPECT_FALSE(scheduler_->waits_for_producer(producers_[producer].id, JobId{9}));
 }
 
+TEST_F(SchedulerTest, AWorkerThatIsAwayGetsNoLeasesUntilItIsBack) {
+  const PeerId away = add_worker(1, 2);
+  disconnect(away);
+  const PeerId producer = add_producer(1);
+  submit(producer, declare(producer, 1), 0, 2);
+  EXPECT_TRUE(workers_[away].leases.empty());
+  const PeerId back = add_worker(1, 2);
+  EXPECT_EQ(sequences(back), (std::vector<std::uint64_t>{0, 1}));
+}
+
+TEST_F(SchedulerTest, AFailureThatIsSaidAgainDoesNotEndTheNextAttempt) {
+  const PeerId producer = add_producer(1);
+  const PeerId worker = add_worker(1, 1);
+  JobSpec spec;
+  spec.retries = 1;
+  submit(producer, declare(producer, 1, spec), 0, 1);
+  const HeldLease first = workers_[worker].leases.front();
+  finish(worker, 1, 1ms, OutcomeStatus::error);
+  ASSERT_EQ(workers_[worker].leases, (std::deque<HeldLease>{{first.job, 0, 1}}));
+  finish(worker, first, 1ms, OutcomeStatus::error);
+  EXPECT_TRUE(producers_[producer].outcomes.empty());
+  finish(worker, 1);
+  ASSERT_EQ(producers_[producer].outcomes.size(), 1U);
+  EXPECT_EQ(producers_[producer].outcomes[0].second.status, OutcomeStatus::result);
+}
+
+TEST_F(SchedulerTest, AnOutcomeOfAnEarlierAttemptDoesNotEndATaskThatWaitsForTheNext) {
+  const PeerId producer = add_producer(1);
+  add_worker(1, 1);
+  submit(producer, declare(producer, 1), 0, 1);
+  pass(11s, {producer});
+  add_worker(2, 1);
+  pass(11s, {producer});
+  ASSERT_EQ(scheduler_->counter("leases_lost"), 2U);
+  const PeerId back = add_worker(1, 1, {"g"});
+  workers_[back].session = producers_[producer].id;
+  finish(back, HeldLease{JobId{1}, 0, 0});
+  EXPECT_TRUE(producers_[producer].outcomes.empty());
+  EXPECT_EQ(scheduler_->counter("outcomes_late"), 1U);
+}
+
+// The producer has the outcome of task 7, and so does not submit it again.
+TEST_F(SchedulerTest, TheEndOfAJobStopsLeasesThatItsProducerDidNotSubmitAgain) {
+  const PeerId worker = add_worker(1, 1, {"f"}, held_by({1, 77}, 1, 7, 1));
+  const PeerId producer = add_producer(1, true);
+  const JobId job = declare(producer, 1);
+  submit(producer, job, 3, 1);
+  EXPECT_TRUE(workers_[worker].stopped.empty()) << "task 7 may follow";
+  send(producer, message::EndJob{job});
+  EXPECT_EQ(workers_[worker].stopped, (std::vector<HeldLease>{{job, 7, 0}}));
+  pass(3s, {worker, producer});
+  finish(worker, 1);
+  send(producer, message::AcknowledgeOutcomes{job, {{TaskSequence{3}, 1}}});
+  EXPECT_TRUE(scheduler_->status(now_).jobs.empty());
+}
+
+// A broker that has restarted adopts task 0, and then loses its worker. While the only other worker
+// is busy with another job, the task waits for it, in order to run there alone.
+TEST_F(SchedulerTest, AnAdoptedTaskOnItsLastRunIsLeasedOnce) {
+  options_.resume_wait = 20s;
+  restart();
+  add_worker(1, 1, {"f"}, held_by({1, 77}, 1, 0, 1));
+  const PeerId busy = add_worker(2, 1);
+  const PeerId other = add_producer(2);
+  submit(other, declare(other, 1), 0, 1);
+  ASSERT_EQ(workers_[busy].leases.size(), 1U);
+  const PeerId producer = add_producer(1, true);
+  JobSpec spec;
+  spec.crash_budget = 2;
+  submit(producer, declare(producer, 1, spec), 0, 3);
+  pass(25s, {busy, other, producer});
+  ASSERT_EQ(scheduler_->counter("leases_lost"), 1U);
+  const PeerId free = add_worker(3, 3);
+  EXPECT_EQ(sequences(free), (std::vector<std::uint64_t>{1, 2}));
+  finish(busy, 1, 1s);
+  EXPECT_EQ(sequences(busy), (std::vector<std::uint64_t>{0}));
+  finish(busy, 1, 1s);
+  finish(free, 2, 1s);
+  EXPECT_EQ(producers_[producer].outcomes.size(), 3U);
+}
+
 // The broker before this one leased a task twice. Its first worker still has that outcome.
 class TwoLeasesOfOneTask : public SchedulerTest {
  protected:

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/codec.hpp"
+#include "tests/support/little_memory.hpp"
 #include "tests/support/messages.hpp"
 
 namespace muster {
@@ -69,7 +70,14 @@ TEST(PackedPayload, DamageAndLiesAreFound) {
   }
   EXPECT_FALSE(unpack_payload({packed.bytes.slice(0, packed.bytes.size() / 2), 100'000}));
   EXPECT_FALSE(unpack_payload({Bytes{}, 100}));
-  EXPECT_FALSE(unpack_payload({Bytes{}, limits::kMaxPayloadBytes}));
+}
+
+TEST(PackedPayload, AFewBytesCannotAskForMuchMemory) {
+  const testing::LittleMemory little_memory;
+  for (const char* bytes : {"", "x", "a few bytes"}) {
+    const Payload payload{Bytes::copy(bytes), limits::kMaxPayloadBytes};
+    EXPECT_NO_THROW(EXPECT_FALSE(unpack_payload(payload))) << bytes;
+  }
 }
 
 TEST(FailureBody, ComesBack) {

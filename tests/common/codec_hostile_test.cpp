@@ -1,14 +1,13 @@
 // The codec against peers that lie: every limit at its edge, and frames that nobody of ours makes.
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
-#include <cstdio>
 #include <functional>
 #include <msgpack.hpp>
 
 #include "common/codec.hpp"
 #include "common/codec_wire.hpp"
 #include "common/time.hpp"
+#include "tests/support/little_memory.hpp"
 #include "tests/support/messages.hpp"
 
 namespace muster {
@@ -17,6 +16,7 @@ namespace {
 using message::RefuseCode;
 using testing::kSession;
 using testing::kWorker;
+using testing::LittleMemory;
 using testing::payload_of;
 
 constexpr std::uint64_t kSequenceEnd = std::uint64_t{1} << 62;
@@ -61,29 +61,6 @@ void expect_limit(std::uint64_t limit, RefuseCode code,
   expect_accepted(encode(make(limit), Packing::never));
   expect_refused(encode(make(limit + 1), Packing::never), code, "");
 }
-
-// While it lives, an allocation of a gibibyte fails (and `decode` says "too large").
-class LittleMemory {
- public:
-  LittleMemory() {
-    getrlimit(RLIMIT_AS, &before_);
-    long pages = 0;
-    std::FILE* file = std::fopen("/proc/self/statm", "r");
-    if (file == nullptr || std::fscanf(file, "%ld", &pages) != 1) ADD_FAILURE();
-    if (file != nullptr) std::fclose(file);
-    rlimit less = before_;
-    less.rlim_cur = static_cast<rlim_t>(pages) * 4096 + (std::size_t{256} << 20);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)
-    setrlimit(RLIMIT_AS, &less);
-#endif
-  }
-  ~LittleMemory() { setrlimit(RLIMIT_AS, &before_); }
-  LittleMemory(const LittleMemory&) = delete;
-  LittleMemory& operator=(const LittleMemory&) = delete;
-
- private:
-  rlimit before_{};
-};
 
 TEST(CodecLimits, Texts) {
   expect_limit(limits::kMaxNameBytes, RefuseCode::over_limit, [](std::uint64_t n) {
@@ -161,6 +138,13 @@ TEST(CodecLimits, Numbers) {
     return message::Job{JobId{1},
                         {{}, std::chrono::milliseconds(static_cast<std::int64_t>(n)), 0, 0, 1}};
   });
+}
+
+TEST(CodecHostile, AWorkerWithoutSlots) {
+  message::HelloWorker hello;
+  hello.worker = kWorker;
+  hello.slots = 0;
+  expect_refused(encode(hello, Packing::never), RefuseCode::malformed, "slots");
 }
 
 TEST(CodecLimits, FrameZero) {

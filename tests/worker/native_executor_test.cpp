@@ -1,10 +1,17 @@
 // What both executors of native functions promise, and what only one of them can.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <memory>
 #include <muster/pack.hpp>
 #include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
+#include "tests/support/child.hpp"
 #include "tests/worker/executor_env.hpp"
 #include "worker/plugin.hpp"
 #include "worker/process_executor.hpp"
@@ -38,12 +45,32 @@ Bytes pack(const Arguments&... arguments) {
 }
 Function native(const std::string& name) { return {FunctionKind::native, name}; }
 
-class NativeExecutor : public testing::TestWithParam<std::string> {
+std::shared_ptr<const JobSpec> job_of(const std::string& function) {
+  return std::make_shared<const JobSpec>(JobSpec{native(function), {}, 0, 0, 3});
+}
+
+class NativeExecutor : public ::testing::TestWithParam<std::string> {
  protected:
   explicit NativeExecutor() : env(make_executor(GetParam(), 2)) {}
+  // After 200 short tasks it expects more of them, and gives several at once to a slot.
+  void expect_short_ones(ExecutorEnv& executor) {
+    std::vector<TaskStart> tasks;
+    for (std::uint64_t i = 0; i < 200; ++i) {
+      tasks.push_back({ExecutorEnv::lease(i), square_, {pack(i), 0}});
+    }
+    executor.executor->start(std::move(tasks));
+    executor.wait_for(200);
+  }
+  static std::ptrdiff_t lines_of(const std::string& path) {
+    std::ifstream file(path);
+    return std::count(std::istreambuf_iterator<char>(file), {}, '\n');
+  }
+
+  const std::shared_ptr<const JobSpec> square_ = job_of("square");
+  const std::shared_ptr<const JobSpec> waiting_ = job_of("start_and_wait");
   ExecutorEnv env;
 };
-INSTANTIATE_TEST_SUITE_P(Every, NativeExecutor, testing::Values("thread", "process"),
+INSTANTIATE_TEST_SUITE_P(Every, NativeExecutor, ::testing::Values("thread", "process"),
                          [](const auto& parameter) { return parameter.param; });
 
 TEST_P(NativeExecutor, RunsTasks) {
@@ -57,10 +84,9 @@ TEST_P(NativeExecutor, RunsTasks) {
 
 TEST_P(NativeExecutor, RunsManyShortTasksExactlyOnce) {
   constexpr std::uint64_t kTasks = 5000;
-  const auto spec = std::make_shared<const JobSpec>(JobSpec{native("square"), {}, 0, 0, 3});
   std::vector<TaskStart> tasks;
   for (std::uint64_t i = 0; i < kTasks; ++i) {
-    tasks.push_back({ExecutorEnv::lease(i), spec, {pack(i), 0}});
+    tasks.push_back({ExecutorEnv::lease(i), square_, {pack(i), 0}});
   }
   env.executor->start(std::move(tasks));
   env.wait_for(kTasks);
@@ -118,9 +144,53 @@ TEST_P(NativeExecutor, HandsBackWhatHasNotStarted) {
   EXPECT_EQ(env.handed_back.size(), 2U);
 }
 
+// Two long tasks run, and stand in front of others that were taken together with them.
+TEST_P(NativeExecutor, ARecallLeavesAloneWhatRuns) {
+  expect_short_ones(env);
+  const testing::TemporaryFolder folder;
+  std::vector<TaskStart> tasks;
+  std::vector<Lease> all;
+  for (std::uint64_t i = 200; i < 210; ++i) {
+    all.push_back(ExecutorEnv::lease(i));
+    tasks.push_back({all.back(), waiting_, {pack(folder.path(""), i), 0}});
+  }
+  env.executor->start(std::move(tasks));
+  env.wait_until([&] { return lines_of(folder.path("starts")) == 2; });
+  env.executor->recall(all);
+  env.wait_until([&] { return env.handed_back.size() >= 8; });
+  std::ofstream(folder.path("go")).put('\n');
+  env.wait_for(202);
+  EXPECT_EQ(env.handed_back.size(), 8U);
+  EXPECT_EQ(env.finished.size(), 202U);
+  EXPECT_EQ(lines_of(folder.path("starts")), 2);
+  for (const Lease& lease : env.handed_back) {
+    EXPECT_TRUE(std::none_of(env.finished.begin(), env.finished.end(),
+                             [&](const TaskFinish& task) { return task.lease == lease; }));
+  }
+}
+
+TEST_P(NativeExecutor, WhatIsTakenBackFromBehindALongTaskRunsInItsOrder) {
+  ExecutorEnv alone(make_executor(GetParam(), 1));
+  expect_short_ones(alone);
+  const testing::TemporaryFolder folder;
+  std::vector<TaskStart> tasks{{ExecutorEnv::lease(200), waiting_, {pack(folder.path(""), 0), 0}}};
+  for (std::uint64_t i = 201; i < 300; ++i) {
+    tasks.push_back({ExecutorEnv::lease(i), square_, {pack(i), 0}});
+  }
+  alone.executor->start(std::move(tasks));
+  alone.wait_until([&] { return lines_of(folder.path("starts")) == 1; });
+  alone.executor->recall({ExecutorEnv::lease(299)});
+  alone.wait_until([&] { return alone.handed_back.size() == 1; });
+  std::ofstream(folder.path("go")).put('\n');
+  alone.wait_for(299);
+  ASSERT_EQ(alone.finished.size(), 299U);
+  for (std::uint64_t i = 200; i < 299; ++i) {
+    EXPECT_EQ(alone.finished[i].lease, ExecutorEnv::lease(i));
+  }
+}
+
 TEST_P(NativeExecutor, DoesNotKeepShortTasksBehindALongOne) {
-  for (std::uint64_t i = 0; i < 200; ++i) env.start(i, native("square"), pack(i));
-  env.wait_for(200);  // it now expects short ones
+  expect_short_ones(env);
   env.start(200, native("spin_until_stop"), pack());
   for (std::uint64_t i = 201; i < 300; ++i) env.start(i, native("square"), pack(i));
   env.wait_for(299);
@@ -129,7 +199,7 @@ TEST_P(NativeExecutor, DoesNotKeepShortTasksBehindALongOne) {
   EXPECT_EQ(env.of(200).outcome.status, OutcomeStatus::cancelled);
 }
 
-class ProcessOnly : public testing::Test {
+class ProcessOnly : public ::testing::Test {
  protected:
   ExecutorEnv env{make_executor("process", 1)};
 };
