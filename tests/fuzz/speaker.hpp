@@ -79,13 +79,12 @@ class Speaker {
 
   // What a broker says to a producer.
   Message to_producer() {
-    switch (input_.below(16)) {
+    const std::uint32_t choice = input_.below(16);
+    switch (choice) {
       case 0:
-        return welcome();
       case 1:
-        return message::Unknown{{1, input_.below(2)}};
       case 2:
-        return message::Heartbeat{input_.below(8), input_.flag()};
+        return to_either(choice);
       case 3:
         return message::Credit{input_.number(), input_.number()};
       case 4:
@@ -113,13 +112,12 @@ class Speaker {
 
   // What a broker says to a worker.
   Message to_worker() {
-    switch (input_.below(16)) {
+    const std::uint32_t choice = input_.below(16);
+    switch (choice) {
       case 0:
-        return welcome();
       case 1:
-        return message::Unknown{{1, input_.below(2)}};
       case 2:
-        return message::Heartbeat{input_.number(), input_.flag()};
+        return to_either(choice);
       case 3:
       case 4:
         return message::WorkerJob{session(), job(), spec()};
@@ -195,6 +193,12 @@ class Speaker {
   }
 
  private:
+  // What a broker says to producers and workers alike. `choice` is below 3.
+  Message to_either(std::uint32_t choice) {
+    if (choice == 0) return welcome();
+    if (choice == 1) return message::Unknown{{1, input_.below(2)}};
+    return message::Heartbeat{input_.below(8), input_.flag()};
+  }
   message::Welcome welcome() {
     message::Welcome said;
     said.protocol_version = input_.byte() == 255 ? 1 : limits::kProtocolVersion;

@@ -25,18 +25,24 @@ class WorkerBroker {
   }
   const std::string& endpoint() const { return endpoint_; }
 
-  // The next message of this kind; the names of others are noted.
+  // The next message, if there is one. Its sender is who say() speaks to; its name is noted.
+  std::optional<Message> next() {
+    auto received = router_.receive();
+    if (!received) return std::nullopt;
+    auto decoded = decode(received->frames);
+    auto& message = std::get<Message>(decoded);
+    peer_ = received->peer;
+    heard_ += std::string(name_of(message)) + " ";
+    return std::move(message);
+  }
+  // Waits for a message of this kind.
   template <typename Kind>
   std::optional<Kind> hear() {
     std::optional<Kind> heard;
     wait_until([&] {
-      while (auto received = router_.receive()) {
-        auto decoded = decode(received->frames);
-        auto& message = std::get<Message>(decoded);
-        peer_ = received->peer;
-        heard_ += std::string(name_of(message)) + " ";
-        if (!std::holds_alternative<Kind>(message)) continue;
-        heard = std::get<Kind>(std::move(message));
+      while (auto message = next()) {
+        if (!std::holds_alternative<Kind>(*message)) continue;
+        heard = std::get<Kind>(std::move(*message));
         return true;
       }
       return false;
@@ -44,7 +50,7 @@ class WorkerBroker {
     return heard;
   }
   void say(const Message& message) { router_.send(peer_, encode(message, Packing::never)); }
-  void welcome(const std::string& proof, std::uint32_t heartbeat_misses = 1000) {
+  void welcome(const std::string& proof = "", std::uint32_t heartbeat_misses = 1000) {
     message::Welcome welcome;
     welcome.incarnation = {5, 6};
     welcome.heartbeat_interval = std::chrono::milliseconds(100);

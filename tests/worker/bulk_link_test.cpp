@@ -17,6 +17,7 @@
 
 #include "common/codec.hpp"
 #include "tests/support/child.hpp"
+#include "tests/support/worker_broker.hpp"
 
 namespace muster {
 namespace {
@@ -29,34 +30,10 @@ constexpr std::uint64_t kChunk = limits::kBlobChunkBytes;
 constexpr BlobName kBlob{{9, 1}, 40 * kChunk};
 
 // The broker's end of bulk connections.
-class BulkListener {
+class BulkListener : public testing::WorkerBroker {
  public:
-  explicit BulkListener(const std::string& endpoint) { router_.bind(endpoint); }
+  using WorkerBroker::WorkerBroker;
 
-  template <typename Kind>
-  std::optional<Kind> hear() {
-    std::optional<Kind> heard;
-    wait_until([&] {
-      while (auto received = router_.receive()) {
-        auto decoded = decode(received->frames);
-        auto& message = std::get<Message>(decoded);
-        peer_ = received->peer;
-        heard_ += std::string(name_of(message)) + " ";
-        if (!std::holds_alternative<Kind>(message)) continue;
-        heard = std::get<Kind>(std::move(message));
-        return true;
-      }
-      return false;
-    });
-    return heard;
-  }
-  void say(const Message& message) { router_.send(peer_, encode(message, Packing::never)); }
-  void welcome(const std::string& proof = "") {
-    message::Welcome welcome;
-    welcome.incarnation = {5, 6};
-    welcome.proof = proof;
-    say(welcome);
-  }
   void answer(const message::BlobWant& want) {
     say(message::BlobChunk{
         want.blob, want.offset, {Bytes::copy(std::string(want.bytes, 'x')), 0, 0}});
@@ -71,26 +48,18 @@ class BulkListener {
   }
   // Greets whoever comes, and answers from the third connection on. Never waits.
   void serve_the_third() {
-    while (auto received = router_.receive()) {
-      auto decoded = decode(received->frames);
-      auto& message = std::get<Message>(decoded);
-      peer_ = received->peer;
-      if (std::holds_alternative<message::HelloBulk>(message)) {
+    while (const auto message = next()) {
+      if (std::holds_alternative<message::HelloBulk>(*message)) {
         ++connections_;
         welcome();
       }
-      const auto* want = std::get_if<message::BlobWant>(&message);
+      const auto* want = std::get_if<message::BlobWant>(&*message);
       if (want != nullptr && connections_ >= 3) answer(*want);
     }
   }
   int connections() const { return connections_; }
-  const std::string& everything_heard() const { return heard_; }
 
  private:
-  TransportContext context_;
-  Router router_{context_};
-  PeerId peer_{};
-  std::string heard_;
   int connections_ = 0;
 };
 
