@@ -146,6 +146,27 @@ TEST_F(CappedJobTest, ALastChanceCountsToo) {
   EXPECT_EQ(workers_[worker].leases.size(), 1U);
 }
 
+TEST_F(CappedJobTest, AWorkerThatIsFreeForALastChanceWaitsForTheCap) {
+  const PeerId producer = add_producer(1);
+  JobSpec spec;
+  spec.max_running = 1;
+  spec.crash_budget = 2;
+  add_worker(1, 1);
+  const JobId job = declare(producer, 1, spec);
+  submit(producer, job, 0, 2);
+  const PeerId own = add_worker(2, 1);
+  submit(producer, declare(producer, 2), 0, 1);
+  pass(11s, {own, producer});
+  ASSERT_EQ(scheduler_->counter("leases_lost"), 1U);
+  ASSERT_EQ(leases_of(own, JobId{2}), 1U);
+  const PeerId other = add_worker(3, 1);
+  ASSERT_EQ(sequences(other), (std::vector<std::uint64_t>{1}));
+  finish(own, 1, 1s);
+  EXPECT_TRUE(workers_[own].leases.empty());
+  finish(other, 1, 1s);
+  EXPECT_EQ(leases_of(own, job) + leases_of(other, job), 1U);
+}
+
 TEST_F(SchedulerTest, OutputGoesToWhoAskedForIt) {
   const PeerId worker = add_worker(1, 2);
   const PeerId producer = add_producer(1);

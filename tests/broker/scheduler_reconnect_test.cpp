@@ -88,9 +88,10 @@ TEST_F(SchedulerTest, AWorkerThatIsAwayGetsNoLeasesUntilItIsBack) {
   disconnect(away);
   const PeerId producer = add_producer(1);
   submit(producer, declare(producer, 1), 0, 2);
-  EXPECT_TRUE(workers_[away].leases.empty());
+  const PeerId other = add_worker(2, 1);
+  EXPECT_EQ(sequences(other), (std::vector<std::uint64_t>{0}));
   const PeerId back = add_worker(1, 2);
-  EXPECT_EQ(sequences(back), (std::vector<std::uint64_t>{0, 1}));
+  EXPECT_EQ(workers_[back].leases, (std::deque<HeldLease>{{JobId{1}, 1, 0}})) << "leased once";
 }
 
 TEST_F(SchedulerTest, AFailureThatIsSaidAgainDoesNotEndTheNextAttempt) {
