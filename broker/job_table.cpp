@@ -71,9 +71,11 @@ std::optional<std::uint64_t> JobRecord::take_queued(bool fresh_only) {
   return sequence;
 }
 
+bool JobRecord::is_full() const { return held_bytes() >= session->held_limit; }
+
 std::uint64_t JobRecord::result_limit() const {
-  if (held_result_bytes >= limits::kHeldResultBytes) return starves ? 1 : 0;
-  const std::uint64_t room = limits::kHeldResultBytes - held_result_bytes;
+  if (is_full()) return starves ? 1 : 0;
+  const std::uint64_t room = session->held_limit - held_bytes();
   return mean_result_bytes == 0 ? UINT64_MAX : std::max<std::uint64_t>(room / mean_result_bytes, 1);
 }
 

@@ -87,8 +87,12 @@ struct JobRecord {
   std::uint64_t leased = 0;
   std::uint64_t done = 0;
   std::uint64_t failed = 0;
-  // Blobs of its outcomes: bytes that the producer has not released, and the mean of an outcome.
-  std::uint64_t held_result_bytes = 0;
+  // Bytes of its results that the program has not consumed: blobs that the producer has not
+  // released, what it says of the rest, and what it has not acknowledged; and the mean of a result
+  // that is so counted.
+  std::uint64_t held_blob_bytes = 0;
+  std::uint64_t told_bytes = 0;
+  std::uint64_t outcome_bytes = 0;
   std::uint64_t mean_result_bytes = 0;
   Time full_since = kNever;  // since when it waits because of them, and none was released
   bool starves = false;      // so long that one more task may start: its producer may wait for it
@@ -153,8 +157,15 @@ struct JobRecord {
   // Leases that it may have out at once.
   std::uint64_t lease_limit() const {
     const std::uint64_t cap = spec.max_running == 0 ? UINT64_MAX : spec.max_running;
-    return mean_result_bytes == 0 && held_result_bytes == 0 ? cap : std::min(cap, result_limit());
+    return mean_result_bytes == 0 && held_bytes() == 0 ? cap : std::min(cap, result_limit());
   }
+  // What is on its way counts as held only where much was: else it costs work for each task.
+  std::uint64_t held_bytes() const {
+    return held_blob_bytes + (told_bytes == 0 ? 0 : told_bytes + outcome_bytes);
+  }
+  bool is_full() const;  // it holds as much as it may
+  // Some of its tasks are queued although later ones may have run: those whose worker was lost.
+  bool repeats_tasks() const { return !returned_.empty() || !last_chance_.empty(); }
   // It has as many leases out as it may.
   bool at_cap() const { return leased >= lease_limit(); }
   // Leases that it may have in addition, if so many are queued.
@@ -162,8 +173,8 @@ struct JobRecord {
     const std::uint64_t limit = lease_limit();
     return leased >= limit ? 0 : std::min<std::uint64_t>(queued, limit - leased);
   }
-  // Leases whose outcomes most likely fit into what its producer may leave unreleased; none when
-  // that is full, but for one now and then, so that the oldest missing result comes.
+  // Leases whose outcomes most likely fit into what it may hold; none when that is full, but for
+  // one now and then, so that the oldest missing result comes.
   std::uint64_t result_limit() const;
   bool drained() const { return closed && tasks_.empty() && adopted.empty(); }
 
@@ -213,7 +224,11 @@ struct SessionRecord {
   std::uint64_t payload_bytes = 0;    // of tasks without outcome
   std::uint64_t outcome_bytes = 0;    // of outcomes that it has not acknowledged
   std::uint64_t skipped_records = 0;  // of its jobs
-  BlobTable blobs;                    // that it keeps
+  // Bytes of results that the program has not consumed, of all jobs, and what each may hold.
+  std::uint64_t held_blob_bytes = 0;
+  std::uint64_t told_bytes = 0;
+  std::uint64_t held_limit = limits::kHeldResultBytes;
+  BlobTable blobs;  // that it keeps
   // Stores of computed values that its tasks may use, and where their values stand.
   std::map<std::string, std::string> stores;
   bool has_named_stores = false;  // it has said something since its greeting, stores first

@@ -317,12 +317,18 @@ class Scheduler {
                      bool fetches) const;
   void flag_adopted(const JobRecord& job, TaskRecord& task, WorkerRecord& worker) const;
   bool was_waiting(const JobRecord& job, TaskRecord& task, const WorkerRecord& worker);
+  void check_places() const;
+
+  // scheduler_results.cpp: results that programs have not consumed
   static std::uint64_t blob_bytes(const Payload& payload);
   void count_result(JobRecord& job, const Outcome& outcome);
   void review_limit(JobRecord& job);
+  void review_limits(SessionRecord& session);
   void review_results(JobRecord& job, Time now);
-  void release_result(JobKey job, std::uint64_t size_bytes);
-  void check_places() const;
+  void release_result(SessionRecord& session, JobKey job, std::uint64_t size_bytes);
+  void hold_results(SessionRecord& session, const message::ResultsHeld& held);
+  static std::string held_reason(const JobRecord& job);
+  void check_results() const;
 
   // scheduler_blobs.cpp: who keeps which blobs
   void put_blobs(SessionRecord& session, const message::BlobPut& put);

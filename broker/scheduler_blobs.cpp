@@ -83,7 +83,7 @@ void Scheduler::release_blob(SessionRecord& session, const BlobId& id) {
   if (!kept) return;
   count_released(session, *kept);
   if (options_.blobs != nullptr) options_.blobs->unpin(id, !kept->is_result);
-  if (kept->result_bytes > 0) release_result(kept->job, kept->result_bytes);
+  if (kept->result_bytes > 0) release_result(session, kept->job, kept->result_bytes);
 }
 
 // An outcome that came while its producer was away, and that nobody waits for: its blobs are kept
@@ -155,10 +155,11 @@ void Scheduler::keep_outcome_blobs(JobRecord& job, const Outcome& outcome, bool 
     }
     if (!counted) continue;
     if (kept->job != job.key && kept->result_bytes > 0) {  // it was another job's result, too
-      release_result(kept->job, std::exchange(kept->result_bytes, 0));
+      release_result(*job.session, kept->job, std::exchange(kept->result_bytes, 0));
     }
     kept->job = job.key;
     kept->result_bytes += name.size_bytes;
+    job.session->held_blob_bytes += name.size_bytes;
   }
 }
 

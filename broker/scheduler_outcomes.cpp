@@ -29,8 +29,11 @@ void Scheduler::end_task(JobRecord& job, std::uint64_t sequence, TaskRecord& tas
   ++session.outcomes_held;
   session.payload_bytes -= task.data.bytes.size();
   session.outcome_bytes += outcome.body.bytes.size();
+  job.outcome_bytes += outcome.body.bytes.size();
   if (outcome.body.blobs > 0) keep_outcome_blobs(job, outcome, true);
-  if (outcome.body.blobs > 0 || job.mean_result_bytes > 0) count_result(job, outcome);
+  if (outcome.body.blobs > 0 || job.mean_result_bytes > 0 || job.told_bytes > 0) {
+    count_result(job, outcome);
+  }
   task.state = TaskState::ended;
   task.status = outcome.status;
   task.data = std::move(outcome.body);
@@ -241,10 +244,7 @@ std::string Scheduler::waiting_reason(JobRecord& job, Duration& patience, const 
            " are held by tasks that timed out or were stopped and have not returned, the other "
            "workers are draining; use the process executor, whose tasks can be killed";
   }
-  if (job.held_result_bytes >= limits::kHeldResultBytes) {
-    return "its results wait: the program has not taken " +
-           std::to_string(job.held_result_bytes >> 20) + " MiB of them";
-  }
+  if (std::string held = held_reason(job); !held.empty()) return held;
   if (job.demand != nullptr) return nobody_has_room(job);
   return "";  // its turn comes
 }

@@ -32,9 +32,6 @@ constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 50;  // a larger size c
 // Workers that were lost while a task waited there, before that counts as lost while running: a
 // task that ends its worker at once may never be heard of as started.
 constexpr std::uint8_t kMostLostWaiting = 8;
-// A producer that takes no result of a job for so long, while as many wait as may, waits for
-// another.
-constexpr Duration kStarvesAfter = std::chrono::seconds(1);
 // Workers with waiting leases that one turn looks at for quicker places.
 constexpr std::size_t kGivers = 2;
 
@@ -253,56 +250,6 @@ bool Scheduler::was_waiting(const JobRecord& job, TaskRecord& task, const Worker
   return true;
 }
 
-// --- Results
-// --------------------------------------------------------------------------------------
-
-// The bytes of blobs that a payload names. A hostile sum wraps round: it only slows its own job.
-std::uint64_t Scheduler::blob_bytes(const Payload& payload) {
-  std::uint64_t total = 0;
-  for (std::uint32_t i = 0; i < payload.blobs; ++i) total += blob_at(payload, i).size_bytes;
-  return total;
-}
-
-void Scheduler::count_result(JobRecord& job, const Outcome& outcome) {
-  std::uint64_t& mean = job.mean_result_bytes;
-  const std::uint64_t size_bytes = blob_bytes(outcome.body);
-  job.held_result_bytes += size_bytes;
-  if (outcome.status == OutcomeStatus::result) {
-    const std::uint64_t sample = std::min(size_bytes, kMostBytes);
-    mean = mean == 0 ? sample : (mean * 3 + sample) / 4;
-  }
-  review_limit(job);
-}
-
-// The job may have more leases out than before, or fewer.
-void Scheduler::review_limit(JobRecord& job) {
-  set_runnable(job);
-  if (job.has_last_chance()) last_chance_jobs_.insert(job.key);
-}
-
-// The producer needs so many bytes of blobs of this job's outcomes no longer.
-void Scheduler::release_result(JobKey key, std::uint64_t size_bytes) {
-  JobRecord* job = find_job(key);
-  if (job == nullptr) return;
-  job->held_result_bytes -= size_bytes;
-  job->full_since = kNever;
-  review_limit(*job);
-}
-
-// Whoever takes results, however slowly, gets them before more tasks start. Whoever takes none may
-// wait for one that is missing, or keeps them all: that goes on, one task after another.
-void Scheduler::review_results(JobRecord& job, Time now) {
-  if (job.held_result_bytes < limits::kHeldResultBytes || job.leased > 0 || job.queued == 0) {
-    job.full_since = kNever;
-  } else if (job.full_since == kNever) {
-    job.full_since = now;
-  } else if (now - job.full_since >= kStarvesAfter && !job.starves) {
-    job.starves = true;
-    job.full_since = kNever;
-    review_limit(job);
-  }
-}
-
 void Scheduler::check_places() const {
   auto& self = const_cast<Scheduler&>(*this);
   std::unordered_map<WorkerIndex, std::uint64_t> fetching;
@@ -317,11 +264,6 @@ void Scheduler::check_places() const {
     });
     CHECK(job->names_blobs || !names);
     blob_jobs += job->names_blobs ? 1 : 0;
-    std::uint64_t held_bytes = 0;
-    job->session->blobs.each([&, key = key](const BlobId&, const BlobTable::Kept& kept) {
-      if (kept.job == key) held_bytes += kept.result_bytes;
-    });
-    CHECK(held_bytes == job->held_result_bytes);
   }
   CHECK(blob_jobs == blob_jobs_);
   std::uint32_t sharing = 0;

@@ -80,6 +80,8 @@ void Scheduler::on_producer(SessionRecord& session, Message&& message, Time now)
     put_blobs(session, *put);
   } else if (const auto* released = std::get_if<message::BlobRelease>(&message)) {
     release_blobs(session, *released);
+  } else if (const auto* held = std::get_if<message::ResultsHeld>(&message)) {
+    hold_results(session, *held);
   } else if (std::holds_alternative<message::StatusRequest>(message)) {
     send(session.peer, status(now));
   } else if (auto* up = std::get_if<message::NodesUp>(&message)) {
@@ -248,11 +250,12 @@ void Scheduler::acknowledge(SessionRecord& session, const message::AcknowledgeOu
     if (task.state != TaskState::ended) return;
     task.state = TaskState::acknowledged;
     session.outcome_bytes -= task.data.bytes.size();
+    job->outcome_bytes -= task.data.bytes.size();
     --session.outcomes_held;
     task.data = {};
   });
   job->drop_acknowledged();
-  set_runnable(*job);
+  review_limit(*job);
   if (was_full && takes_outcomes(session)) {
     for (auto& [id, other] : session.jobs) set_runnable(*other);
   }

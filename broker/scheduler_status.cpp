@@ -126,12 +126,14 @@ void Scheduler::check_invariants() const {
   reports_.check_invariants();
   check_demands();
   check_places();
+  check_results();
   check_blobs();
 }
 
 void Scheduler::check_job(JobRecord& job, Tally& tally) const {
   std::uint64_t queued = 0;
   std::uint64_t leased = 0;
+  std::uint64_t outcome_bytes = 0;
   Tally::OfSession& session = tally.sessions[job.session];
   job.each([&](std::uint64_t, const TaskRecord& task) {
     queued += task.state == TaskState::queued ? 1 : 0;
@@ -146,11 +148,13 @@ void Scheduler::check_job(JobRecord& job, Tally& tally) const {
       CHECK(task.worker == kNoWorker);
     }
     session.held += task.state == TaskState::acknowledged ? 0 : 1;
-    (task.state == TaskState::ended ? session.outcome_bytes : session.payload_bytes) +=
+    (task.state == TaskState::ended ? outcome_bytes : session.payload_bytes) +=
         task.data.bytes.size();
     CHECK(task.losses <= job.spec.crash_budget);
     CHECK(task.failures <= job.spec.retries);
   });
+  session.outcome_bytes += outcome_bytes;
+  CHECK(outcome_bytes == job.outcome_bytes);
   session.skipped += job.skipped_records();
   CHECK(queued == job.queued);
   CHECK(leased == job.leased);

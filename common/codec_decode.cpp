@@ -91,6 +91,7 @@ void read(Reader& r, message::EndJob& m) { r.each(m.job); }
 void read(Reader& r, message::Cancel& m) { r.each(m.job, m.ranges); }
 void read(Reader& r, message::Outcomes& m) { r.each(m.job, m.runs); }
 void read(Reader& r, message::AcknowledgeOutcomes& m) { r.each(m.job, m.ranges); }
+void read(Reader& r, message::ResultsHeld& m) { r.each(m.job, m.job_bytes, m.session_bytes); }
 void read(Reader& r, message::Credit& m) { r.each(m.tasks, m.bytes); }
 void read(Reader& r, message::Notice& m) {
   r.get(m.job);

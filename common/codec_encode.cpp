@@ -150,6 +150,7 @@ class Encoder {
   void operator()(const message::Cancel& m) { all(m.job, m.ranges); }
   void operator()(const message::Outcomes& m) { all(m.job, m.runs); }
   void operator()(const message::AcknowledgeOutcomes& m) { all(m.job, m.ranges); }
+  void operator()(const message::ResultsHeld& m) { all(m.job, m.job_bytes, m.session_bytes); }
   void operator()(const message::Credit& m) { all(m.tasks, m.bytes); }
   void operator()(const message::Notice& m) { all(m.job, m.text); }
   void operator()(const message::WorkerJob& m) { all(m.session, m.job, m.spec); }

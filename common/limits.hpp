@@ -53,9 +53,20 @@ inline constexpr std::size_t kMaxBlobEntries = 4096;
 // Paths: what Linux takes.
 inline constexpr std::size_t kMaxPathBytes = 4096;
 
-// Blob bytes of a job's outcomes that its producer has not released: beyond it no task of the job
-// starts, so that a slow consumer bounds what piles up.
+// Results of a job that its program has not consumed, their blobs included: beyond it no task of
+// the job starts, so that a slow consumer bounds what piles up.
 inline constexpr std::uint64_t kHeldResultBytes = std::uint64_t{256} << 20;
+
+// The same of all jobs of a session: each may hold what is left of it, so that those which nobody
+// reads leave room for the others ...
+inline constexpr std::uint64_t kHeldSessionBytes = std::uint64_t{1} << 30;
+// ... and so much in any case, or a program could wait for ever for one job while another's results
+// fill everything.
+inline constexpr std::uint64_t kLeastHeldBytes = std::uint64_t{16} << 20;
+
+// A producer says how much a job holds each time that it changed by this: well below the least of a
+// job, so that what was not said yet stops nobody.
+inline constexpr std::uint64_t kHeldStepBytes = std::uint64_t{4} << 20;
 
 // A key: the path of a function and the digests of its code and its arguments.
 inline constexpr std::size_t kMaxStoreKeyBytes = 2048;

@@ -16,7 +16,7 @@ const char* name_of(const Message& message) {
       "WORKER_OUTPUT",  "NODES_UP",        "NODES_DOWN",  "NODES_ANSWER",
       "HELLO_BULK",     "BLOB_PUT",        "BLOB_ANSWER", "BLOB_RELEASE",
       "BLOB_WANT",      "BLOB_CHUNK",      "BLOB_GONE",   "WORKER_BLOBS",
-      "STORE_REQUEST",  "STORE_ANSWER"};
+      "STORE_REQUEST",  "STORE_ANSWER",    "RESULTS_HELD"};
   return message.valueless_by_exception() ? "NONE" : kNames[message.index()];
 }
 

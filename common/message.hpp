@@ -136,6 +136,11 @@ struct AcknowledgeOutcomes {
   JobId job{};
   std::vector<SequenceRange> ranges;
 };
+struct ResultsHeld {  // what the program has received and not consumed; blobs do not count
+  JobId job{};
+  std::uint64_t job_bytes = 0;
+  std::uint64_t session_bytes = 0;  // of all its jobs, also those that have ended
+};
 struct Credit {
   std::uint64_t tasks = 0;
   std::uint64_t bytes = 0;
@@ -342,18 +347,17 @@ struct StoreAnswer {
 
 }  // namespace message
 
-using Message =
-    std::variant<message::HelloProducer, message::HelloWorker, message::Welcome, message::Refuse,
-                 message::Unknown, message::Heartbeat, message::Goodbye, message::Job,
-                 message::Submit, message::EndJob, message::Cancel, message::Outcomes,
-                 message::AcknowledgeOutcomes, message::Credit, message::Notice, message::WorkerJob,
-                 message::Tasks, message::WorkerOutcomes, message::AcknowledgeLeases,
-                 message::Recall, message::Returned, message::StopTasks, message::ForgetJob,
-                 message::WorkerState, message::StatusRequest, message::Status, message::Output,
-                 message::Pool, message::WorkerOutput, message::NodesUp, message::NodesDown,
-                 message::NodesAnswer, message::HelloBulk, message::BlobPut, message::BlobAnswers,
-                 message::BlobRelease, message::BlobWant, message::BlobChunk, message::BlobGone,
-                 message::WorkerBlobs, message::StoreRequest, message::StoreAnswer>;
+using Message = std::variant<
+    message::HelloProducer, message::HelloWorker, message::Welcome, message::Refuse,
+    message::Unknown, message::Heartbeat, message::Goodbye, message::Job, message::Submit,
+    message::EndJob, message::Cancel, message::Outcomes, message::AcknowledgeOutcomes,
+    message::Credit, message::Notice, message::WorkerJob, message::Tasks, message::WorkerOutcomes,
+    message::AcknowledgeLeases, message::Recall, message::Returned, message::StopTasks,
+    message::ForgetJob, message::WorkerState, message::StatusRequest, message::Status,
+    message::Output, message::Pool, message::WorkerOutput, message::NodesUp, message::NodesDown,
+    message::NodesAnswer, message::HelloBulk, message::BlobPut, message::BlobAnswers,
+    message::BlobRelease, message::BlobWant, message::BlobChunk, message::BlobGone,
+    message::WorkerBlobs, message::StoreRequest, message::StoreAnswer, message::ResultsHeld>;
 
 // The protocol's name of a message ("SUBMIT"), for logs and errors.
 const char* name_of(const Message& message);

@@ -6,13 +6,15 @@
 #include <iterator>
 #include <utility>
 
+#include "common/blob.hpp"
 #include "producer/job_spec.hpp"
 #include "producer/outcome_error.hpp"
 
 namespace muster {
 namespace detail {
 
-std::uint32_t ChannelState::open(const FunctionName& function, const JobOptions& options) {
+std::uint32_t ChannelState::open(const FunctionName& function, const JobOptions& options,
+                                 ResultsCount count) {
   JobSpec spec = spec_of(*client_, function, options);
   const auto receiver = std::make_shared<Receiver>(weak_from_this());
   // Not under the mutex: a client that has ended calls fail() at once.
@@ -20,6 +22,7 @@ std::uint32_t ChannelState::open(const FunctionName& function, const JobOptions&
   const std::lock_guard lock(mutex_);
   receiver->job = job;
   jobs_[job] = receiver;
+  held_[job].count = count;
   if (!receiver->failure && std::exchange(failure_told_, false)) failure_.reset();
   return job;
 }
@@ -53,16 +56,61 @@ void ChannelState::close(std::uint32_t job) {
   if (found == jobs_.end() || std::exchange(found->second->closed, true)) return;
   client_->end_job(JobId{job});
   const Receiver& receiver = *found->second;
-  if (receiver.failure || receiver.delivered == receiver.pushed) jobs_.erase(found);
+  if (receiver.failure || receiver.delivered == receiver.pushed) forget(job);
+}
+
+// No outcome of it comes any more.
+void ChannelState::forget(std::uint32_t job) {
+  jobs_.erase(job);
+  const auto found = held_.find(job);
+  if (found != held_.end() && found->second.results.bytes() == 0) held_.erase(found);
+}
+
+void ChannelState::hold(std::uint32_t job, std::uint64_t bytes) {
+  const auto found = held_.find(job);
+  if (found == held_.end()) return;  // dropped
+  const auto worth_saying = found->second.results.add(bytes);
+  if (worth_saying) client_->hold_results(JobId{job}, *worth_saying);
+}
+
+void ChannelState::let_go(std::uint32_t job, std::uint64_t bytes) {
+  const auto found = held_.find(job);
+  if (found == held_.end()) return;
+  const auto worth_saying = found->second.results.remove(bytes);
+  if (worth_saying) client_->hold_results(JobId{job}, *worth_saying);
+  if (found->second.results.bytes() == 0 && jobs_.count(job) == 0) held_.erase(found);
+}
+
+// What was counted as it arrived, packed, counts unpacked from now on, or no longer.
+void ChannelState::settle(const std::vector<Taken>& taken) {
+  const std::lock_guard lock(mutex_);
+  for (const Taken& part : taken) {
+    const auto found = held_.find(part.job);
+    if (found == held_.end()) continue;
+    if (found->second.count == ResultsCount::until_consumed) hold(part.job, part.unpacked_bytes);
+    let_go(part.job, part.arrived_bytes);
+  }
+}
+
+void ChannelState::consumed(std::uint32_t job, std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  const auto found = held_.find(job);
+  if (found != held_.end() && found->second.count == ResultsCount::until_consumed) {
+    let_go(job, bytes);
+  }
 }
 
 void ChannelState::drop(std::uint32_t job) {
   const std::lock_guard lock(mutex_);
   std::erase_if(arrived_, [job](const Arrived& arrived) { return arrived.job == job; });
+  const bool held = held_.erase(job) > 0;
   const auto found = jobs_.find(job);
-  if (found == jobs_.end()) return;
-  found->second->dropped = true;
-  jobs_.erase(found);
+  if (found != jobs_.end()) {
+    found->second->dropped = true;
+    jobs_.erase(found);
+  } else if (!held) {
+    return;
+  }
   client_->drop_job(JobId{job});
 }
 
@@ -72,6 +120,7 @@ void ChannelState::abandon() {
     receiver->dropped = true;
     client_->drop_job(JobId{job});
   }
+  for (const auto& [job, held] : std::exchange(held_, {})) client_->hold_results(JobId{job}, 0);
   arrived_.clear();
 }
 
@@ -103,18 +152,25 @@ std::vector<ChannelState::Arrived> ChannelState::take(std::chrono::nanoseconds t
 
 std::vector<ChannelItem> ChannelState::next(std::chrono::nanoseconds timeout, std::size_t most) {
   std::vector<ChannelItem> items;
+  std::vector<Taken> taken;
   for (const Arrived& arrived : take(timeout, std::max<std::size_t>(most, 1))) {
     ChannelItem& item = items.emplace_back();
     item.job = arrived.job;
     item.sequence = arrived.sequence;
+    const bool is_one_blob = muster::is_one_blob(arrived.outcome.body);
     OpenedOutcome opened = open_outcome(arrived.outcome, Consumed::with_its_bytes);
     item.blobs = std::move(opened.blobs);
+    item.is_blob = is_one_blob;
+    if (taken.empty() || taken.back().job != item.job) taken.push_back({item.job});
+    taken.back().arrived_bytes += arrived.outcome.body.bytes.size();
     if (auto* bytes = std::get_if<Bytes>(&opened.result)) {
       item.result = std::move(*bytes);
+      if (!is_one_blob) taken.back().unpacked_bytes += item.result.size();
     } else {
       item.error = std::get<Error>(std::move(opened.result));
     }
   }
+  settle(taken);
   return items;
 }
 
@@ -139,12 +195,15 @@ void ChannelState::Receiver::deliver(TaskSequence first, std::vector<Outcome>&& 
   const std::lock_guard lock(state->mutex_);
   if (dropped) return;
   std::uint64_t sequence = value(first);
+  std::uint64_t bytes = 0;
   for (Outcome& outcome : outcomes) {
+    bytes += outcome.body.bytes.size();
     state->arrived_.push_back({job, sequence++, std::move(outcome)});
   }
+  state->hold(job, bytes);
   delivered += outcomes.size();
   if (state->waiters_ > 0) state->changed_.notify_one();
-  if (closed && delivered == pushed) state->jobs_.erase(job);
+  if (closed && delivered == pushed) state->forget(job);
 }
 
 void ChannelState::Receiver::notice(const std::string& text) {
@@ -162,7 +221,7 @@ void ChannelState::Receiver::fail(const Error& error) {
   failure.emplace(error);
   state->failure_.emplace(error);
   state->changed_.notify_all();
-  if (closed) state->jobs_.erase(job);
+  if (closed) state->forget(job);
 }
 
 }  // namespace detail
@@ -176,8 +235,9 @@ Channel& Channel::operator=(Channel&& other) noexcept {
   return *this;
 }
 
-std::uint32_t Channel::open(const FunctionName& function, const JobOptions& options) {
-  return state_->open(function, options);
+std::uint32_t Channel::open(const FunctionName& function, const JobOptions& options,
+                            ResultsCount count) {
+  return state_->open(function, options, count);
 }
 
 Channel::~Channel() {
@@ -190,6 +250,7 @@ std::uint64_t Channel::push(std::uint32_t job, Bytes payload, const std::vector<
 void Channel::cancel(std::uint32_t job, std::optional<std::uint64_t> sequence) {
   state_->cancel(job, sequence);
 }
+void Channel::consumed(std::uint32_t job, std::uint64_t bytes) { state_->consumed(job, bytes); }
 void Channel::close(std::uint32_t job) { state_->close(job); }
 void Channel::drop(std::uint32_t job) { state_->drop(job); }
 std::vector<ChannelItem> Channel::next(std::chrono::nanoseconds timeout, std::size_t most) {

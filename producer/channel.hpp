@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "producer/client.hpp"
+#include "producer/held_results.hpp"
 
 namespace muster::detail {
 
@@ -23,9 +24,10 @@ struct ChannelState final : std::enable_shared_from_this<ChannelState> {
  public:
   explicit ChannelState(std::shared_ptr<Client> client) : client_(std::move(client)) {}
 
-  std::uint32_t open(const FunctionName& function, const JobOptions& options);
+  std::uint32_t open(const FunctionName& function, const JobOptions& options, ResultsCount count);
   std::uint64_t push(std::uint32_t job, Bytes payload, const std::vector<Blob>& blobs);
   void cancel(std::uint32_t job, std::optional<std::uint64_t> sequence);
+  void consumed(std::uint32_t job, std::uint64_t bytes);
   void close(std::uint32_t job);
   void drop(std::uint32_t job);
   std::vector<ChannelItem> next(std::chrono::nanoseconds timeout, std::size_t most);
@@ -57,7 +59,23 @@ struct ChannelState final : std::enable_shared_from_this<ChannelState> {
     Outcome outcome;
   };
 
+  // What a job holds, also when it is closed and has all of its outcomes.
+  struct Held {
+    HeldResults results;
+    ResultsCount count = ResultsCount::until_taken;
+  };
+  // Some results of a job that next() returned.
+  struct Taken {
+    std::uint32_t job = 0;
+    std::uint64_t arrived_bytes = 0;
+    std::uint64_t unpacked_bytes = 0;
+  };
+
   Receiver& open_one(std::uint32_t job);
+  void forget(std::uint32_t job);
+  void hold(std::uint32_t job, std::uint64_t bytes);
+  void settle(const std::vector<Taken>& taken);
+  void let_go(std::uint32_t job, std::uint64_t bytes);
   std::vector<Arrived> take(std::chrono::nanoseconds timeout, std::size_t most);
 
   const std::shared_ptr<Client> client_;
@@ -65,6 +83,7 @@ struct ChannelState final : std::enable_shared_from_this<ChannelState> {
   std::condition_variable changed_;
   // Until a job is closed and has its outcomes; a failed one until it is closed.
   std::unordered_map<std::uint32_t, std::shared_ptr<Receiver>> jobs_;
+  std::unordered_map<std::uint32_t, Held> held_;  // of each of jobs_, and while there is something
   std::deque<Arrived> arrived_;
   std::optional<Error> failure_;  // what ended the jobs that were open then
   bool failure_told_ = false;

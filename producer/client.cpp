@@ -141,6 +141,7 @@ void Client::cancel(JobId job, std::optional<TaskSequence> sequence) {
 }
 void Client::end_job(JobId job) { hand_in(End{job}); }
 void Client::drop_job(JobId job) { hand_in(Drop{job}); }
+void Client::hold_results(JobId job, std::uint64_t bytes) { hand_in(Hold{job, bytes}); }
 
 std::future<message::Status> Client::request_status() {
   AskStatus command;

@@ -82,6 +82,9 @@ class Client {
   void end_job(JobId job);
   // Cancels what is left and releases the sink.
   void drop_job(JobId job);
+  // The application holds so many bytes of the job's results that it has not consumed
+  // (HeldResults). A job that is dropped holds none: not after drop_job().
+  void hold_results(JobId job, std::uint64_t bytes);
   std::future<message::Status> request_status();
   // The answer, or what ended the connection.
   std::future<message::NodesAnswer> request_nodes(NodeCommand command);
@@ -136,6 +139,10 @@ class Client {
   struct Drop {
     JobId job{};
   };
+  struct Hold {
+    JobId job{};
+    std::uint64_t bytes = 0;
+  };
   struct AskStatus {
     std::promise<message::Status> promise;
   };
@@ -152,7 +159,7 @@ class Client {
     std::string store;
   };
   using Command =
-      std::variant<Open, Submit, Cancel, End, Drop, AskStatus, AskNodes, AskStore, NameStore>;
+      std::variant<Open, Submit, Cancel, End, Drop, Hold, AskStatus, AskNodes, AskStore, NameStore>;
   struct OpenJob {
     std::shared_ptr<Sink> sink;
     std::uint64_t missing = 0;  // submitted and not delivered
@@ -204,6 +211,7 @@ class Client {
   void apply(Cancel& command);
   void apply(End& command);
   void apply(Drop& command);
+  void apply(Hold& command);
   void apply(AskStatus& command);
   void apply(AskNodes& command);
   void apply(AskStore& command);

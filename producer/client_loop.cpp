@@ -190,8 +190,11 @@ void Client::apply(End& command) {
 void Client::apply(Drop& command) {
   session_.cancel(command.job);
   session_.end_job(command.job);
+  session_.hold_results(command.job, 0);
   jobs_.erase(command.job);
 }
+
+void Client::apply(Hold& command) { session_.hold_results(command.job, command.bytes); }
 
 void Client::apply(AskStatus& command) {
   status_waiters_.push_back(std::move(command.promise));

@@ -123,6 +123,23 @@ void Session::request_status() {
   if (link_ == Link::up) messages_.emplace_back(message::StatusRequest{});
 }
 
+void Session::hold_results(JobId job, std::uint64_t bytes) {
+  const auto found = held_results_.find(job);
+  const std::uint64_t before = found == held_results_.end() ? 0 : found->second;
+  if (bytes == before) return;
+  held_result_bytes_ += bytes - before;
+  if (bytes == 0) {
+    held_results_.erase(found);
+  } else {
+    held_results_[job] = bytes;
+  }
+  if (link_ == Link::up) say_held(job, bytes, messages_);
+}
+
+void Session::say_held(JobId job, std::uint64_t bytes, std::vector<Message>& messages) const {
+  messages.emplace_back(message::ResultsHeld{job, bytes, held_result_bytes_});
+}
+
 void Session::close() { closed_ = true; }
 
 // --- What happens on the link
@@ -200,6 +217,8 @@ void Session::resume(const message::Welcome& welcome) {
   resume_nodes(is_new);
   resume_blobs(is_new);
   resume_stores();
+  // Of a job that this broker does not know yet: again after JOB.
+  for (const auto& [job, bytes] : held_results_) say_held(job, bytes, messages_);
 }
 
 // `next_sequence`: the broker has the job, and every task before this one.

@@ -86,6 +86,9 @@ class Session {
   void cancel(JobId job);   // every task submitted so far
   void cancel(JobId job, TaskSequence sequence);
   void request_status();
+  // So many bytes of the job's results were delivered and are not consumed, blobs not counted; also
+  // of a job that has ended. 0: nobody holds any of them any more.
+  void hold_results(JobId job, std::uint64_t bytes);
   // What the broker accepted is said again to its every new incarnation, in the same order.
   std::uint64_t request_nodes(NodeCommand command);
   // Nobody waits for these answers any more: commands without one are not said again.
@@ -188,6 +191,7 @@ class Session {
   void on(message::EndJob&&) {}
   void on(message::Cancel&&) {}
   void on(message::AcknowledgeOutcomes&&) {}
+  void on(message::ResultsHeld&&) {}
   void on(message::WorkerJob&&) {}
   void on(message::Tasks&&) {}
   void on(message::WorkerOutcomes&&) {}
@@ -220,6 +224,7 @@ class Session {
   void say_store(const std::string& store, const std::string& seal);
   void resume_store_names();
   void resume_stores();
+  void say_held(JobId job, std::uint64_t bytes, std::vector<Message>& messages) const;
   void resume_job(JobId id, Job& job, std::optional<std::uint64_t> next_sequence);
   void accept(JobId id, Job& job, OutcomeRun&& run);
   void finish(Job& job, std::uint64_t sequence);
@@ -262,6 +267,8 @@ class Session {
   std::uint64_t bytes_at_broker_ = 0;
   std::uint64_t tasks_in_hand_ = 0;
   std::uint64_t bytes_in_hand_ = 0;
+  std::map<JobId, std::uint64_t> held_results_;  // bytes; none is 0
+  std::uint64_t held_result_bytes_ = 0;          // of them all
   Outcome cancelled_;  // what a task ends in that was cancelled before it was sent
 
   struct NodeCall {

@@ -143,7 +143,11 @@ void Session::send_batch(JobId id, Job& job, std::vector<Message>& messages) {
   }
   job.sent_end = std::max(job.sent_end, next);
   if (submit.payloads.empty()) return;
-  if (!std::exchange(job.declared, true)) messages.emplace_back(message::Job{id, job.spec});
+  if (!std::exchange(job.declared, true)) {
+    messages.emplace_back(message::Job{id, job.spec});
+    const auto held = held_results_.find(id);
+    if (held != held_results_.end()) say_held(id, held->second, messages);
+  }
   messages.emplace_back(std::move(submit));
   say_ranges<message::Cancel>(id, cancels, messages);
 }
@@ -185,6 +189,12 @@ void Session::check_invariants() const {
     CHECK(blob.source.name.id == id);
     if (blob.in_doubt) ++in_doubt;
   }
+  std::uint64_t held_bytes = 0;
+  for (const auto& [job, bytes] : held_results_) {
+    CHECK(bytes > 0);
+    held_bytes += bytes;
+  }
+  CHECK(held_bytes == held_result_bytes_);
   CHECK(in_doubt == blobs_in_doubt_);
   CHECK(released_asked_ <= released_.size());
   CHECK(in_hand == tasks_in_hand_ && in_hand_bytes == bytes_in_hand_);

@@ -13,6 +13,10 @@ namespace {
 constexpr std::size_t kHandOverTasks = 512;
 constexpr std::size_t kHandOverBytes = std::size_t{256} << 10;
 
+// What was consumed is taken off what is held at once, at the latest for so many bytes: a part of a
+// step that the broker would hear of.
+constexpr std::uint64_t kSettleBytes = limits::kHeldStepBytes / 4;
+
 }  // namespace
 
 StreamState::StreamState(std::shared_ptr<Client> client, const JobOptions& options, Order order)
@@ -72,6 +76,11 @@ std::optional<StreamItem> StreamState::next(
     }
     collected = collector_.next();
   }
+  consumed_bytes_ += collected->outcome.body.bytes.size();
+  if (consumed_bytes_ >= kSettleBytes) {
+    const std::lock_guard lock(mutex_);
+    settle_consumed();
+  }
   StreamItem item{value(collected->sequence), {}, {}};
   OpenedOutcome opened = open_outcome(collected->outcome);
   item.blobs = std::move(opened.blobs);
@@ -86,6 +95,7 @@ std::optional<StreamItem> StreamState::next(
 bool StreamState::wait_for_more(std::optional<std::chrono::steady_clock::time_point> deadline) {
   {
     std::unique_lock lock(mutex_);
+    settle_consumed();
     waiting_ = true;
     const bool ready =
         client_->wait(lock, changed_, deadline, [this] { return !arrived_.empty() || failure_; });
@@ -101,6 +111,12 @@ bool StreamState::wait_for_more(std::optional<std::chrono::steady_clock::time_po
   return true;
 }
 
+// Under mutex_.
+void StreamState::settle_consumed() {
+  const auto worth_saying = held_.remove(std::exchange(consumed_bytes_, 0));
+  if (worth_saying) client_->hold_results(job_, *worth_saying);
+}
+
 void StreamState::cancel() {
   flush();
   client_->cancel(job_, std::nullopt);
@@ -111,7 +127,13 @@ void StreamState::cancel(std::uint64_t sequence) {
   client_->cancel(job_, TaskSequence{sequence});
 }
 
-void StreamState::abandon() { client_->drop_job(job_); }
+void StreamState::abandon() {
+  {
+    const std::lock_guard lock(mutex_);
+    dropped_ = true;
+  }
+  client_->drop_job(job_);
+}
 
 std::string StreamState::waiting_reason() const {
   const std::lock_guard lock(mutex_);
@@ -119,8 +141,12 @@ std::string StreamState::waiting_reason() const {
 }
 
 void StreamState::deliver(TaskSequence first, std::vector<Outcome>&& outcomes) {
+  std::uint64_t bytes = 0;
+  for (const Outcome& outcome : outcomes) bytes += outcome.body.bytes.size();
   const std::lock_guard lock(mutex_);
+  if (dropped_) return;
   arrived_.push_back({first, std::move(outcomes)});
+  if (const auto worth_saying = held_.add(bytes)) client_->hold_results(job_, *worth_saying);
   if (waiting_) changed_.notify_one();
 }
 

@@ -13,6 +13,7 @@
 
 #include "producer/client.hpp"
 #include "producer/collector.hpp"
+#include "producer/held_results.hpp"
 
 namespace muster::detail {
 
@@ -49,6 +50,7 @@ struct StreamState final : Sink {
   // Takes what arrived, waiting for it; false: `deadline` passed. Throws the failure.
   bool wait_for_more(std::optional<std::chrono::steady_clock::time_point> deadline);
   bool pool_runs_low() const;
+  void settle_consumed();
 
   const std::shared_ptr<Client> client_;
   JobId job_{};
@@ -58,6 +60,7 @@ struct StreamState final : Sink {
   std::size_t unsent_bytes_ = 0;
   bool closed_ = false;
   bool timed_out_ = false;
+  std::uint64_t consumed_bytes_ = 0;  // not yet taken off held_
   std::vector<Arrived> taken_;
 
   mutable std::mutex mutex_;
@@ -66,6 +69,8 @@ struct StreamState final : Sink {
   std::optional<Error> failure_;
   std::string waiting_reason_;
   bool waiting_ = false;
+  bool dropped_ = false;
+  HeldResults held_;
 };
 
 }  // namespace muster::detail

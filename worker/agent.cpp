@@ -30,7 +30,8 @@ constexpr bool kNotForWorkers =
            message::Output, message::Pool, message::WorkerOutput, message::NodesUp,
            message::NodesDown, message::NodesAnswer, message::HelloBulk, message::BlobPut,
            message::BlobAnswers, message::BlobRelease, message::BlobWant, message::BlobChunk,
-           message::BlobGone, message::WorkerBlobs, message::StoreRequest, message::StoreAnswer>;
+           message::BlobGone, message::WorkerBlobs, message::StoreRequest, message::StoreAnswer,
+           message::ResultsHeld>;
 
 }  // namespace
 

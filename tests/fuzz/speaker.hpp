@@ -73,7 +73,8 @@ class Speaker {
       case 22:
         return message::BlobRelease{list<BlobId>([&] { return blob().id; })};
       default:
-        return foreign();
+        if (input_.flag()) return foreign();
+        return message::ResultsHeld{job(), input_.number(), input_.number()};
     }
   }
 

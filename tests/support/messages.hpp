@@ -138,6 +138,7 @@ inline std::vector<Message> sample_data_messages() {
                    "/file",
                    "/folder",
                    {{"f/1", 5000, UINT64_MAX, 3}, {"f/2", 0, 0, 0}}}},
+      ResultsHeld{JobId{77}, std::uint64_t{1} << 28, UINT64_MAX},
   };
 }
 

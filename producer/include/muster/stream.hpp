@@ -70,6 +70,13 @@ class MUSTER_API Stream {
   std::shared_ptr<detail::StreamState> state_;
 };
 
+// Until when a Channel counts the bytes of a job's results as not consumed. While a job holds much
+// of that no more of its tasks start; blobs count by themselves.
+enum class ResultsCount {
+  until_taken,    // by next()
+  until_consumed  // as consumed() says
+};
+
 // One outcome out of a Channel. `error` is set when there is no result; `result` is then empty.
 // `blobs` as in a StreamItem; a result beyond 1 MiB counts in the pool as not yet consumed until
 // the last copy of these bytes is gone.
@@ -79,6 +86,7 @@ struct ChannelItem {
   Bytes result;
   std::optional<Error> error;
   std::vector<Blob> blobs = {};
+  bool is_blob = false;  // the result's bytes are a blob themselves
 };
 
 // Many jobs whose outcomes all come out of one place, in completion order: for event loops and
@@ -92,12 +100,16 @@ class MUSTER_API Channel {
   ~Channel();
 
   // Opens a job; its number names it in the other calls.
-  std::uint32_t open(const FunctionName& function, const JobOptions& options = {});
+  std::uint32_t open(const FunctionName& function, const JobOptions& options = {},
+                     ResultsCount count = ResultsCount::until_taken);
   // Adds a task; returns its sequence, counted from 0. Arguments and blocking as Stream::push().
   // Throws Error invalid when the job is not open, and what ended it when the connection failed.
   std::uint64_t push(std::uint32_t job, Bytes payload, const std::vector<Blob>& blobs = {});
   // Ends a task, or all of the job; their outcomes still arrive, as cancelled.
   void cancel(std::uint32_t job, std::optional<std::uint64_t> sequence = {});
+  // So many bytes of results that were taken are consumed: of a job until_consumed, the sizes of
+  // `ChannelItem::result` where that is no blob. Others: no effect.
+  void consumed(std::uint32_t job, std::uint64_t bytes);
   // No more pushes; the job is forgotten after its last outcome.
   void close(std::uint32_t job);
   // Cancels what is left of the job; no outcome of it arrives from now on.
