@@ -219,7 +219,9 @@ class TaskExecutor(concurrent.futures.Executor):
         session = self.session
 
         def open_job(handler: Handler) -> Job:
-            return session.open_job(body, label, handler, **options.for_job(fixed or 1))
+            return session.open_job(
+                body, label, handler, counts_results=True, **options.for_job(fixed or 1)
+            )
 
         return MapResults(
             session,

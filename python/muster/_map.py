@@ -45,9 +45,10 @@ _logger = logging.getLogger("muster")
 class _Chunk:
     """Some consecutive items, from their push to their results."""
 
-    __slots__ = ("count", "failure", "has_outcome", "items", "payload_bytes", "result")
+    __slots__ = ("count", "failure", "has_outcome", "items", "job", "payload_bytes", "result")
 
-    def __init__(self, count: int, payload_bytes: int, items: list[Any] | None) -> None:
+    def __init__(self, job: Job, count: int, payload_bytes: int, items: list[Any] | None) -> None:
+        self.job = job
         self.count = count
         self.payload_bytes = payload_bytes
         self.items = items  # kept where they may have to run again
@@ -75,6 +76,9 @@ class _Mailbox:
             self.arrived.append(chunk)
             if self.awaited is None or self.awaited is chunk:
                 self.changed.notify()
+
+    def deliver_again(self, sequence: int, result: Result, failure: Failure | None) -> None:
+        self.deliver(~sequence, result, failure)
 
 
 class MapResults(Iterator[T]):
@@ -123,7 +127,9 @@ class MapResults(Iterator[T]):
         self._raise_at_end: BaseException | None = None
         self._ready: Iterator[T] = iter(())
         self._blobs = blobs
+        self._open_job = open_job
         self._job = open_job(self._mailbox.deliver)
+        self._again: Job | None = None  # of items that run again: they come before the rest
         self._over = False
         self._progress: Progress | None = None
         try:
@@ -159,6 +165,8 @@ class MapResults(Iterator[T]):
         self._raise_at_end = None
         self._ready = iter(())
         self._job.drop()
+        if self._again is not None:
+            self._again.drop()
         self._blobs.close()
         self._pending.clear()
         self._completed.clear()
@@ -257,11 +265,14 @@ class MapResults(Iterator[T]):
                 return iter(())
             raise _failures.rebuild(chunk.failure)
         assert chunk.result is not None
+        size = _tasks.counted_bytes(chunk.result)
         value = _tasks.split_result(chunk.result)[1]
         chunk.result = None  # the pool may forget its blobs once they are mapped
         if self._single:
-            return iter((_pickling.unpack(value, "a result"),))
-        results, failure = _pickling.unpack(value, "the results")
+            results, failure = (_pickling.unpack(value, "a result"),), None
+        else:
+            results, failure = _pickling.unpack(value, "the results")
+        chunk.job.consumed(size)
         if failure is not None:
             self.close()
             kind, message, text, extra = failure
@@ -331,7 +342,12 @@ class MapResults(Iterator[T]):
         if self._raise_at_end is None:
             self._raise_at_end = error
 
-    def _push(self, items: list[Any], again: bool = False) -> None:
+    def _push(self, items: list[Any]) -> None:
+        chunk = self._send(items, self._job)
+        if self._ordered:
+            self._pending.append(chunk)
+
+    def _send(self, items: list[Any], job: Job) -> _Chunk:
         sent = self._blobs.sent_bytes
         if self._single:
             arguments = items[0] if self._starred else (items[0],)
@@ -339,17 +355,22 @@ class MapResults(Iterator[T]):
         else:
             payload = _pickling.pack_items(items, "an item of map", self._blobs)
         size = len(payload.body) + self._blobs.sent_bytes - sent
-        chunk = _Chunk(len(items), size, items if self._keep else None)
+        chunk = _Chunk(job, len(items), size, items if self._keep else None)
         with self._mailbox.changed:
-            self._mailbox.missing[self._job.push(payload)] = chunk
+            sequence = job.push(payload)
+            self._mailbox.missing[sequence if job is self._job else ~sequence] = chunk
         self._pending_items += chunk.count
         self._pending_bytes += chunk.payload_bytes
-        if self._ordered:
-            (self._pending.appendleft if again else self._pending.append)(chunk)
+        return chunk
 
     def _run_one_by_one(self, items: list[Any]) -> None:
-        for item in reversed(items):
-            self._push([item], again=True)
+        """As a job of their own: the tasks of one job start in the order in which their results are
+        taken, or those that nobody takes yet could leave no room for the one that is missing."""
+        if self._again is None:
+            self._again = self._open_job(self._mailbox.deliver_again)
+        chunks = [self._send([item], self._again) for item in items]
+        if self._ordered:
+            self._pending.extendleft(reversed(chunks))
         self._chunk = 1
         self._item_seconds = CHUNK_SECONDS
         self._measured = True

@@ -25,6 +25,10 @@ class Buffer:
     """Bytes of the core without a copy: the buffer protocol and `len`. Read-only, unless it is a
     copied map of a blob."""
 
+    @property
+    def is_blob(self) -> bool:
+        """A result that is a blob: the pool counts it as not consumed while this lives."""
+
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
@@ -130,6 +134,7 @@ class Producer:
         gpus: int = 0,
         labels: list[str] = ...,
         forward_output: bool = False,
+        counts_results: bool = False,
     ) -> int: ...
     def push(self, job: int, payload: Any, blobs: Iterable[Blob] = ()) -> int:
         """Returns the task's sequence. The payload is copied, and names these blobs. Blocks only
@@ -142,6 +147,7 @@ class Producer:
     def has_blobs(self) -> bool:
         """False: everything has to travel inside messages."""
     def cancel(self, job: int, sequence: int | None = None) -> None: ...
+    def consumed(self, job: int, bytes: int) -> None: ...
     def close_job(self, job: int) -> None: ...
     def drop_job(self, job: int) -> None: ...
     def next(self, timeout: float | None, most: int = 1024) -> list[Item]:

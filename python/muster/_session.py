@@ -21,6 +21,8 @@ from muster._dispatch import Core, Handler, Route, live_cores, rebuilt
 from muster._output import Printer, Sink
 from muster._portable import Packed
 
+CONSUMED_STEP = 1 << 18  # bytes: a small part of what the core tells the broker at once
+
 
 @dataclass(frozen=True)
 class Node:
@@ -56,13 +58,14 @@ class Node:
 class Job:
     """A function with options, and its tasks. Made by `Session.open_job`. Threads: any."""
 
-    __slots__ = ("_core", "_number", "_route", "session")
+    __slots__ = ("_consumed", "_core", "_number", "_route", "session")
 
     def __init__(self, session: Session, core: Core, number: int, route: Route) -> None:
         self.session = session
         self._core = core
         self._number = number
         self._route = route
+        self._consumed = 0  # bytes that the core was not told yet
 
     def push(self, payload: Packed) -> int:
         """Adds a task and returns its sequence; the handler may have been called before this
@@ -90,6 +93,18 @@ class Job:
         if not self._is_over():
             with contextlib.suppress(_native.Error):
                 self._core.producer.cancel(self._number, sequence)
+
+    def consumed(self, size: int) -> None:
+        """The program has what was in so many bytes of results (`_tasks.counted_bytes`), of a job
+        that counts them: more of its tasks may start. Does not block."""
+        with self._route.lock:
+            self._consumed += size
+            if self._consumed < CONSUMED_STEP:
+                return
+            size, self._consumed = self._consumed, 0
+        if not self._is_over():
+            with contextlib.suppress(_native.Error):
+                self._core.producer.consumed(self._number, size)
 
     def close(self) -> None:
         """No more pushes; what was pushed goes on. Again: no effect."""
@@ -205,11 +220,14 @@ class Session:
         gpus: int = 0,
         labels: tuple[str, ...] = (),
         forward_output: bool | None = None,
+        counts_results: bool = False,
     ) -> Job:
         """A job whose tasks run `body` (see `_tasks.make_body`); does not block.
 
         `handler(sequence, result, failure)` is called once per task on the dispatcher thread, in
         completion order; it must not block. `timeout` in seconds, per task, from its start.
+        `counts_results`: `Job.consumed` says what became of them, and no task starts while the job
+        holds too much; otherwise the handler consumes them.
         """
         core = self._core
         core.check()
@@ -234,6 +252,7 @@ class Session:
                     forward_output=(
                         self.forwards_output if forward_output is None else forward_output
                     ),
+                    counts_results=counts_results,
                 )
             except _native.Error as error:
                 raise rebuilt(error) from None

@@ -43,6 +43,13 @@ def split_result(result: Result) -> tuple[float, Packed]:
     return _SECONDS.unpack_from(view)[0], Packed(view[_SECONDS.size :], blobs)
 
 
+def counted_bytes(result: Result) -> int:
+    """What of a result counts until `Job.consumed` says that the program has it. Blobs do not: the
+    pool counts them by itself."""
+    body = result[0] if isinstance(result, tuple) else result
+    return len(body) if isinstance(body, bytes) or not body.is_blob else 0
+
+
 def join_result(seconds: float, value: object) -> Packed:
     """The opposite of `split_result`. Raises SerializationError."""
     return pack_result(value, _SECONDS.pack(seconds))

@@ -42,14 +42,16 @@ class OfThisProcess {
 // Bytes of the core as a Python buffer, read-only unless they are this object's own.
 class Buffer {
  public:
-  explicit Buffer(Bytes bytes, bool writable = false)
-      : bytes_(std::move(bytes)), writable_(writable) {}
+  explicit Buffer(Bytes bytes, bool writable = false, bool is_blob = false)
+      : bytes_(std::move(bytes)), writable_(writable), is_blob_(is_blob) {}
   const Bytes& bytes() const { return bytes_.get(); }
   bool writable() const { return writable_; }
+  bool is_blob() const { return is_blob_; }
 
  private:
   OfThisProcess<Bytes> bytes_;
   bool writable_;
+  bool is_blob_;
 };
 
 // A list of `muster._native.Blob`, and back.

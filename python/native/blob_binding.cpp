@@ -90,6 +90,7 @@ std::vector<Blob> to_blobs(const py::iterable& blobs) {
 void bind_blobs(py::module_& module) {
   py::class_<Buffer>(module, "Buffer", py::buffer_protocol(), py::is_final())
       .def("__len__", [](const Buffer& buffer) { return buffer.bytes().size(); })
+      .def_property_readonly("is_blob", &Buffer::is_blob)
       .def_buffer([](const Buffer& buffer) { return describe(buffer); });
 
   py::class_<SharedBlob>(module, "Blob", py::is_final())

@@ -140,7 +140,8 @@ py::tuple to_tuple(const ChannelItem& item) {
   if (item.error) {
     return py::make_tuple(item.job, item.sequence, py::none(), failure(*item.error));
   }
-  py::object result = to_python(item.result);
+  py::object result =
+      item.is_blob ? py::cast(Buffer(item.result, false, true)) : to_python(item.result);
   if (!item.blobs.empty()) result = py::make_tuple(result, to_python(item.blobs));
   return py::make_tuple(item.job, item.sequence, result, py::none());
 }
@@ -219,7 +220,7 @@ std::uint32_t open_job(Session& session, const py::str& label, const py::str& py
                        std::uint32_t retries, std::int32_t priority, std::uint32_t crash_budget,
                        std::uint32_t max_running, double cpus, std::uint64_t memory_bytes,
                        std::uint32_t gpus, const std::vector<std::string>& labels,
-                       bool forward_output) {
+                       bool forward_output, bool counts_results) {
   FunctionName function{to_text(label), false, to_text(python), to_bytes(body), to_blobs(blobs)};
   JobOptions options;
   options.timeout = milliseconds(timeout);
@@ -234,7 +235,9 @@ std::uint32_t open_job(Session& session, const py::str& label, const py::str& py
   options.forward_output = forward_output;
   return session.use([&](Native& native) {
     const py::gil_scoped_release unlocked;
-    return native.channel.open(function, options);
+    return native.channel.open(
+        function, options,
+        counts_results ? ResultsCount::until_consumed : ResultsCount::until_taken);
   });
 }
 
@@ -320,7 +323,7 @@ void bind_channel(py::class_<Session, Owned>& producer) {
            py::arg("retries") = 0, py::arg("priority") = 0, py::arg("crash_budget") = 3,
            py::arg("max_running") = 0, py::arg("cpus") = 0.0, py::arg("memory_bytes") = 0,
            py::arg("gpus") = 0, py::arg("labels") = std::vector<std::string>(),
-           py::arg("forward_output") = false)
+           py::arg("forward_output") = false, py::arg("counts_results") = false)
       .def("push", &push, py::arg("job"), py::arg("payload"), py::arg("blobs") = py::tuple())
       .def("scatter", &scatter, py::arg("data"), py::arg("timeout"))
       .def("scatter_file", &scatter_file, py::arg("path"), py::arg("offset"), py::arg("size"))
@@ -331,6 +334,12 @@ void bind_channel(py::class_<Session, Owned>& producer) {
             on_channel(session, [&](Channel& channel) { channel.cancel(job, sequence); });
           },
           py::arg("job"), py::arg("sequence") = py::none())
+      .def(
+          "consumed",
+          [](Session& session, std::uint32_t job, std::uint64_t bytes) {
+            on_channel(session, [&](Channel& channel) { channel.consumed(job, bytes); });
+          },
+          py::arg("job"), py::arg("bytes"))
       .def(
           "close_job",
           [](Session& session, std::uint32_t job) {

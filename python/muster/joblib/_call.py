@@ -43,6 +43,7 @@ Item = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 class _Job(Protocol):
     def push(self, payload: Packed) -> int: ...
+    def consumed(self, size: int) -> None: ...
     def close(self) -> None: ...
     def drop(self) -> None: ...
 
@@ -61,10 +62,14 @@ class BatchFuture:
         self._settled = False
         self._waiter: threading.Event | None = None  # only joblib 1.2 waits: made when it does
         self._result: Packed | None = None
+        self._size = 0  # of the result, as its job counts it
+        self._job: _Job | None = None
         self._failure: Callable[[], BaseException] | None = None
 
-    def set_result(self, result: Any) -> None:
+    def set_result(self, result: Any, job: _Job | None) -> None:
         self.seconds, self._result = _tasks.split_result(result)
+        if job is not None:
+            self._size, self._job = _tasks.counted_bytes(result), job
         self._settle()
 
     def set_failure(self, failure: Callable[[], BaseException]) -> None:
@@ -100,19 +105,23 @@ class BatchFuture:
 
     result = get
 
-    def get_lazily(self) -> Any:
+    def get_lazily(self, always: bool = False) -> Any:
         """As `get`, of a future that is settled, but its results are loaded when they are iterated
-        over if they are large: until then they tell the pool how far the consumer is behind."""
+        over if they are large, or `always`: until then they tell the pool how far the consumer is
+        behind."""
         if self._failure is not None or self._single or self._result is None:
             return self.get()
         is_large = bool(self._result.blobs) or len(self._result.body) >= _LARGE_BODY_BYTES
-        return self._load() if is_large else self.get()
+        return self._load() if always or is_large else self.get()
 
     def _load(self) -> Iterator[Any]:
         result, self._result = self._result, None
         assert result is not None
         values = _pickling.unpack(result)
         del result  # the pool may forget its blobs once they are mapped
+        job, self._job = self._job, None
+        if job is not None:
+            job.consumed(self._size)
         yield from values
 
 
@@ -138,6 +147,7 @@ class Call:
         self._session = session
         self._context = context
         self._job_options = job_options
+        self._counts_results = bool(job_options.get("counts_results"))
         self._initializer = initializer
         self._refill = refill
         self._watch = watch
@@ -241,7 +251,7 @@ class Call:
             self._blobs.close()
         self._outcomes.put(None)
         if job is not None:
-            if abandon:
+            if abandon or self._counts_results:  # nobody says any more what was consumed
                 job.drop()
             else:
                 job.close()
@@ -255,7 +265,7 @@ class Call:
         if future is None:
             return
         if failure is None:
-            future.set_result(result)
+            future.set_result(result, self._job if self._counts_results else None)
         else:
             future.set_failure(lambda: _failures.rebuild(failure))
         self._outcomes.put(future)

@@ -230,7 +230,7 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
 
     def retrieve_result_callback(self, out: BatchFuture) -> Any:
         """The results of a batch, or raises what it raised, with the remote traceback as cause."""
-        return out.get_lazily()
+        return out.get_lazily(always=self._returns_generator())
 
     def batch_completed(self, batch_size: int, duration: float) -> None:
         """Takes what the batch ran for on its slot instead of `duration`, which has queueing and
@@ -311,8 +311,13 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
             refill=self._refill,
             watch=self._follow_pool,
             max_running=cap if cap < slots else 0,
+            counts_results=self._returns_generator(),
             **options.for_job(tasks),
         )
+
+    def _returns_generator(self) -> bool:
+        """Else the results are the caller's list, however many."""
+        return bool(getattr(self.parallel, "return_generator", False))
 
     def _copy(self) -> MusterBackend:
         copy = MusterBackend(

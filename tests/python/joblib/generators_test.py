@@ -8,7 +8,7 @@ from pathlib import Path
 import joblib
 import pytest
 from joblib import Parallel, delayed
-from work import mark, square, wait_until, where
+from work import mark, pieces, square, wait_until, where
 
 from muster import ComputePool
 
@@ -42,3 +42,20 @@ def test_a_dropped_generator_stops_what_runs(pool: ComputePool, tmp_path: Path) 
     assert len(Parallel(n_jobs=-1)(delayed(where)() for _ in range(9))) == 9
     assert time.monotonic() - start < 15
     assert not list(tmp_path.glob("*.ended"))
+
+
+@pytest.mark.parametrize("return_as", RETURN_AS)
+def test_a_generator_that_nobody_reads_is_bounded(pool: ComputePool, return_as: str) -> None:
+    limit, slack, size, count = 256 << 20, 64 << 20, 400_000, 1000
+    results = Parallel(n_jobs=-1, return_as=return_as, batch_size=1)(
+        delayed(pieces)(size) for _ in range(count)
+    )
+    full = []
+
+    def is_full() -> bool:
+        full[:] = [row for row in pool.status()["jobs"] if "results wait" in row["waiting"]]
+        return bool(full)
+
+    wait_until(is_full)
+    assert limit / 2 < full[0]["done"] * size < limit + slack
+    assert sum(len(result) for result in results) == count * 400

@@ -16,6 +16,11 @@ def square(x: int) -> int:
     return x * x
 
 
+def pieces(size: int) -> list[bytes]:
+    """As a pickle it has no part that could become a blob."""
+    return [os.urandom(1000) for _ in range(size // 1000)]
+
+
 def where(_: object = None) -> int:
     return os.getpid()
 
