@@ -7,7 +7,7 @@
 #include <random>
 #include <vector>
 
-#include "common/blob.hpp"
+#include "common/protocol/blob_names.hpp"
 
 namespace {
 

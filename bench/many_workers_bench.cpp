@@ -21,8 +21,8 @@
 #include <vector>
 
 #include "bench/muster_pool.hpp"
-#include "common/codec.hpp"
-#include "common/transport.hpp"
+#include "common/net/transport.hpp"
+#include "common/protocol/codec.hpp"
 
 namespace {
 

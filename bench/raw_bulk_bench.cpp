@@ -21,8 +21,8 @@
 #include <vector>
 #include <zmq.hpp>
 
-#include "common/descriptor.hpp"
-#include "common/limits.hpp"
+#include "common/protocol/limits.hpp"
+#include "common/system/descriptor.hpp"
 
 namespace {
 

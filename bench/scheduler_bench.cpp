@@ -24,7 +24,7 @@
 #include <variant>
 #include <vector>
 
-#include "broker/scheduler.hpp"
+#include "broker/scheduling/scheduler.hpp"
 
 namespace {
 

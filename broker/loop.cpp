@@ -12,8 +12,8 @@
 #include <utility>
 #include <variant>
 
-#include "broker/log_limit.hpp"
-#include "common/connection_gate.hpp"
+#include "broker/door/log_limit.hpp"
+#include "common/net/connection_gate.hpp"
 
 namespace muster {
 namespace {

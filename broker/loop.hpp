@@ -6,18 +6,18 @@
 #include <string>
 #include <vector>
 
-#include "broker/authenticator.hpp"
-#include "broker/blob_server.hpp"
-#include "broker/blob_store.hpp"
-#include "broker/endpoints.hpp"
-#include "broker/local_users.hpp"
-#include "broker/memo_server.hpp"
-#include "broker/nodes_control.hpp"
-#include "broker/outbox.hpp"
-#include "broker/scheduler.hpp"
+#include "broker/blobs/blob_server.hpp"
+#include "broker/blobs/blob_store.hpp"
+#include "broker/door/authenticator.hpp"
+#include "broker/door/endpoints.hpp"
+#include "broker/door/local_users.hpp"
+#include "broker/door/outbox.hpp"
+#include "broker/nodes/nodes_control.hpp"
+#include "broker/scheduling/scheduler.hpp"
+#include "broker/stores/memo_server.hpp"
 #include "common/attention.hpp"
-#include "common/service_notify.hpp"
-#include "common/transport.hpp"
+#include "common/net/transport.hpp"
+#include "common/system/service_notify.hpp"
 
 namespace muster {
 

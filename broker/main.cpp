@@ -16,13 +16,13 @@
 #include <utility>
 #include <vector>
 
-#include "broker/authenticator.hpp"
-#include "broker/blob_store.hpp"
-#include "broker/endpoints.hpp"
+#include "broker/blobs/blob_store.hpp"
+#include "broker/door/authenticator.hpp"
+#include "broker/door/endpoints.hpp"
 #include "broker/loop.hpp"
 #include "broker/nodes/doctor.hpp"
-#include "common/connection_gate.hpp"
-#include "common/descriptor_limit.hpp"
+#include "common/net/connection_gate.hpp"
+#include "common/system/descriptor_limit.hpp"
 
 namespace {
 

@@ -8,9 +8,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "broker/scheduler.hpp"
-#include "common/blob.hpp"
+#include "broker/scheduling/scheduler.hpp"
 #include "common/check.hpp"
+#include "common/protocol/blob_names.hpp"
 
 namespace muster {
 namespace {

@@ -10,16 +10,16 @@
 #include <mutex>
 #include <utility>
 
+#include "common/net/store_future.hpp"
 #include "common/printable.hpp"
-#include "common/store_future.hpp"
-#include "producer/channel.hpp"
-#include "producer/discovery.hpp"
-#include "producer/embedded.hpp"
-#include "producer/future.hpp"
-#include "producer/job_spec.hpp"
-#include "producer/outcome_error.hpp"
-#include "producer/status_json.hpp"
-#include "producer/stream.hpp"
+#include "producer/client/channel.hpp"
+#include "producer/client/discovery.hpp"
+#include "producer/client/future.hpp"
+#include "producer/client/job_spec.hpp"
+#include "producer/client/outcome_error.hpp"
+#include "producer/client/stream.hpp"
+#include "producer/embedded/embedded.hpp"
+#include "producer/session/status_json.hpp"
 
 namespace muster {
 namespace detail {

@@ -8,7 +8,7 @@
 #include <utility>
 #include <variant>
 
-#include "worker/clock.hpp"
+#include "worker/system/clock.hpp"
 
 namespace muster {
 namespace {

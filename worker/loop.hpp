@@ -8,14 +8,14 @@
 #include <string>
 
 #include "common/attention.hpp"
-#include "common/service_notify.hpp"
-#include "common/transport.hpp"
-#include "worker/agent.hpp"
-#include "worker/control.hpp"
-#include "worker/executor.hpp"
-#include "worker/load.hpp"
-#include "worker/node_blobs.hpp"
-#include "worker/store_relay.hpp"
+#include "common/net/transport.hpp"
+#include "common/system/service_notify.hpp"
+#include "worker/agent/agent.hpp"
+#include "worker/agent/executor.hpp"
+#include "worker/attach/control.hpp"
+#include "worker/blobs/node_blobs.hpp"
+#include "worker/executors/store_relay.hpp"
+#include "worker/system/load.hpp"
 
 namespace muster {
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "worker/machine.hpp"
+#include "worker/system/machine.hpp"
 
 namespace muster {
 namespace {

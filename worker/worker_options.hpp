@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "common/limits.hpp"
-#include "common/service_notify.hpp"
+#include "common/protocol/limits.hpp"
+#include "common/system/service_notify.hpp"
 
 namespace muster {
 

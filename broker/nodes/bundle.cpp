@@ -12,7 +12,7 @@
 #include <random>
 #include <sstream>
 
-#include "broker/nodes/remote_text.hpp"
+#include "broker/ssh/remote_text.hpp"
 
 namespace muster {
 namespace {

@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-#include "broker/nodes/remote.hpp"
+#include "broker/ssh/remote.hpp"
 
 namespace muster {
 

@@ -6,7 +6,7 @@
 #include <span>
 #include <string>
 
-#include "broker/nodes/host.hpp"
+#include "broker/hosts/host.hpp"
 
 namespace muster {
 

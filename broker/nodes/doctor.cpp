@@ -11,9 +11,9 @@
 #include <sstream>
 
 #include "broker/nodes/bundle.hpp"
-#include "broker/nodes/echo_socket.hpp"
-#include "broker/nodes/remote.hpp"
-#include "broker/nodes/remote_text.hpp"
+#include "broker/ssh/echo_socket.hpp"
+#include "broker/ssh/remote.hpp"
+#include "broker/ssh/remote_text.hpp"
 #include "common/printable.hpp"
 
 namespace muster {

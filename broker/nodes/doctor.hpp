@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "broker/nodes/host.hpp"
+#include "broker/hosts/host.hpp"
 
 namespace muster {
 

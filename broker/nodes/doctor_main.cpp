@@ -6,8 +6,8 @@
 #include <iterator>
 #include <stdexcept>
 
+#include "broker/hosts/hosts_file.hpp"
 #include "broker/nodes/doctor.hpp"
-#include "broker/nodes/hosts_file.hpp"
 
 namespace muster {
 namespace {

@@ -13,8 +13,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "broker/nodes/remote_text.hpp"
-#include "common/pointers.hpp"
+#include "broker/ssh/remote_text.hpp"
+#include "common/system/pointers.hpp"
 
 namespace muster {
 namespace {
@@ -180,7 +180,7 @@ void place_wheels(Remote& remote, const Image& image, const NodeFacts& facts,
   remote.run(shell_command(": > " + complete), "", kPatience);
 }
 
-// For the worker's start (worker/attach_spawn.cpp), and until somebody may have mended it.
+// For the worker's start (worker/attach/attach_spawn.cpp), and until somebody may have mended it.
 void mark_lack(Remote& remote, const Image& image, const NodeFacts& facts,
                const std::string& reason) {
   const std::string folder = shell_word(facts.cache + "/environments/" + image.environment);

@@ -6,8 +6,8 @@
 #include <system_error>
 #include <utility>
 
-#include "common/attach_exit.hpp"
 #include "common/printable.hpp"
+#include "common/system/attach_exit.hpp"
 
 namespace muster {
 namespace {

@@ -16,14 +16,14 @@
 #include <random>
 #include <string>
 
-#include "broker/authenticator.hpp"
-#include "broker/nodes/backoff.hpp"
+#include "broker/door/authenticator.hpp"
+#include "broker/hosts/host.hpp"
 #include "broker/nodes/bundle.hpp"
 #include "broker/nodes/environment.hpp"
-#include "broker/nodes/host.hpp"
 #include "broker/nodes/node_pool.hpp"
-#include "broker/nodes/remote.hpp"
-#include "common/message.hpp"
+#include "broker/ssh/backoff.hpp"
+#include "broker/ssh/remote.hpp"
+#include "common/protocol/message.hpp"
 
 namespace muster {
 

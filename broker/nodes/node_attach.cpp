@@ -6,10 +6,10 @@
 
 #include "broker/nodes/node.hpp"
 #include "broker/nodes/plugin_files.hpp"
-#include "broker/nodes/remote_text.hpp"
-#include "common/attach_exit.hpp"
-#include "common/key_file.hpp"
+#include "broker/ssh/remote_text.hpp"
+#include "common/net/key_file.hpp"
 #include "common/printable.hpp"
+#include "common/system/attach_exit.hpp"
 
 namespace muster {
 namespace {

@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "broker/authenticator.hpp"
-#include "broker/nodes/host.hpp"
-#include "common/message.hpp"
+#include "broker/door/authenticator.hpp"
+#include "broker/hosts/host.hpp"
+#include "common/protocol/message.hpp"
 
 namespace muster {
 

@@ -9,8 +9,8 @@
 #include <filesystem>
 #include <stdexcept>
 
-#include "broker/nodes/host_text.hpp"
-#include "broker/nodes/remote_text.hpp"
+#include "broker/hosts/host_text.hpp"
+#include "broker/ssh/remote_text.hpp"
 
 namespace muster {
 namespace {

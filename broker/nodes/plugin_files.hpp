@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "broker/hosts/host.hpp"
 #include "broker/nodes/bundle.hpp"
-#include "broker/nodes/host.hpp"
-#include "broker/nodes/remote.hpp"
+#include "broker/ssh/remote.hpp"
 
 namespace muster {
 

@@ -7,7 +7,7 @@
 #include <array>
 #include <stdexcept>
 
-#include "common/key_file.hpp"
+#include "common/net/key_file.hpp"
 
 namespace muster {
 namespace {

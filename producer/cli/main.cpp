@@ -11,14 +11,14 @@
 #include <vector>
 
 #include "common/printable.hpp"
-#include "producer/cli/job_outcome.hpp"
-#include "producer/cli/keep_broker.hpp"
 #include "producer/cli/keygen.hpp"
-#include "producer/cli/node_commands.hpp"
-#include "producer/cli/run.hpp"
-#include "producer/cli/run_options.hpp"
+#include "producer/cli/nodes/keep_broker.hpp"
+#include "producer/cli/nodes/node_commands.hpp"
+#include "producer/cli/run/job_outcome.hpp"
+#include "producer/cli/run/run.hpp"
+#include "producer/cli/run/run_options.hpp"
 #include "producer/cli/status.hpp"
-#include "producer/discovery.hpp"
+#include "producer/client/discovery.hpp"
 
 namespace {
 

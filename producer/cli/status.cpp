@@ -6,8 +6,8 @@
 #include <muster/producer.hpp>
 #include <stdexcept>
 
-#include "producer/cli/output.hpp"
-#include "producer/cli/run_loop.hpp"
+#include "producer/cli/run/output.hpp"
+#include "producer/cli/run/run_loop.hpp"
 #include "producer/cli/status_table.hpp"
 
 namespace muster {

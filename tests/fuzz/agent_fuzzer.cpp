@@ -7,7 +7,7 @@
 
 #include "common/check.hpp"
 #include "tests/fuzz/speaker.hpp"
-#include "worker/agent.hpp"
+#include "worker/agent/agent.hpp"
 
 namespace muster {
 namespace {

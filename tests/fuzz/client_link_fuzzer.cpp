@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "common/check.hpp"
-#include "producer/blob_keeper.hpp"
-#include "producer/collector.hpp"
-#include "producer/outcome_error.hpp"
+#include "producer/blobs/blob_keeper.hpp"
+#include "producer/client/outcome_error.hpp"
+#include "producer/session/collector.hpp"
 #include "tests/fuzz/speaker.hpp"
 
 namespace muster {

@@ -1,7 +1,7 @@
 // Bytes as the frames of one message: two bytes of length (big-endian), that many bytes, and so on.
 // Decoding never throws; what it accepts has one canonical form, which decodes to itself again.
 #include "common/check.hpp"
-#include "common/codec.hpp"
+#include "common/protocol/codec.hpp"
 #include "tests/fuzz/input.hpp"
 
 namespace muster {

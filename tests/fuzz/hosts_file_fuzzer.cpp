@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "broker/nodes/hosts_file.hpp"
+#include "broker/hosts/hosts_file.hpp"
 #include "common/check.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

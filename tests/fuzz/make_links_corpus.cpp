@@ -9,7 +9,7 @@
 #include <string>
 
 #include "tests/support/messages.hpp"
-#include "worker/frame_link.hpp"
+#include "worker/runner/frame_link.hpp"
 
 namespace muster {
 namespace {

@@ -15,10 +15,10 @@
 #include <vector>
 
 #include "common/check.hpp"
-#include "common/descriptor.hpp"
+#include "common/system/descriptor.hpp"
 #include "tests/fuzz/speaker.hpp"
-#include "worker/frame_link.hpp"
-#include "worker/lease.hpp"
+#include "worker/agent/lease.hpp"
+#include "worker/runner/frame_link.hpp"
 
 namespace muster {
 namespace {

@@ -1,8 +1,8 @@
 // Bytes as a life of the broker: peers that say anything in any order, and time that passes. The
 // scheduler must neither abort nor contradict itself, and what it sends must be readable.
-#include "broker/scheduler.hpp"
+#include "broker/scheduling/scheduler.hpp"
 #include "common/check.hpp"
-#include "common/codec.hpp"
+#include "common/protocol/codec.hpp"
 #include "tests/fuzz/input.hpp"
 #include "tests/fuzz/speaker.hpp"
 #include "tests/support/blob_set.hpp"

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "common/check.hpp"
-#include "producer/session.hpp"
+#include "producer/session/session.hpp"
 #include "tests/fuzz/speaker.hpp"
 
 namespace muster {

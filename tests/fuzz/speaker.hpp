@@ -12,9 +12,9 @@
 #include <variant>
 #include <vector>
 
-#include "common/blob.hpp"
-#include "common/codec.hpp"
-#include "common/message.hpp"
+#include "common/protocol/blob_names.hpp"
+#include "common/protocol/codec.hpp"
+#include "common/protocol/message.hpp"
 #include "tests/fuzz/input.hpp"
 
 namespace muster::fuzz {

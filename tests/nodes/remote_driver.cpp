@@ -22,7 +22,7 @@
 #include <string>
 #include <thread>
 
-#include "broker/nodes/remote.hpp"
+#include "broker/ssh/remote.hpp"
 
 namespace muster {
 namespace {

@@ -9,7 +9,7 @@
 #include <string>
 #include <tuple>
 
-#include "common/ids.hpp"
+#include "common/protocol/ids.hpp"
 
 namespace muster::simulator {
 

@@ -11,8 +11,8 @@
 #include <variant>
 #include <vector>
 
-#include "broker/scheduler.hpp"
-#include "common/codec.hpp"
+#include "broker/scheduling/scheduler.hpp"
+#include "common/protocol/codec.hpp"
 
 namespace muster::simulator {
 

@@ -7,8 +7,8 @@
 #include <set>
 #include <vector>
 
-#include "common/blob.hpp"
-#include "common/resources.hpp"
+#include "common/protocol/blob_names.hpp"
+#include "common/protocol/resources.hpp"
 #include "tests/simulator/world.hpp"
 
 namespace muster::simulator {

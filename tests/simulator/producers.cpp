@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "common/blob.hpp"
+#include "common/protocol/blob_names.hpp"
 #include "tests/simulator/parts.hpp"
 #include "tests/simulator/world.hpp"
 

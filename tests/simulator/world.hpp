@@ -22,15 +22,15 @@
 #include <string>
 #include <vector>
 
-#include "broker/scheduler.hpp"
-#include "common/codec.hpp"
-#include "producer/collector.hpp"
-#include "producer/session.hpp"
+#include "broker/scheduling/scheduler.hpp"
+#include "common/protocol/codec.hpp"
+#include "producer/session/collector.hpp"
+#include "producer/session/session.hpp"
 #include "tests/simulator/audit.hpp"
 #include "tests/simulator/hostile.hpp"
 #include "tests/simulator/plan.hpp"
 #include "tests/support/blob_set.hpp"
-#include "worker/agent.hpp"
+#include "worker/agent/agent.hpp"
 
 namespace muster::simulator {
 

@@ -29,7 +29,7 @@
 #include <utility>
 #include <vector>
 
-#include "common/descriptor.hpp"
+#include "common/system/descriptor.hpp"
 
 namespace muster::testing {
 

@@ -11,8 +11,8 @@
 #include <variant>
 #include <vector>
 
-#include "common/codec.hpp"
-#include "common/transport.hpp"
+#include "common/net/transport.hpp"
+#include "common/protocol/codec.hpp"
 #include "tests/support/child.hpp"
 
 namespace muster::testing {

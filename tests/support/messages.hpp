@@ -6,8 +6,8 @@
 #include <variant>
 #include <vector>
 
-#include "common/blob.hpp"
-#include "common/codec.hpp"
+#include "common/protocol/blob_names.hpp"
+#include "common/protocol/codec.hpp"
 
 namespace muster::testing {
 

@@ -6,8 +6,8 @@
 #include <utility>
 #include <variant>
 
-#include "broker/authenticator.hpp"
-#include "common/codec.hpp"
+#include "broker/door/authenticator.hpp"
+#include "common/protocol/codec.hpp"
 #include "tests/support/child.hpp"
 
 namespace muster::testing {

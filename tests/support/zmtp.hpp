@@ -10,7 +10,7 @@
 #include <string>
 #include <string_view>
 
-#include "common/descriptor.hpp"
+#include "common/system/descriptor.hpp"
 
 namespace muster::testing {
 

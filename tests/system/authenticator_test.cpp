@@ -1,6 +1,6 @@
 // Who gets through an endpoint that authenticates, over real sockets: Router, Dealer and the ZAP
 // handler between them.
-#include "broker/authenticator.hpp"
+#include "broker/door/authenticator.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <optional>
 #include <zmq.hpp>
 
-#include "common/key_file.hpp"
+#include "common/net/key_file.hpp"
 #include "tests/support/child.hpp"
 
 namespace muster {

@@ -9,8 +9,8 @@
 #include <sstream>
 #include <zmq.hpp>
 
-#include "common/blob.hpp"
-#include "common/transport.hpp"
+#include "common/net/transport.hpp"
+#include "common/protocol/blob_names.hpp"
 #include "tests/support/child.hpp"
 #include "tests/support/messages.hpp"
 

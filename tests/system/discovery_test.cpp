@@ -1,5 +1,5 @@
 // Which broker a program finds that names none.
-#include "producer/discovery.hpp"
+#include "producer/client/discovery.hpp"
 
 #include <gtest/gtest.h>
 #include <signal.h>

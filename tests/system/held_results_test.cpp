@@ -8,7 +8,7 @@
 #include <string>
 #include <utility>
 
-#include "common/limits.hpp"
+#include "common/protocol/limits.hpp"
 #include "tests/system/pool.hpp"
 
 namespace muster::test {

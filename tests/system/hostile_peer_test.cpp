@@ -6,7 +6,7 @@
 #include <optional>
 #include <zmq.hpp>
 
-#include "common/transport.hpp"
+#include "common/net/transport.hpp"
 #include "tests/support/child.hpp"
 #include "tests/support/messages.hpp"
 #include "tests/support/zmtp.hpp"

@@ -5,7 +5,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "producer/supervisor.hpp"
+#include "producer/embedded/supervisor.hpp"
 #include "tests/system/daemons.hpp"
 
 namespace muster {

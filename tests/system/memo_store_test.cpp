@@ -1,5 +1,5 @@
 // The files of stored values: they survive the broker, stay within limits, and damage is noticed.
-#include "broker/memo_store.hpp"
+#include "broker/stores/memo_store.hpp"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -10,7 +10,7 @@
 #include <filesystem>
 #include <fstream>
 
-#include "common/limits.hpp"
+#include "common/protocol/limits.hpp"
 
 namespace muster {
 namespace {

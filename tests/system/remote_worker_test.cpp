@@ -8,9 +8,9 @@
 #include <csignal>
 #include <regex>
 
-#include "common/codec.hpp"
-#include "common/key_file.hpp"
-#include "common/transport.hpp"
+#include "common/net/key_file.hpp"
+#include "common/net/transport.hpp"
+#include "common/protocol/codec.hpp"
 #include "tests/system/daemons.hpp"
 
 namespace muster::testing {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "producer/cli/job_files.hpp"
+#include "producer/cli/run/job_files.hpp"
 #include "tests/system/cli_process.hpp"
 
 namespace muster::test {

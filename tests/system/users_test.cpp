@@ -13,8 +13,8 @@
 #include <memory>
 #include <sstream>
 
-#include "common/codec.hpp"
-#include "common/transport.hpp"
+#include "common/net/transport.hpp"
+#include "common/protocol/codec.hpp"
 #include "tests/support/child.hpp"
 
 namespace muster {

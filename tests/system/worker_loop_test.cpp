@@ -9,7 +9,7 @@
 
 #include "tests/support/child.hpp"
 #include "tests/support/worker_broker.hpp"
-#include "worker/command_executor.hpp"
+#include "worker/executors/command_executor.hpp"
 #include "worker/loop.hpp"
 
 namespace muster {

@@ -1,0 +1,95 @@
+// Answers what producers and workers ask of stores, on a thread of its own: files never keep the
+// broker's loop waiting. The thread starts with the first question.
+//
+// Owner: main(). Threads: the loop's, for all functions. Blocking: the constructor and destructor,
+// on files.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "broker/stores/memo_claims.hpp"
+#include "broker/stores/memo_store.hpp"
+#include "common/protocol/message.hpp"
+#include "common/system/descriptor.hpp"
+
+namespace muster {
+
+struct MemoAnswer {
+  StoreOrigin origin;
+  message::StoreAnswer answer;
+};
+
+class MemoServer {
+ public:
+  // Takes the folder of `options` at once if it names one; throws std::runtime_error.
+  explicit MemoServer(MemoOptions options);
+  ~MemoServer();
+  MemoServer(const MemoServer&) = delete;
+  MemoServer& operator=(const MemoServer&) = delete;
+
+  void ask(const StoreOrigin& origin, message::StoreRequest&& request);
+  // The session or worker is no more, and with it what it claims.
+  void gone(const StoreOrigin& origin);
+  std::vector<MemoAnswer> take_answers();
+  // Readable when there are answers.
+  int descriptor() const { return bell_.get(); }
+  // For STATUS.
+  std::vector<std::pair<std::string, std::uint64_t>> counters() const;
+
+ private:
+  struct Question {
+    StoreOrigin origin;
+    message::StoreRequest request;
+  };
+  using Event = std::variant<Question, StoreOrigin>;  // an origin alone: it is gone
+
+  // The thread's.
+  void run();
+  bool open_store();
+  void handle(Question& question);
+  void handle(const StoreOrigin& gone);
+  StoreReply found(const MemoName& name, bool& is_there);
+  void claim(const Question& question, const MemoName& name);
+  StoreReply put(const Question& question, const MemoName& name);
+  std::string not_a_workers(const Question& question, const MemoName& name) const;
+  std::string put_piece(const Question& question, const MemoName& name, bool& whole, bool& changed);
+  StoreReply answer_at_once(const Question& question, const MemoName& name);
+  StoreReply yours() const;
+  void await_room();
+  bool too_many(const StoreOrigin& origin);
+  void reply(const StoreOrigin& origin, std::uint64_t token, StoreReply&& reply);
+  void go_on(const std::vector<MemoClaims::Wait>& waits);
+  void publish_counters();
+
+  MemoOptions options_;
+  Descriptor bell_;
+  std::string machine_;
+  std::unique_ptr<MemoStore> store_;  // the thread's, once it runs
+  std::string failure_;               // why there is no store
+  MemoClaims claims_;
+  std::map<std::pair<StoreAsker, MemoName>, std::unique_ptr<MemoStore::Upload>> uploads_;
+  std::uint64_t hits_ = 0;
+  std::uint64_t misses_ = 0;
+
+  mutable std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  std::deque<Event> events_;
+  std::map<StoreOrigin, std::size_t>
+      waiting_;  // questions in events_, and those just being answered
+  std::vector<MemoAnswer> answers_;
+  std::uint64_t answer_bytes_ = 0;  // of the values in them
+  std::vector<std::pair<std::string, std::uint64_t>> counters_;
+  bool ending_ = false;
+  std::thread thread_;
+};
+
+}  // namespace muster
