@@ -19,6 +19,7 @@
 #include "producer/client/outcome_error.hpp"
 #include "producer/client/stream.hpp"
 #include "producer/embedded/embedded.hpp"
+#include "producer/session/invalid_call.hpp"
 #include "producer/session/status_json.hpp"
 
 namespace muster {

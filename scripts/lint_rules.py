@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Rules of the source tree that no compiler knows: which way includes point, what pure files may
-touch, that a type has a name of its own, and how large a file may grow.
-docs/design.md says why.
+touch, that a type has a name of its own, and how large a file may grow; those of rooms
+are in lint_rooms.py. docs/design.md says why.
 Prints `file:line: rule: what to do`.
 
     scripts/lint_rules.py              check the whole tree
@@ -13,6 +13,8 @@ import re
 import subprocess
 import sys
 import tempfile
+
+import lint_rooms
 
 MAX_COLUMNS = 100
 MAX_LINES = 500
@@ -101,6 +103,7 @@ class Tree:
             if is_cpp(path) and is_pure(path):
                 self.check_purity(path)
         self.check_names()
+        lint_rooms.check_rooms(self)
 
     def error(self, path, line, rule, advice):
         self.errors.append(f"{path}:{line}: {rule}: {advice}")
@@ -332,8 +335,10 @@ CASES = (
 
 
 def self_test():
-    failures = []
-    for what, files, expected in CASES:
+    circle = lint_rooms.circle()
+    failures = [f"lint_rooms.ARROWS: a circle: {circle}"] if circle else []
+    cases = (*CASES, *lint_rooms.CASES)
+    for what, files, expected in cases:
         tree = Tree(files)
         tree.check()
         as_expected = (
@@ -351,7 +356,7 @@ def self_test():
         tree.check()
         if len(tree.errors) != 1:
             failures.append(f"a file not yet committed is read: got {tree.errors}")
-    print("\n".join(failures) or f"lint rules: {len(CASES) + 1} cases as expected")
+    print("\n".join(failures) or f"lint rules: {len(cases) + 1} cases as expected")
     return 1 if failures else 0
 
 

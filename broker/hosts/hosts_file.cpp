@@ -11,7 +11,7 @@
 
 #include "broker/hosts/host_text.hpp"
 #include "broker/hosts/host_value.hpp"
-#include "broker/nodes/plugin_files.hpp"
+#include "broker/hosts/plugin.hpp"
 #include "common/protocol/limits.hpp"
 
 namespace muster {

@@ -11,10 +11,7 @@
 
 namespace muster {
 
-// Throws std::invalid_argument unless `path` is a file that can be read.
-void check_plugin(const std::string& path);
-
-// With its digest. Reads the file; throws as above.
+// With its digest. Reads the file; throws as check_plugin does.
 Plugin describe_plugin(const std::string& path);
 
 // DIGEST/NAME, where it is in the cache's folder `plugins`: what `muster-worker attach` is told.

@@ -17,7 +17,7 @@
 
 #include "common/protocol/blob_names.hpp"
 #include "common/system/descriptor.hpp"
-#include "producer/client/outcome_error.hpp"
+#include "producer/session/invalid_call.hpp"
 
 namespace muster::detail {
 namespace {

@@ -6,7 +6,6 @@
 
 #include "common/protocol/blob_names.hpp"
 #include "producer/blobs/kept_file.hpp"
-#include "producer/client/outcome_error.hpp"
 
 namespace muster::detail {
 namespace {

@@ -14,7 +14,7 @@
 #include "common/system/descriptor.hpp"
 #include "producer/blobs/blob_keeper.hpp"
 #include "producer/blobs/kept_file.hpp"
-#include "producer/client/outcome_error.hpp"
+#include "producer/session/invalid_call.hpp"
 
 namespace muster::detail {
 

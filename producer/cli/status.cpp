@@ -6,9 +6,9 @@
 #include <muster/producer.hpp>
 #include <stdexcept>
 
-#include "producer/cli/run/output.hpp"
 #include "producer/cli/run/run_loop.hpp"
 #include "producer/cli/status_table.hpp"
+#include "producer/cli/terminal/output.hpp"
 
 namespace muster {
 

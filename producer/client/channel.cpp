@@ -9,6 +9,7 @@
 #include "common/protocol/blob_names.hpp"
 #include "producer/client/job_spec.hpp"
 #include "producer/client/outcome_error.hpp"
+#include "producer/session/invalid_call.hpp"
 
 namespace muster {
 namespace detail {

@@ -8,6 +8,7 @@
 
 #include "common/protocol/codec.hpp"
 #include "producer/client/outcome_error.hpp"
+#include "producer/session/invalid_call.hpp"
 
 namespace muster::detail {
 namespace {

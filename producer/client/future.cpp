@@ -4,6 +4,7 @@
 
 #include "producer/client/job_spec.hpp"
 #include "producer/client/outcome_error.hpp"
+#include "producer/session/invalid_call.hpp"
 
 namespace muster {
 namespace detail {

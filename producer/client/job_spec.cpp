@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "producer/client/outcome_error.hpp"
+#include "producer/session/invalid_call.hpp"
 
 namespace muster::detail {
 namespace {

@@ -68,10 +68,6 @@ OpenedOutcome open_outcome(const Outcome& outcome, Consumed consumed) {
           std::move(blobs)};
 }
 
-Error invalid_call(const std::string& message) {
-  return Error(ErrorCode::invalid, "invalid", message);
-}
-
 std::chrono::steady_clock::time_point detail::deadline_after(std::chrono::nanoseconds timeout) {
   constexpr std::chrono::hours kCentury{24 * 365 * 100};
   return std::chrono::steady_clock::now() +

@@ -24,9 +24,6 @@ enum class Consumed { now, with_its_bytes };
 // Of an outcome that came out of a Client. The content of one that is a blob is mapped.
 OpenedOutcome open_outcome(const Outcome& outcome, Consumed consumed = Consumed::now);
 
-// A call that the program must not make.
-Error invalid_call(const std::string& message);
-
 namespace detail {
 
 // When a wait of `timeout` that begins now ends; a century at most.

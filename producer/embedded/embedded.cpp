@@ -13,9 +13,9 @@
 #include <thread>
 
 #include "common/protocol/limits.hpp"
-#include "producer/client/outcome_error.hpp"
 #include "producer/embedded/programs.hpp"
 #include "producer/embedded/supervisor.hpp"
+#include "producer/session/invalid_call.hpp"
 
 namespace muster::detail {
 namespace {

@@ -13,7 +13,7 @@
 #include "producer/cli/nodes/background_broker.hpp"
 #include "producer/cli/nodes/node_display.hpp"
 #include "producer/cli/nodes/node_rows.hpp"
-#include "producer/cli/stop_signals.hpp"
+#include "producer/cli/terminal/stop_signals.hpp"
 #include "producer/client/discovery.hpp"
 
 namespace muster {

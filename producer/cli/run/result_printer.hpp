@@ -9,8 +9,8 @@
 #include <string_view>
 
 #include "producer/cli/run/job_outcome.hpp"
-#include "producer/cli/run/output.hpp"
-#include "producer/cli/run/progress.hpp"
+#include "producer/cli/terminal/output.hpp"
+#include "producer/cli/terminal/progress.hpp"
 
 namespace muster {
 

@@ -19,9 +19,9 @@
 #include "producer/cli/run/command_template.hpp"
 #include "producer/cli/run/input_source.hpp"
 #include "producer/cli/run/job_files.hpp"
-#include "producer/cli/run/output.hpp"
 #include "producer/cli/run/run_loop.hpp"
-#include "producer/cli/stop_signals.hpp"
+#include "producer/cli/terminal/output.hpp"
+#include "producer/cli/terminal/stop_signals.hpp"
 
 namespace muster {
 namespace {

@@ -19,10 +19,10 @@
 #include "producer/cli/run/input_source.hpp"
 #include "producer/cli/run/job_files.hpp"
 #include "producer/cli/run/joblog.hpp"
-#include "producer/cli/run/progress.hpp"
 #include "producer/cli/run/result_printer.hpp"
 #include "producer/cli/run/run_options.hpp"
-#include "producer/cli/stop_signals.hpp"
+#include "producer/cli/terminal/progress.hpp"
+#include "producer/cli/terminal/stop_signals.hpp"
 
 namespace muster {
 

@@ -11,10 +11,10 @@
 #include "common/protocol/codec.hpp"
 #include "producer/cli/run/input_source.hpp"
 #include "producer/cli/run/job_outcome.hpp"
-#include "producer/cli/run/output.hpp"
-#include "producer/cli/run/progress.hpp"
 #include "producer/cli/run/run_options.hpp"
 #include "producer/cli/status_table.hpp"
+#include "producer/cli/terminal/output.hpp"
+#include "producer/cli/terminal/progress.hpp"
 
 namespace muster {
 namespace {

@@ -1,4 +1,4 @@
-#include "producer/cli/stop_signals.hpp"
+#include "producer/cli/terminal/stop_signals.hpp"
 
 #include <fcntl.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-#include "producer/cli/run/output.hpp"
+#include "producer/cli/terminal/output.hpp"
 
 #include <poll.h>
 #include <unistd.h>

@@ -1,4 +1,4 @@
-#include "producer/cli/run/progress.hpp"
+#include "producer/cli/terminal/progress.hpp"
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>

@@ -1,0 +1,11 @@
+// The plug-ins that a host names: files of this machine.
+#pragma once
+
+#include <string>
+
+namespace muster {
+
+// Throws std::invalid_argument unless `path` is a file that can be read.
+void check_plugin(const std::string& path);
+
+}  // namespace muster
