@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <stdexcept>
 
+#include "broker/hosts/digest.hpp"
 #include "broker/hosts/host_text.hpp"
 
 namespace muster {
@@ -26,6 +27,11 @@ void check_plugin(const std::string& path) {
     throw std::invalid_argument(
         fmt::format("cannot read {}: {}", quote(path), std::strerror(errno)));
   }
+}
+
+Plugin describe_plugin(const std::string& path) {
+  check_plugin(path);
+  return {path, short_digest(sha256_of_file(path))};
 }
 
 }  // namespace muster

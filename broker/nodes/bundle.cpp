@@ -1,7 +1,6 @@
 #include "broker/nodes/bundle.hpp"
 
 #include <fmt/format.h>
-#include <openssl/evp.h>
 
 #include <array>
 #include <charconv>
@@ -12,6 +11,7 @@
 #include <random>
 #include <sstream>
 
+#include "broker/hosts/digest.hpp"
 #include "broker/ssh/remote_text.hpp"
 
 namespace muster {
@@ -54,20 +54,6 @@ bool tells_full_disk(const std::string& text) {
                               static_cast<double>(facts.free_bytes) / 1e6));
 }
 
-template <typename Feed>
-std::string sha256(const Feed& feed) {
-  const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context(EVP_MD_CTX_new(),
-                                                                   EVP_MD_CTX_free);
-  EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr);
-  feed([&](const char* data, std::size_t size) { EVP_DigestUpdate(context.get(), data, size); });
-  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
-  unsigned int size = 0;
-  EVP_DigestFinal_ex(context.get(), digest.data(), &size);
-  std::string text;
-  for (unsigned int i = 0; i < size; ++i) text += fmt::format("{:02x}", digest[i]);
-  return text;
-}
-
 std::filesystem::path beside_program() {
   std::error_code error;
   const auto program = std::filesystem::read_symlink("/proc/self/exe", error);
@@ -85,26 +71,13 @@ void read_manifest(std::istream& lines, Bundle& bundle) {
 
 }  // namespace
 
-std::string sha256_of_file(const std::filesystem::path& file) {
-  std::ifstream input(file, std::ios::binary);
-  if (!input) {
-    throw NodeError(NodeError::Kind::lasting, "upload",
-                    fmt::format("cannot read {}: does it still exist, and is it yours to read?",
-                                file.string()));
+std::string upload_digest(const std::filesystem::path& file) {
+  try {
+    return sha256_of_file(file);
+  } catch (const std::invalid_argument& error) {
+    throw NodeError(NodeError::Kind::lasting, "upload", error.what());
   }
-  return sha256([&](const auto& update) {
-    std::array<char, 65536> buffer;
-    while (input.read(buffer.data(), buffer.size()) || input.gcount() > 0) {
-      update(buffer.data(), static_cast<std::size_t>(input.gcount()));
-    }
-  });
 }
-
-std::string sha256_of(std::string_view text) {
-  return sha256([&](const auto& update) { update(text.data(), text.size()); });
-}
-
-std::string short_digest(const std::string& sha256) { return sha256.substr(0, 32); }
 
 std::string of_megabytes(std::uint64_t done, std::uint64_t all) {
   return fmt::format("{:.1f} of {:.1f} MB", static_cast<double>(done) / 1e6,

@@ -55,10 +55,8 @@ std::string upload_part(Remote& remote, const NodeFacts& facts, const std::files
 // line: csh takes no other.
 std::string shell_command(std::string_view script);
 
-std::string sha256_of_file(const std::filesystem::path& file);
-std::string sha256_of(std::string_view text);
-// The first 32 digits: what names a folder on nodes.
-std::string short_digest(const std::string& sha256);
+// The SHA-256 of a file that is to be uploaded. Throws NodeError when it cannot be read.
+std::string upload_digest(const std::filesystem::path& file);
 // "4.1 of 9.8 MB".
 std::string of_megabytes(std::uint64_t done, std::uint64_t all);
 // Random lower-case hexadecimal digits, from the system.

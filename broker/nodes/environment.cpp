@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "broker/hosts/digest.hpp"
 #include "broker/ssh/remote_text.hpp"
 #include "common/system/pointers.hpp"
 
@@ -72,7 +73,7 @@ std::string digest_includes(const Host& host) {
     list_files(path, files);
     for (const fs::path& file : files) {
       text += fmt::format("{} {}\n", file.lexically_relative(path.parent_path()).string(),
-                          sha256_of_file(file));
+                          upload_digest(file));
     }
   }
   return short_digest(sha256_of(text));
@@ -94,7 +95,7 @@ void describe_wheels(const Host& host, Image& image) {
   std::sort(image.wheel_files.begin(), image.wheel_files.end());
   std::string text = "wheels 1\n";
   for (const fs::path& file : image.wheel_files) {
-    text += fmt::format("{} {}\n", file.filename().string(), sha256_of_file(file));
+    text += fmt::format("{} {}\n", file.filename().string(), upload_digest(file));
   }
   image.wheels = short_digest(sha256_of(text));
 }

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "broker/hosts/digest.hpp"
 #include "broker/nodes/node.hpp"
 #include "broker/nodes/plugin_files.hpp"
 #include "broker/ssh/remote_text.hpp"

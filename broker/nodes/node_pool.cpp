@@ -7,9 +7,9 @@
 #include <stdexcept>
 #include <utility>
 
+#include "broker/hosts/plugin.hpp"
 #include "broker/nodes/descriptor_budget.hpp"
 #include "broker/nodes/node.hpp"
-#include "broker/nodes/plugin_files.hpp"
 
 namespace muster {
 

@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <stdexcept>
 
-#include "broker/hosts/plugin.hpp"
+#include "broker/hosts/digest.hpp"
 #include "broker/ssh/remote_text.hpp"
 
 namespace muster {
@@ -20,7 +20,7 @@ constexpr int kOtherContent = 3;
   throw NodeError(kind, "upload", text);
 }
 
-std::string digest_of(const std::string& path) { return short_digest(sha256_of_file(path)); }
+std::string digest_of(const std::string& path) { return short_digest(upload_digest(path)); }
 
 // It came with other bytes than `muster up` saw: all nodes of a pool run the same functions.
 [[noreturn]] void explain_other_content(const Plugin& plugin) {
@@ -58,15 +58,6 @@ void place(Remote& remote, const Plugin& plugin, const NodeFacts& facts, const P
 }
 
 }  // namespace
-
-Plugin describe_plugin(const std::string& path) {
-  check_plugin(path);
-  try {
-    return {path, digest_of(path)};
-  } catch (const NodeError& error) {
-    throw std::invalid_argument(error.what());
-  }
-}
 
 std::string place_of(const Plugin& plugin) {
   std::string name = std::filesystem::path(plugin.path).filename().string().substr(0, kMostName);

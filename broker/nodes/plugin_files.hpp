@@ -11,9 +11,6 @@
 
 namespace muster {
 
-// With its digest. Reads the file; throws as check_plugin does.
-Plugin describe_plugin(const std::string& path);
-
 // DIGEST/NAME, where it is in the cache's folder `plugins`: what `muster-worker attach` is told.
 std::string place_of(const Plugin& plugin);
 

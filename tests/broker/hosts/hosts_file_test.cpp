@@ -9,6 +9,7 @@
 #include <string>
 
 #include "broker/hosts/host_text.hpp"
+#include "broker/hosts/plugin.hpp"
 #include "broker/nodes/plugin_files.hpp"
 #include "tests/support/child.hpp"
 
