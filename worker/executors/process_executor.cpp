@@ -46,11 +46,13 @@ void ProcessExecutor::start(std::vector<TaskStart>&& tasks) {
 }
 
 void ProcessExecutor::stop(const std::vector<Lease>& leases) {
-  take_named(queue_, leases, [&](const TaskStart& task) {
+  const auto cancel = [&](const TaskStart& task) {
     results_.finished.push_back({task.lease, cancelled_unstarted(), Duration::zero()});
-  });
+  };
+  take_named(queue_, leases, cancel);
   const std::unordered_set<Lease> named(leases.begin(), leases.end());
   for (Slot& slot : slots_) {
+    if (!slot.returned.empty()) take_named(slot.returned, leases, cancel);
     for (std::size_t i = 0; i < slot.tasks.size(); ++i) {
       if (named.count(slot.tasks[i].lease) == 0) continue;
       stopped_.insert(slot.tasks[i].lease);
@@ -61,10 +63,11 @@ void ProcessExecutor::stop(const std::vector<Lease>& leases) {
 }
 
 void ProcessExecutor::recall(const std::vector<Lease>& leases) {
-  take_named(queue_, leases,
-             [&](const TaskStart& task) { results_.handed_back.push_back(task.lease); });
+  const auto hand_back = [&](const TaskStart& task) { results_.handed_back.push_back(task.lease); };
+  take_named(queue_, leases, hand_back);
   const std::unordered_set<Lease> named(leases.begin(), leases.end());
   for (Slot& slot : slots_) {
+    if (!slot.returned.empty()) take_named(slot.returned, leases, hand_back);
     for (std::size_t i = 1; i < slot.tasks.size(); ++i) {
       if (named.count(slot.tasks[i].lease) == 0) continue;
       recalled_.insert(slot.tasks[i].lease);

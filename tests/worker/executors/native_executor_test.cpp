@@ -144,28 +144,56 @@ TEST_P(NativeExecutor, HandsBackWhatHasNotStarted) {
   EXPECT_EQ(env.handed_back.size(), 2U);
 }
 
-// Two long tasks run, and stand in front of others that were taken together with them.
-TEST_P(NativeExecutor, ARecallLeavesAloneWhatRuns) {
-  expect_short_ones(env);
-  const testing::TemporaryFolder folder;
-  std::vector<TaskStart> tasks;
-  std::vector<Lease> all;
-  for (std::uint64_t i = 200; i < 210; ++i) {
-    all.push_back(ExecutorEnv::lease(i));
-    tasks.push_back({all.back(), waiting_, {pack(folder.path(""), i), 0}});
+// Two long tasks run, and stand in front of others that were taken together with them, and that
+// are on their way back meanwhile.
+class BehindLongTasks : public NativeExecutor {
+ protected:
+  static constexpr std::size_t kShort = 200;
+  static constexpr std::size_t kLong = 400;
+
+  BehindLongTasks() {
+    expect_short_ones(env);
+    std::vector<TaskStart> tasks;
+    for (std::uint64_t i = kShort; i < kShort + kLong; ++i) {
+      all_.push_back(ExecutorEnv::lease(i));
+      tasks.push_back({all_.back(), waiting_, {pack(folder_.path(""), i), 0}});
+    }
+    env.executor->start(std::move(tasks));
+    env.wait_until([&] { return started() == 2; });
   }
-  env.executor->start(std::move(tasks));
-  env.wait_until([&] { return lines_of(folder.path("starts")) == 2; });
-  env.executor->recall(all);
-  env.wait_until([&] { return env.handed_back.size() >= 8; });
-  std::ofstream(folder.path("go")).put('\n');
-  env.wait_for(202);
-  EXPECT_EQ(env.handed_back.size(), 8U);
-  EXPECT_EQ(env.finished.size(), 202U);
-  EXPECT_EQ(lines_of(folder.path("starts")), 2);
-  for (const Lease& lease : env.handed_back) {
-    EXPECT_TRUE(std::none_of(env.finished.begin(), env.finished.end(),
-                             [&](const TaskFinish& task) { return task.lease == lease; }));
+  std::ptrdiff_t started() { return lines_of(folder_.path("starts")); }
+
+  const testing::TemporaryFolder folder_;
+  std::vector<Lease> all_;
+};
+INSTANTIATE_TEST_SUITE_P(Every, BehindLongTasks, ::testing::Values("thread", "process"),
+                         [](const auto& parameter) { return parameter.param; });
+
+TEST_P(BehindLongTasks, ARecallLeavesAloneWhatRuns) {
+  for (const Lease& lease : all_) {
+    env.executor->recall({lease});
+    env.poll();
+  }
+  env.wait_until([&] { return env.handed_back.size() >= kLong - 2; });
+  std::ofstream(folder_.path("go")).put('\n');
+  env.wait_for(kShort + 2);
+  EXPECT_EQ(env.handed_back.size(), kLong - 2);
+  EXPECT_EQ(env.finished.size(), kShort + 2);
+  EXPECT_EQ(started(), 2);
+  for (std::size_t i = kShort; i < env.finished.size(); ++i) {
+    EXPECT_EQ(std::count(env.handed_back.begin(), env.handed_back.end(), env.finished[i].lease), 0);
+  }
+}
+
+TEST_P(BehindLongTasks, AStopLetsNoOtherStart) {
+  for (auto lease = all_.rbegin(); lease != all_.rend(); ++lease) {
+    env.executor->stop({*lease});
+    env.poll();
+  }
+  env.wait_for(kShort + kLong);
+  EXPECT_EQ(started(), 2);
+  for (std::size_t i = kShort; i < env.finished.size(); ++i) {
+    EXPECT_EQ(env.finished[i].outcome.status, OutcomeStatus::cancelled);
   }
 }
 
