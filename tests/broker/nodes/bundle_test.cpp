@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "broker/hosts/digest.hpp"
 #include "broker/nodes/environment.hpp"
 #include "tests/support/child.hpp"
 
