@@ -159,9 +159,11 @@ struct JobRecord {
     const std::uint64_t cap = spec.max_running == 0 ? UINT64_MAX : spec.max_running;
     return mean_result_bytes == 0 && held_bytes() == 0 ? cap : std::min(cap, result_limit());
   }
-  // What is on its way counts as held only where much was: else it costs work for each task.
+  // Results that are not blobs count as held only where they are much, on their way or at the
+  // program: else they would cost work for each task.
+  bool counts_inline() const { return told_bytes > 0 || outcome_bytes >= limits::kLeastHeldBytes; }
   std::uint64_t held_bytes() const {
-    return held_blob_bytes + (told_bytes == 0 ? 0 : told_bytes + outcome_bytes);
+    return held_blob_bytes + (counts_inline() ? told_bytes + outcome_bytes : 0);
   }
   bool is_full() const;  // it holds as much as it may
   // Some of its tasks are queued although later ones may have run: those whose worker was lost.

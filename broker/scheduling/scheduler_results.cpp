@@ -45,7 +45,7 @@ void Scheduler::count_result(JobRecord& job, const Outcome& outcome) {
   job.held_blob_bytes += of_blobs;
   if (of_blobs > 0) review_limits(*job.session);
   if (outcome.status == OutcomeStatus::result) {
-    const std::uint64_t inline_bytes = job.told_bytes > 0 ? outcome.body.bytes.size() : 0;
+    const std::uint64_t inline_bytes = job.counts_inline() ? outcome.body.bytes.size() : 0;
     const std::uint64_t sample = std::min(of_blobs + inline_bytes, kMostBytes);
     mean = mean == 0 ? sample : (mean * 3 + sample) / 4;
   }
