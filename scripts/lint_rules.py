@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Rules of the source tree that no compiler knows: which way includes point, what pure files may
 touch, that a type has a name of its own, and how large a file may grow; those of rooms
-are in lint_rooms.py. docs/design.md says why.
+are in lint_rooms.py, those of pages in lint_prose.py. docs/design.md says why.
 Prints `file:line: rule: what to do`.
 
     scripts/lint_rules.py              check the whole tree
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 
+import lint_prose
 import lint_rooms
 
 MAX_COLUMNS = 100
@@ -104,6 +105,7 @@ class Tree:
                 self.check_purity(path)
         self.check_names()
         lint_rooms.check_rooms(self)
+        lint_prose.check_prose(self)
 
     def error(self, path, line, rule, advice):
         self.errors.append(f"{path}:{line}: {rule}: {advice}")
@@ -240,7 +242,7 @@ def read_tree(root):
     files = {}
     for path in listed:
         file = pathlib.Path(root, path)
-        if path and (is_checked(path)) and file.is_file():
+        if path and (is_checked(path) or lint_prose.is_prose(path)) and file.is_file():
             files[path] = file.read_text(encoding="utf-8", errors="replace")
     return Tree(files)
 
@@ -337,7 +339,7 @@ CASES = (
 def self_test():
     circle = lint_rooms.circle()
     failures = [f"lint_rooms.ARROWS: a circle: {circle}"] if circle else []
-    cases = (*CASES, *lint_rooms.CASES)
+    cases = (*CASES, *lint_rooms.CASES, *lint_prose.CASES)
     for what, files, expected in cases:
         tree = Tree(files)
         tree.check()

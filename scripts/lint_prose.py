@@ -1,0 +1,74 @@
+"""Rules of what people read, README.md and docs/*.md: how much stands in one place.
+
+Used by lint_rules.py, which has the tree.
+"""
+
+import re
+
+MAX_CELL = 200
+MAX_PARAGRAPH = 1000  # five lines of 200 columns
+
+CELL_END = re.compile(r"(?<!\\)\|")
+ITEM = re.compile(r"\s*([-*]|\d+\.) ")
+
+
+def is_prose(path):
+    return re.fullmatch(r"README\.md|docs/[^/]+\.md", path) is not None
+
+
+def check_prose(tree):
+    """Complains to `tree` (lint_rules.Tree) about what breaks these rules."""
+    for path in filter(is_prose, sorted(tree.files)):
+        for number, lines in paragraphs(tree.files[path]):
+            if lines[0].startswith("|"):
+                check_cells(tree, path, number, lines)
+            elif (length := len(" ".join(lines))) > MAX_PARAGRAPH:
+                advice = f"split it: {length} characters, at most {MAX_PARAGRAPH}"
+                tree.error(path, number, "paragraph", advice)
+
+
+def check_cells(tree, path, number, lines):
+    for row, line in enumerate(lines, number):
+        length = max(len(cell.strip()) for cell in CELL_END.split(line))
+        if length > MAX_CELL:
+            advice = f"say it below the table: {length} characters, at most {MAX_CELL}"
+            tree.error(path, row, "cell", advice)
+
+
+def paragraphs(text):
+    """Paragraphs, items of lists and tables: the number of the first line, and the lines."""
+    in_block, number, lines = False, 0, []
+    for at, line in enumerate([*text.splitlines(), ""], 1):
+        fence = line.startswith("```")
+        if fence or in_block or not line.strip() or ITEM.match(line):
+            if lines:
+                yield number, lines
+            lines = []
+        in_block ^= fence
+        if not fence and not in_block and line.strip():
+            number = number if lines else at
+            lines.append(line.strip())
+
+
+# fmt: off
+CASES = (
+    # (what, files, expected complaint or None)
+    ("a cell of 200 characters fits", {"docs/a.md": f"| a | {'é' * 200} |\n"}, None),
+    ("one of 201 does not", {"docs/a.md": f"| a |\n|---|\n| {'x' * 201} |\n"},
+     "docs/a.md:3: cell:"),
+    ("an escaped bar ends no cell", {"README.md": f"| {'x' * 150}\\|{'x' * 100} |\n"},
+     "README.md:1: cell:"),
+    ("a paragraph of five lines fits", {"docs/a.md": "x" * 199 + ("\n" + "x" * 199) * 4}, None),
+    ("one of more does not", {"docs/a.md": "\n" + "x" * 200 + ("\n" + "x" * 200) * 4},
+     "docs/a.md:2: paragraph:"),
+    ("however it is broken", {"docs/a.md": "xxxxxxxxx\n" * 101}, "docs/a.md:1: paragraph:"),
+    ("items are paragraphs of their own",
+     {"docs/a.md": f"- {'x' * 600}\n- {'x' * 600}\n  {'x' * 300}\n1. {'x' * 600}\n"}, None),
+    ("an item may be too long", {"docs/a.md": f"- a\n- {'x' * 600}\n  {'x' * 600}\n"},
+     "docs/a.md:2: paragraph:"),
+    ("code is no prose", {"docs/a.md": f"```sh\n{'x' * 1001}\n```\n"}, None),
+    ("but what follows it is", {"docs/a.md": f"```sh\nx\n```\n{'x' * 1001}\n"},
+     "docs/a.md:4: paragraph:"),
+    ("other texts have no rule", {"tests/a.md": "x" * 1001}, None),
+)
+# fmt: on
