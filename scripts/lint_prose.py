@@ -9,6 +9,7 @@ MAX_CELL = 200
 MAX_PARAGRAPH = 1000  # five lines of 200 columns
 
 CELL_END = re.compile(r"(?<!\\)\|")
+RULE = re.compile(r"(\|\s*:?-+:?\s*)+\|")  # below the heads of a table
 ITEM = re.compile(r"\s*([-*]|\d+\.) ")
 
 
@@ -28,6 +29,8 @@ def check_prose(tree):
 
 
 def check_cells(tree, path, number, lines):
+    if len(lines) < 2 or not RULE.fullmatch(lines[1]):
+        tree.error(path, number, "table", "begin it with a line of heads and one of |---|")
     for row, line in enumerate(lines, number):
         length = max(len(cell.strip()) for cell in CELL_END.split(line))
         if length > MAX_CELL:
@@ -53,11 +56,13 @@ def paragraphs(text):
 # fmt: off
 CASES = (
     # (what, files, expected complaint or None)
-    ("a cell of 200 characters fits", {"docs/a.md": f"| a | {'é' * 200} |\n"}, None),
+    ("a cell of 200 characters fits", {"docs/a.md": f"| a | {'é' * 200} |\n|---|---|\n"}, None),
     ("one of 201 does not", {"docs/a.md": f"| a |\n|---|\n| {'x' * 201} |\n"},
      "docs/a.md:3: cell:"),
-    ("an escaped bar ends no cell", {"README.md": f"| {'x' * 150}\\|{'x' * 100} |\n"},
+    ("an escaped bar ends no cell", {"README.md": f"| {'x' * 150}\\|{'x' * 100} |\n|---|\n"},
      "README.md:1: cell:"),
+    ("a table without heads is shown as text", {"docs/a.md": "| a | b |\n| c | d |\n"},
+     "docs/a.md:1: table:"),
     ("a paragraph of five lines fits", {"docs/a.md": "x" * 199 + ("\n" + "x" * 199) * 4}, None),
     ("one of more does not", {"docs/a.md": "\n" + "x" * 200 + ("\n" + "x" * 200) * 4},
      "docs/a.md:2: paragraph:"),
