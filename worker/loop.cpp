@@ -147,7 +147,9 @@ void WorkerLoop::check_connection(Time now) {
     const char* why = is_stranger ? "its answer lacks the proof that only our broker has."
                                   : "the login is refused, or nobody asks for one there; is this "
                                     "worker's public key among the broker's --authorized-workers?";
-    spdlog::warn("cannot work for who listens at {}: {} Trying again.", options_.endpoint, why);
+    spdlog::warn(
+        "the process listening at {} is not a broker that this worker may serve: {} Trying again.",
+        options_.endpoint, why);
   }
   hang_up(now + kDialPause);
 }

@@ -86,7 +86,7 @@ void check_address(std::string_view text) {
   check_text("address", text, kLongestAddress);
   const bool ipv6 = is_bare_ipv6(text);
   if (!ipv6 && std::none_of(text.begin(), text.end(), [](unsigned char c) { return is_word(c); })) {
-    refuse(fmt::format("{} is no address", quote(text)));
+    refuse(fmt::format("{} is not an address", quote(text)));
   }
   for (const char c : text) {
     if (is_word(static_cast<unsigned char>(c)) || c == '.' || c == '-' || c == '_') continue;
@@ -178,8 +178,8 @@ void check_jump(std::string_view text) {
 
 std::uint64_t parse_memory(std::string_view text) {
   const auto wrong = [&] {
-    refuse(
-        fmt::format("{} is no size: write it like \"8GB\", \"512MB\" or 1073741824", quote(text)));
+    refuse(fmt::format("{} is not a size: write it like \"8GB\", \"512MB\" or 1073741824",
+                       quote(text)));
   };
   double number = 0;
   const auto [end, error] =

@@ -131,7 +131,7 @@ class Value {
       const bool usable = !variable.empty() &&
                           variable.find_first_of("=\n\r\t ") == variable.npos &&
                           variable.find('\0') == variable.npos;
-      if (!usable) place_.fail(name.source(), quote(variable) + " is no name of a variable");
+      if (!usable) place_.fail(name.source(), quote(variable) + " is not the name of a variable");
       result.emplace_back(variable, value.text());
     }
     return result;

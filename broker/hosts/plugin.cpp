@@ -21,7 +21,8 @@ void check_plugin(const std::string& path) {
         "there is no file {} on this machine; build it first, or correct the path", quote(path)));
   }
   if (!std::filesystem::is_regular_file(status)) {
-    throw std::invalid_argument(quote(path) + " is no file; name the shared libraries themselves");
+    throw std::invalid_argument(quote(path) +
+                                " is not a file; name the shared libraries themselves");
   }
   if (::access(path.c_str(), R_OK) != 0) {
     throw std::invalid_argument(

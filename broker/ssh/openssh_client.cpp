@@ -29,7 +29,7 @@ constexpr std::array kMeanings{
     Meaning{"Could not resolve hostname", Kind::lasting, "resolve",
             "check the spelling of `address`, /etc/hosts and DNS"},
     Meaning{"REMOTE HOST IDENTIFICATION HAS CHANGED", Kind::lasting, "host key",
-            "either the machine was installed anew, or somebody is in between: compare the "
+            "either the machine was reinstalled, or somebody is in between: compare the "
             "fingerprint with what 'ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub' says on the "
             "node itself; if it is right, remove the old key with the ssh-keygen -R command above "
             "and log in once with ssh"},
@@ -113,7 +113,7 @@ NodeError openssh_error(const std::string& target, const std::string& complaint)
     if (complaint.find(meaning.text) == std::string::npos) continue;
     return {
         meaning.kind, meaning.step,
-        fmt::format("ssh cannot log in to {}: {}. To mend it: {}", target, said, meaning.advice)};
+        fmt::format("ssh cannot log in to {}: {}. To repair it: {}", target, said, meaning.advice)};
   }
   return {Kind::passing, "connect",
           fmt::format("ssh cannot reach {}: {}; check that the machine is up, that its sshd "

@@ -159,7 +159,7 @@ int Attempts::file(const std::string& path, bool must_exist) {
     fail_login(
         read == SSH_EOF
             ? fmt::format("cannot read the key '{}'; check `identity` and the file's mode", path)
-            : fmt::format("'{}' is no private key that libssh understands; check "
+            : fmt::format("'{}' is not a private key that libssh understands; check "
                           "`identity`, or use via = \"openssh\"",
                           path));
   }
@@ -231,7 +231,7 @@ void check_host_key(ssh_session session, const SshTarget& target) {
     throw NodeError(
         kLasting, "host key",
         fmt::format("the host key of {} is not the one in {}: it shows {}. Either the machine was "
-                    "installed anew, or somebody is in between: {}; if it is right, run: "
+                    "reinstalled, or somebody is in between: {}; if it is right, run: "
                     "ssh-keygen -f {} -R '{}' && {}",
                     target.host, known_lines(files, target), shown, compare, files.front(),
                     place_name(target), accept));

@@ -83,7 +83,7 @@ std::string BlobFolder::adopt(const BlobSource& source, std::optional<std::uint3
   const State::Place place =
       source.place == BlobPlace::memory ? State::Place::memory : State::Place::disk;
   if (source.place == BlobPlace::kept || !is_plain_name(source.file)) {
-    return fmt::format("'{}' is no name of an incoming file", source.file);
+    return fmt::format("'{}' is not the name of an incoming file", source.file);
   }
   std::string error = s.adopt_incoming(source.name, place, source.file, maker);
   if (!maker || s.shelf(place).maker_of(source.file) == *maker) {
@@ -95,7 +95,7 @@ std::string BlobFolder::adopt(const BlobSource& source, std::optional<std::uint3
 std::string BlobFolder::adopt_from(const BlobName& name, const std::string& owner) {
   State& s = *state_;
   const std::string file = to_hex(name.id) + "." + owner;
-  if (!is_plain_name(file)) return fmt::format("'{}' is no name of an incoming file", file);
+  if (!is_plain_name(file)) return fmt::format("'{}' is not the name of an incoming file", file);
   for (const State::Place place : {State::Place::memory, State::Place::disk}) {
     if (!s.shelf(place).has_incoming(file)) continue;
     return adopt({name, place == State::Place::memory ? BlobPlace::memory : BlobPlace::disk, file});

@@ -30,7 +30,7 @@ Descriptor open_to_read(const std::string& path, UserFile& facts, std::string& e
     return {};
   }
   if (!S_ISREG(found.st_mode)) {
-    error = fmt::format("'{}' is no ordinary file; pass its content instead", path);
+    error = fmt::format("'{}' is not an ordinary file; pass its content instead", path);
     return {};
   }
   facts.device = found.st_dev;
@@ -63,7 +63,7 @@ std::optional<UserFile> look_at_user_file(const std::string& path, std::uint64_t
                                           std::uint64_t size_bytes, std::string& error) {
   UserFile file{path, offset_bytes, size_bytes, 0, 0, 0, 0};
   if (!path.starts_with('/')) {
-    error = fmt::format("'{}' is no absolute path", path);
+    error = fmt::format("'{}' is not an absolute path", path);
     return std::nullopt;
   }
   if (!open_to_read(path, file, error)) return std::nullopt;

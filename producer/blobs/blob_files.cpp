@@ -236,7 +236,7 @@ FileContent::FileContent(const std::string& path, std::uint64_t offset, std::uin
   if (S_ISDIR(facts.st_mode)) {
     throw invalid_call(path + " is a directory: name its files, or pack it into one (tar)");
   }
-  if (!S_ISREG(facts.st_mode)) throw invalid_call(path + " is no regular file");
+  if (!S_ISREG(facts.st_mode)) throw invalid_call(path + " is not a regular file");
   BlobDigest digest;
   const int error =
       read_file(file_.get(), offset_, size_bytes_, [&](std::span<const std::byte> piece) {
@@ -269,7 +269,7 @@ BlobSource describe_file(const std::string& path, std::uint64_t offset, std::uin
   if (failure || ::stat(file.c_str(), &facts) != 0 || ::access(file.c_str(), R_OK) != 0) {
     throw invalid_call(fmt::format("{} cannot be read: {}", path, std::strerror(errno)));
   }
-  if (!S_ISREG(facts.st_mode)) throw invalid_call(path + " is no regular file");
+  if (!S_ISREG(facts.st_mode)) throw invalid_call(path + " is not a regular file");
   if (file.size() > limits::kMaxPathBytes) throw invalid_call(path + ": the path is too long");
   const auto there = static_cast<std::uint64_t>(facts.st_size);
   const bool rest = size_bytes == std::numeric_limits<std::uint64_t>::max();

@@ -44,7 +44,7 @@ struct HeldOutcome {
 
 // The blob's id here. One of another producer, or that a task was given, is put here as well.
 BlobId BlobKeeper::own(const Blob& blob, std::vector<Blob>& put_here) {
-  if (!blob) throw invalid_call("an empty Blob is no argument");
+  if (!blob) throw invalid_call("an empty Blob cannot be an argument");
   const BlobFile& file = *blob.file();
   const auto* kept = dynamic_cast<const KeptFile*>(&file);
   if (kept == nullptr || kept->keeper.get() != this) {

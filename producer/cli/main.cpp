@@ -29,11 +29,11 @@ constexpr const char* kDescription =
     "muster: a work queue over every machine you can reach\n"
     "\n"
     "  muster run COMMAND ::: INPUTS...   run a command for every input, in parallel\n"
-    "  muster up HOST...                  make nodes of machines that you can ssh into\n"
+    "  muster up HOST...                  make machines that you can ssh into nodes\n"
     "  muster down [NAME...]              end them\n"
-    "  muster status                      who works on what\n"
+    "  muster status                      workers, jobs and counters of a broker\n"
     "  muster doctor HOST...              what keeps a machine from being a node\n"
-    "  muster clean HOST...               remove everything of Muster's from a machine\n"
+    "  muster clean HOST...               remove what Muster put on a machine\n"
     "  muster keygen                      make keys for connections over TCP\n"
     "  muster help [COMMAND]              this text, or all about a command";
 
@@ -49,11 +49,10 @@ constexpr const char* kStatusDescription =
     "  muster status [--broker ENDPOINT] [--json]";
 
 constexpr const char* kStatusExamples =
-    "Columns: LEASES are tasks that a worker holds, running or next; STUCK are slots held by "
-    "tasks\n"
-    "that ended but cannot be killed; QUEUED tasks wait for a slot, LEASED ones have a worker; "
-    "MEAN\n"
-    "is the duration of a task as the broker learned it.\n"
+    "Columns: LEASES are tasks that a worker holds, running or next; STUCK are slots of tasks "
+    "that\n"
+    "ended but cannot be killed; QUEUED tasks wait for a slot, LEASED ones have a worker; MEAN is\n"
+    "the duration of a task as the broker learned it.\n"
     "\n"
     "Examples:\n"
     "  muster status --broker ipc:///run/user/1000/muster/broker\n"

@@ -48,7 +48,7 @@ std::vector<std::string> runtime_folders() {
 std::string folder_complaint(const std::string& folder) {
   struct stat entry {};
   if (lstat(folder.c_str(), &entry) != 0) return "";
-  if (!S_ISDIR(entry.st_mode)) return folder + " is no folder: remove it";
+  if (!S_ISDIR(entry.st_mode)) return folder + " is not a folder: remove it";
   if (entry.st_uid != geteuid()) {
     return fmt::format(
         "{} belongs to user {}, not to you: set XDG_RUNTIME_DIR to a folder of yours", folder,

@@ -37,7 +37,7 @@ BlobFromFile::BlobFromFile(const TaskBlobs& blobs, const std::string& path)
       ::lstat(path.c_str(), &entry) != 0) {
     throw BlobError(std::strerror(errno));
   }
-  if (!S_ISREG(facts.st_mode)) throw BlobError("it is no ordinary file");
+  if (!S_ISREG(facts.st_mode)) throw BlobError("it is not an ordinary file");
   state.name = random_name(static_cast<std::uint64_t>(facts.st_size));
   state.movable = S_ISREG(entry.st_mode) && facts.st_nlink == 1 && facts.st_uid == ::geteuid();
 }

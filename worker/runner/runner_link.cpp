@@ -229,7 +229,7 @@ RunnerLink::RunnerLink(int descriptor, Options options) {
   if (::getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &size_bytes) != 0 ||
       type != SOCK_STREAM || ::fcntl(descriptor, F_SETFD, FD_CLOEXEC) != 0) {
     throw std::runtime_error(fmt::format(
-        "descriptor {} is no link to muster-worker: start muster-worker instead", descriptor));
+        "descriptor {} is not a link to muster-worker: start muster-worker instead", descriptor));
   }
   state_ = std::make_unique<State>(descriptor, std::move(options));
   state_->start_reader();

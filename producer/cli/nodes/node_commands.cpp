@@ -8,15 +8,13 @@ namespace muster {
 namespace {
 
 constexpr const char* kUpDescription =
-    "Make nodes of machines that you can ssh into, and leave a broker running that reaches them.\n"
+    "Make machines that you can ssh into nodes of a broker, which stays when this command ends.\n"
     "\n"
     "  muster up [OPTIONS] FILE.toml | HOST...\n"
     "\n"
-    "A HOST is [user@]host[:port][*slots]; a hosts file says more of each (docs/hosts.md). "
-    "Nothing\n"
-    "is installed there but in ~/.cache/muster. Nodes that are up stay as they are; a host that "
-    "is\n"
-    "described anew is started anew.";
+    "A HOST is [user@]host[:port][*slots]; a hosts file says more of each (docs/hosts.md).\n"
+    "Everything that is installed there stands in ~/.cache/muster. Nodes that are up stay as they\n"
+    "are; one whose entry has changed is started again.";
 
 constexpr const char* kUpExamples =
     "Examples:\n"
@@ -25,9 +23,8 @@ constexpr const char* kUpExamples =
     "  muster run -- hostname ::: 1 2 3     runs on them, as do programs that name no broker\n"
     "  muster down\n"
     "\n"
-    "Exit status: 0 all nodes are up; 1 some are not, each with step and remedy on standard "
-    "error;\n"
-    "130 Ctrl-C (the broker goes on); 255 nothing was done, such as for a typo in the file.";
+    "Exit status: 0 all nodes are up; 1 some are not, and standard error has step and remedy of\n"
+    "each; 130 Ctrl-C (the broker goes on); 255 nothing was done, such as for a typo in the file.";
 
 constexpr const char* kDownDescription =
     "End workers on nodes, and wait until they are gone.\n"
@@ -38,12 +35,12 @@ constexpr const char* kDownDescription =
     "or end with the broker.";
 
 constexpr const char* kDoctorDescription =
-    "Check, step by step, whether machines can be nodes, and say how to mend what is wrong.\n"
+    "Check, step by step, whether machines can be nodes, and say how to repair what is wrong.\n"
     "\n"
     "  muster doctor FILE.toml | HOST...";
 
 constexpr const char* kCleanDescription =
-    "Remove everything of Muster's from machines: their folder ~/.cache/muster.\n"
+    "Remove what Muster put on machines: their folder ~/.cache/muster.\n"
     "\n"
     "  muster clean [--force] FILE.toml | HOST...";
 

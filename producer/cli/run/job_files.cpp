@@ -31,7 +31,7 @@ std::uint64_t check_input(const std::string& path) {
     throw std::runtime_error(
         fmt::format("--in: {} is a directory: name its files, or pack it into one (tar)", path));
   }
-  if (!S_ISREG(facts.st_mode)) throw std::runtime_error("--in: " + path + " is no regular file");
+  if (!S_ISREG(facts.st_mode)) throw std::runtime_error("--in: " + path + " is not a regular file");
   return static_cast<std::uint64_t>(facts.st_size);
 }
 
@@ -58,7 +58,8 @@ std::vector<JobFile> expand(const std::vector<WordTemplate>& words, const char* 
     JobFile file{word.expand(input, number), "", word.is_constant()};
     file.there = name_in_folder(file.here);
     if (file.there.empty()) {
-      throw std::runtime_error(fmt::format("{}: '{}' is no name of a file", option, file.here));
+      throw std::runtime_error(
+          fmt::format("{}: '{}' is not the name of a file", option, file.here));
     }
     if (!taken.insert(file.there).second) {
       throw std::runtime_error(

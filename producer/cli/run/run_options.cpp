@@ -39,13 +39,13 @@ constexpr const char* kExamples =
     "  muster run --halt now,fail=1 ./check {} ::: a b c\n"
     "  tail -f queue | muster run --unordered ./handle\n"
     "\n"
-    "Exit status: 0 all jobs succeeded; 1-100 that many failed; 101 more than 100 failed; 130, "
-    "143\n"
-    "stopped by Ctrl-C or SIGTERM; 255 muster itself could not go on. With --halt see docs/run.md.";
+    "Exit status: 0 all jobs succeeded; 1-100 that many failed; 101 more than 100 failed; 130 or\n"
+    "143 stopped by Ctrl-C or SIGTERM; 255 muster itself could not go on. With --halt, see\n"
+    "docs/run.md.";
 
 std::chrono::milliseconds time_of(const char* option, const std::string& text) {
   if (const auto time = parse_duration(text)) return *time;
-  throw CLI::ValidationError(option, "'" + text + "' is no time: use 10s");
+  throw CLI::ValidationError(option, "'" + text + "' is not a time: use 10s");
 }
 
 }  // namespace
@@ -252,7 +252,7 @@ RunOptions RunParser::options(const RunWords& words) const {
   const auto halt = parse_halt(halt_);
   if (!halt) {
     throw CLI::ValidationError("--halt",
-                               "'" + halt_ + "' is no rule: use now,fail=1 or soon,fail=3");
+                               "'" + halt_ + "' is not a rule: use now,fail=1 or soon,fail=3");
   }
   options.halt = *halt;
   if (resume_) options.resume = Resume::unfinished;

@@ -211,7 +211,7 @@ INSTANTIATE_TEST_SUITE_P(
         Fault{"[[host]]\naddress = \"a\"\nplugins = \"x.so\"", "3:11", "must be a list"},
         Fault{"[[host]]\naddress = \"a\"\nplugins = [\"no.so\"]", "3:12",
               "no file '/etc/pool/no.so'"},
-        Fault{"[defaults]\nplugins = [\"/etc\"]", "2:12", "'/etc' is no file"},
+        Fault{"[defaults]\nplugins = [\"/etc\"]", "2:12", "'/etc' is not a file"},
         Fault{"[[host]]\naddress = \"a\"\nworker = \"/w\"\npip = [\"joblib\"]", "4:7",
               "pip is for the worker that is uploaded"},
         Fault{"[defaults]\nwheels = \"/w\"\n[[host]]\naddress = \"a\"\nworker = \"/w\"", "5:10",
