@@ -264,7 +264,7 @@ TEST_F(BulkTest, WhatCannotBeHadIsGoneAndNothingElseHappens) {
   EXPECT_EQ(counter("chunks_unwanted"), 1U);
 }
 
-TEST_F(BulkTest, WhoIsNobodyIsToldSo) {
+TEST_F(BulkTest, AnUnknownWorkerIsToldSo) {
   const auto stranger = connect();
   stranger->say(message::BlobWant{{1, 1}, 0, 10});
   stranger->expect<message::Unknown>();
@@ -296,7 +296,7 @@ TEST_F(BulkTest, EveryConnectionIsOneThing) {
   again->expect_refused(RefuseCode::out_of_order);
 }
 
-TEST_F(BulkTest, WhoAsksWithoutEndIsRefused) {
+TEST_F(BulkTest, APeerThatAsksWithoutEndIsRefused) {
   const auto program = producer(1);
   const BlobName blob = put(*program, 1, kChunk);
   const auto main = worker(worker_id_);
@@ -315,7 +315,7 @@ TEST_F(BulkTest, WhoAsksWithoutEndIsRefused) {
   EXPECT_LE(chunks, 4 * limits::kBlobChunksAhead);
 }
 
-TEST_F(BulkTest, WhoDoesNotSayThatItReadsGetsNoMore) {
+TEST_F(BulkTest, APeerThatDoesNotSayThatItReadsGetsNoMore) {
   const auto program = producer(1);
   const BlobName blob = put(*program, 1, kChunk);
   const auto main = worker(worker_id_);

@@ -88,7 +88,7 @@ TEST_F(Discovery, TheEnvironmentComesFirst) {
   ::unsetenv("MUSTER_BROKER");
 }
 
-TEST_F(Discovery, WhoShapesAPoolGetsOne) {
+TEST_F(Discovery, AProgramThatShapesAPoolGetsOne) {
   const auto broker = start_broker();
   Options shaped;
   shaped.slots = 1;

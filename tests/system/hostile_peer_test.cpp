@@ -256,7 +256,7 @@ TEST_F(HostilePeer, ManyOffencesTakeFewLinesOfTheLog) {
   EXPECT_LE(lines, 8U + 4U) << "one for each doubling";
 }
 
-TEST_F(HostilePeer, StatusIsBuiltForWhoeverReadsIt) {
+TEST_F(HostilePeer, StatusIsBuiltForPeersThatReadIt) {
   const auto reader = producer();
   for (int i = 0; i < 20; ++i) reader->say(message::StatusRequest{});
   for (int i = 0; i < 20; ++i) reader->expect<message::Status>();

@@ -94,7 +94,7 @@ TEST_F(TrustedNetwork, AnotherSecretIsRefused) {
   EXPECT_TRUE(has_slots(0));
 }
 
-TEST_F(TrustedNetwork, AWorkerObeysNobodyWhoDoesNotKnowItsSecretsProof) {
+TEST_F(TrustedNetwork, AWorkerObeysNoBrokerWithoutItsSecretsProof) {
   start_trusting_broker();
   SharedSecret half = secret_;
   half.proof = make_shared_secret("cluster").proof;
@@ -103,7 +103,7 @@ TEST_F(TrustedNetwork, AWorkerObeysNobodyWhoDoesNotKnowItsSecretsProof) {
   EXPECT_TRUE(worker.wait_for_output("lacks the proof")) << worker.error_output();
 }
 
-TEST_F(TrustedNetwork, WhoHasNoSecretReachesNoDecoder) {
+TEST_F(TrustedNetwork, APeerWithoutTheSecretReachesNoDecoder) {
   start_trusting_broker();
   TransportContext context;
   const KeyPair keys = make_key_pair("cluster");

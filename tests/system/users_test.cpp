@@ -161,7 +161,7 @@ TEST_F(GroupBroker, ASessionIsItsUsersAlone) {
   EXPECT_TRUE(has(say_as(kAda, {producer(1)}), "WELCOME")) << "nothing has changed";
 }
 
-TEST_F(GroupBroker, OnlyThoseWhoAreListedBringWorkers) {
+TEST_F(GroupBroker, OnlyListedUsersBringWorkers) {
   const std::string said = say_as(kAda, {worker(1)});
   EXPECT_TRUE(has(said, "REFUSE 5")) << said;
   EXPECT_TRUE(has(said, "--worker-users")) << said;

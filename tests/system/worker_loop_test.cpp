@@ -72,7 +72,7 @@ TEST_F(WorkerInATunnel, ObeysNobodyWithoutTheProof) {
 }
 
 // The tunnel is gone, and another user of the node took its port.
-TEST_F(WorkerInATunnel, WhoTakesThePortGetsNoWorkAndNoResults) {
+TEST_F(WorkerInATunnel, AStrangerOnThePortGetsNoWorkAndNoResults) {
   std::optional<Listener> broker(std::in_place, "tcp://127.0.0.1:*");
   const std::string endpoint = broker->endpoint();
   start(endpoint, "the proof");

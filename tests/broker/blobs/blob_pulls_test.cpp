@@ -218,7 +218,7 @@ TEST_F(BlobPullsTest, AFileInTheFolderIsTakenWithoutAWord) {
   EXPECT_TRUE(pulls_.take_wants(now_).empty());
 }
 
-TEST_F(BlobPullsTest, WhoSharesTheFolderAndLeftNothingThereIsNotAsked) {
+TEST_F(BlobPullsTest, AWorkerThatSharesTheFolderAndLeftNothingThereIsNotAsked) {
   books_.sharing.insert(kFirst);
   take(kFirst, 5, {name(1, 1000)});
   EXPECT_EQ(ready(), "5!blob_lost ");

@@ -36,7 +36,7 @@ class ConnectionGate : public ::testing::Test {
   const gate::Refused before_ = gate::refused();
 };
 
-TEST_F(ConnectionGate, WhoeverClaimsTheNextRoutingIdsIsCutOff) {
+TEST_F(ConnectionGate, APeerThatClaimsTheNextRoutingIdsIsCutOff) {
   Dealer first(context_, endpoint_);
   const auto last = static_cast<std::uint32_t>(greet(first));
   for (std::uint32_t next = last + 1; next <= last + 3; ++next) {

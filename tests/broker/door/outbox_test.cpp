@@ -132,7 +132,7 @@ TEST_F(OutboxTest, OneStatusIsOnItsWayToAPeerAndEveryRequestIsAnswered) {
   EXPECT_TRUE(outbox_.may_have_status(peer_));
 }
 
-TEST_F(OutboxTest, WhoeverReadsNothingForAMinuteIsLost) {
+TEST_F(OutboxTest, APeerThatReadsNothingForAMinuteIsLost) {
   for (int i = 0; i < 100; ++i) ASSERT_EQ(answer(1), SendResult::sent);
   EXPECT_TRUE(outbox_.take_lost(now_).empty());
   now_ += std::chrono::minutes(2);

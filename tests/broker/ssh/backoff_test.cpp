@@ -58,7 +58,7 @@ TEST(Backoff, TakesAConnectionThatFlapsForAFailure) {
   EXPECT_GT(longest, 29s);
 }
 
-TEST(Backoff, LooksAtWhatOnlyAPersonMendsAboutTwiceAMinute) {
+TEST(Backoff, TriesWhatOnlyAPersonCanRepairAboutTwiceAMinute) {
   Backoff backoff;
   for (int i = 0; i < 10; ++i) {
     const Duration delay = backoff.failed(true, 1h, i / 10.0);

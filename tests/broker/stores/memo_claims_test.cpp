@@ -49,7 +49,7 @@ TEST_F(ClaimsTest, TheFirstComputesAndTheOthersGetWhatItPuts) {
   EXPECT_EQ(claims_.claims(), 1U);
 }
 
-TEST_F(ClaimsTest, WhoSaysThatThereWillBeNoValueLetsAllComputeAtOnce) {
+TEST_F(ClaimsTest, GivingUpAClaimLetsEveryWaiterCompute) {
   claim(task(1));
   claim(task(2));
   claim(task(3));

@@ -198,7 +198,7 @@ INSTANTIATE_TEST_SUITE_P(
                           true}),
     [](const auto& test) { return std::string(test.param.name); });
 
-TEST_F(MemoServerTest, WhoIsGoneGetsNoAnswer) {
+TEST_F(MemoServerTest, APeerThatIsGoneGetsNoAnswer) {
   claim(kFirst, "k");
   const StoreAsker dying{kDying, 5};
   const std::uint64_t waits = claim(dying, "k");
@@ -209,7 +209,7 @@ TEST_F(MemoServerTest, WhoIsGoneGetsNoAnswer) {
   EXPECT_EQ(got(other), "v");
 }
 
-TEST_F(MemoServerTest, WhoAsksForSomethingElseIsNotHandedWhatItWaitedFor) {
+TEST_F(MemoServerTest, AClaimantThatAsksForSomethingElseIsNotHandedWhatItWaitedFor) {
   EXPECT_EQ(status(kElsewhere, value("there", "v")), StoreStatus::done);
   claim(kFirst, "k");
   const std::uint64_t waits = claim(kSecond, "k");
@@ -401,7 +401,7 @@ TEST_F(MemoServerTest, AWorkerSaysNoValueThatAnotherComputes) {
   EXPECT_EQ(get("k"), "v");
 }
 
-TEST_F(MemoServerTest, WhoeverWasToldToComputeMayPut) {
+TEST_F(MemoServerTest, AClaimantThatWasToldToComputeMayPut) {
   const std::uint64_t first = claim(kFirst, "k");
   const std::uint64_t second = claim(kSecond, "k");
   EXPECT_EQ(got(first), "(yours)");

@@ -199,7 +199,7 @@ TEST_F(BlobFolderLifeTest, ASuccessorTakesOverFromOneThatWasKilled) {
   EXPECT_EQ(files_in(memory_ + "/incoming"), 0U);
 }
 
-TEST_F(BlobFolderLifeTest, WhoNeverComesBackLeavesNothingForLong) {
+TEST_F(BlobFolderLifeTest, AnOwnerThatNeverComesBackLeavesNothingForLong) {
   make_and_die(options(kMega, kMega), content_of(1, 1000));
   ASSERT_TRUE(is_in_memory(1));
   memory_ += "2";

@@ -61,7 +61,7 @@ TEST_F(Transport, FramesOfEverySizeArriveIntactBothWays) {
   }
 }
 
-TEST_F(Transport, WhoGreetsIsKnownByTheSystemsNumber) {
+TEST_F(Transport, APeersUserIsTheOneThatTheSystemNames) {
   const auto router = make_router();
   Dealer dealer(context_, endpoint_);
   const Message greeting = message::HelloProducer{4, "0.1.0", {1, 2}, "test", false};

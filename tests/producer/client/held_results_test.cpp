@@ -15,7 +15,7 @@ void expect_held(SessionEnv& env, JobId job, std::uint64_t bytes, std::uint64_t 
   EXPECT_EQ(held.session_bytes, of_all);
 }
 
-TEST(HeldResults, WhoConsumesWhatComesSaysNothing) {
+TEST(HeldResults, AProgramThatConsumesWhatComesSaysNothing) {
   HeldResults held;
   for (int i = 0; i < 100; ++i) {
     EXPECT_FALSE(held.add(kStep - 1));

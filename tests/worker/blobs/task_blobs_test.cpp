@@ -75,7 +75,7 @@ TEST_F(TaskBlobsTest, StayReadableWhenTheyMoveOrGo) {
   EXPECT_EQ(text_of(blob), "moves");
 }
 
-TEST_F(TaskBlobsTest, MoveFromMemoryToDiskUnseenByWhoOpensThem) {
+TEST_F(TaskBlobsTest, MoveFromMemoryToDiskUnseenByReaders) {
   const BlobName name = rig.put("back and forth");
   const std::string memory = rig.path(name);
   const std::string disk = rig.path(name, "disk");
