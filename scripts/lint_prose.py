@@ -1,4 +1,5 @@
-"""Rules of what people read, README.md and docs/*.md: how much stands in one place.
+"""Rules of what people read, README.md and docs/*.md: how much stands in one place, and words that
+make a reader stop. docs/contributing.md says how to write.
 
 Used by lint_rules.py, which has the tree.
 """
@@ -11,6 +12,16 @@ MAX_PARAGRAPH = 1000  # five lines of 200 columns
 CELL_END = re.compile(r"(?<!\\)\|")
 RULE = re.compile(r"(\|\s*:?-+:?\s*)+\|")  # below the heads of a table
 ITEM = re.compile(r"\s*([-*]|\d+\.) ")
+CODE = re.compile(r"`[^`]*`")
+WORDS = (
+    # (what to find outside of code, what to write instead)
+    (
+        re.compile(r"(?<!there )\b(is|are|was|were) no (?!longer\b|more\b)", re.IGNORECASE),
+        "is not a",
+    ),
+    (re.compile(r"\bwhoever\b|(^|[.:;] )Who\b[^?]*[.;]", re.IGNORECASE), "name the subject"),
+    (re.compile(r"\bmend(s|ed)?\b", re.IGNORECASE), "repair, fix"),
+)
 
 
 def is_prose(path):
@@ -21,11 +32,19 @@ def check_prose(tree):
     """Complains to `tree` (lint_rules.Tree) about what breaks these rules."""
     for path in filter(is_prose, sorted(tree.files)):
         for number, lines in paragraphs(tree.files[path]):
+            check_words(tree, path, number, lines)
             if lines[0].startswith("|"):
                 check_cells(tree, path, number, lines)
             elif (length := len(" ".join(lines))) > MAX_PARAGRAPH:
                 advice = f"split it: {length} characters, at most {MAX_PARAGRAPH}"
                 tree.error(path, number, "paragraph", advice)
+
+
+def check_words(tree, path, number, lines):
+    text = CODE.sub("code", " ".join(lines))
+    for pattern, instead in WORDS:
+        if match := pattern.search(text):
+            tree.error(path, number, "words", f"{match.group().strip()!r}: write {instead!r}")
 
 
 def check_cells(tree, path, number, lines):
@@ -74,6 +93,13 @@ CASES = (
     ("code is no prose", {"docs/a.md": f"```sh\n{'x' * 1001}\n```\n"}, None),
     ("but what follows it is", {"docs/a.md": f"```sh\nx\n```\n{'x' * 1001}\n"},
      "docs/a.md:4: paragraph:"),
+    ("nothing is no thing", {"docs/a.md": "It is no file.\n"}, "docs/a.md:1: words:"),
+    ("there may be none of it", {"docs/a.md": "There is no file; it is no longer there.\n"}, None),
+    ("code may say what it likes", {"docs/a.md": "The text `is no file` says so.\n"}, None),
+    ("who asks?", {"docs/a.md": "See. Who waits and who reads?\n"}, None),
+    ("who does not", {"docs/a.md": "a.\n\nSee: who waits reads.\n"}, "docs/a.md:3: words:"),
+    ("nor does whoever", {"docs/a.md": "It goes to whoever waits.\n"}, "docs/a.md:1: words:"),
+    ("repairs are not mended", {"docs/a.md": "It was mended.\n"}, "docs/a.md:1: words:"),
     ("other texts have no rule", {"tests/a.md": "x" * 1001}, None),
 )
 # fmt: on
