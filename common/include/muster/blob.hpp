@@ -30,7 +30,7 @@ class BlobError : public std::runtime_error {
 
 namespace detail {
 
-// What is behind a Blob: its name, and how its file is opened. Its end tells that nobody needs it.
+// What is behind a Blob: its name, and how its file is opened. It ends with the last handle.
 // Plug-ins link nothing of Muster, and so reach the rest through the virtual functions.
 class BlobFile {
  public:
@@ -46,8 +46,8 @@ class BlobFile {
     std::uint64_t offset_bytes = 0;
   };
   virtual Opened open() const = 0;
-  // A read-only map, shared by all of this process who ask while it lives, at least as long as this
-  // object; a private one, which its owner may write. Throw BlobError.
+  // A read-only map, which all callers of this process share while it lives, at least as long as
+  // this object; and a private one, which its owner may write. Throw BlobError.
   virtual Bytes map_shared() const;
   virtual std::shared_ptr<std::byte> map_private() const;
 
@@ -73,7 +73,7 @@ class Blob {
   // The content. Blocks on input and output at most; throws BlobError. Valid while any copy of this
   // blob or of the Bytes lives.
   Bytes bytes() const { return file_ ? file_->map_shared() : Bytes(); }
-  // The content as values of T; throws BlobError when its size is no multiple of T's.
+  // The content as values of T. Throws BlobError if its size is not a multiple of T's.
   template <typename T>
   std::span<const T> as() const {
     static_assert(std::is_trivially_copyable_v<T>, "only plain values can be viewed in place");
@@ -88,7 +88,7 @@ class Blob {
     }
     return {reinterpret_cast<const T*>(content.data()), content.size() / sizeof(T)};
   }
-  // A copy-on-write view of size() bytes: writing changes nobody else's. Throws BlobError.
+  // A copy-on-write view of size() bytes: no other view sees what is written. Throws BlobError.
   std::shared_ptr<std::byte> copy_on_write() const {
     return file_ ? file_->map_private() : nullptr;
   }

@@ -1,4 +1,4 @@
-// What a task ends in, as the application sees it. Part of the producer's public face.
+// How a task ended, as the application sees it. Part of the producer's public face.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@ namespace muster {
 
 // What went wrong, by what the caller can do next.
 enum class ErrorCode {
-  invalid,         // the call itself is wrong: mend the program
+  invalid,         // the call itself is wrong: correct the program
   task_failed,     // the task raised, crashed or exited with an error: see kind and traceback
   task_timed_out,  // the task ran longer than JobOptions::timeout
   task_cancelled,  // the job or task was cancelled
@@ -19,7 +19,7 @@ enum class ErrorCode {
   disconnected,    // the broker did not answer for Options::broker_timeout
   refused,         // the broker refused this program: versions or limits differ
   wait_timed_out,  // the result did not arrive within the time the caller gave; it may still come
-  unusable,        // the embedded pool could not be started, or the endpoint is no endpoint
+  unusable,        // the embedded pool could not be started, or the endpoint is not valid
   out_of_space,    // no room for a blob: let go of handles, or give the pool more memory or disk
 };
 

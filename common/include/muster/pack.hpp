@@ -3,9 +3,10 @@
 // Arguments of a native task travel as one msgpack array with one element per argument; a result
 // travels as one msgpack value. Any type that msgpack-cxx can adapt works (integers, floats,
 // strings, std::vector, std::map, std::tuple, std::optional, structs with MSGPACK_DEFINE, Bytes).
-// A Blob, at any depth, travels as its name; its bytes go another way, once, for all tasks: who
-// packs asks `blobs_of` for those to send along, who unpacks passes those that came along.
-// Threads: the functions keep no state but a per-thread scratch buffer; call them anywhere.
+// A Blob, at any depth, travels as its name; its bytes go another way, once, for all tasks. A
+// caller that packs asks `blobs_of` for those to send along; one that unpacks passes those that
+// came along. Threads: the functions keep no state except a scratch buffer per thread; call them
+// anywhere.
 #pragma once
 
 #include <map>
@@ -91,7 +92,7 @@ class CollectBlobs final : public BlobSink {
   std::vector<Blob> blobs;
 };
 
-// Whether a type is known to hold no blobs: nobody has to look for them then.
+// Whether a type is known to hold no blobs, so that none have to be looked for.
 template <typename Type>
 inline constexpr bool kHoldsNoBlobs = std::is_arithmetic_v<Type> || std::is_enum_v<Type>;
 template <>
@@ -144,6 +145,7 @@ Bytes pack_value(BytesArena& arena, const Value& value) {
   return arena.append(scratch.buffer.data(), scratch.buffer.size());
 }
 
+// The same, in memory of its own.
 template <typename Value>
 Bytes pack_value(const Value& value) {
   auto& scratch = pack_detail::scratch();

@@ -1,9 +1,9 @@
 // What a program or a task asks of the pool's stores of computed values (docs/protocol.md,
 // "Stores"), and the answer. Part of both public faces: Producer::ask and RunnerLink::ask.
 //
-// A store is a name; it holds values by key. Whoever claims a key gets its value, or becomes the
-// one who computes it; others that claim it meanwhile wait until it is put or released. Plain
-// values; threads: any.
+// A store is a name; it holds values by key. A caller that claims a key gets its value, or is told
+// to compute it. Others that claim the key meanwhile wait until the value is put or the claim is
+// released. Plain values; threads: any.
 #pragma once
 
 #include <chrono>
@@ -19,7 +19,7 @@ namespace muster {
 
 enum class StoreOperation : std::uint8_t {
   get = 0,       // hit or miss
-  claim = 1,     // hit, or yours; waits while somebody else computes the value
+  claim = 1,     // hit, or yours; waits while another caller computes the value
   put = 2,       // done; a large value comes in pieces, or as a file
   release = 3,   // done; the claim ends without a value, or the wait for one
   contains = 4,  // hit or miss, with the text alone; does not count as an access
@@ -63,7 +63,7 @@ struct StoreQuestion {
   std::uint64_t offset = 0;      // put, read: of the piece
   std::uint64_t size_bytes = 0;  // put: of the whole value; read: of the piece
   std::uint64_t version = 0;     // read: as the hit said
-  // Whoever claims may come to wait for other tasks: nobody waits for it longer than a while.
+  // The claimant may itself wait for other tasks: others wait for its value only 10 s.
   bool may_block = false;
   StoreLimits limits = {};
 };
@@ -82,8 +82,8 @@ struct StoreReply {
   Bytes value = {};              // hit: the value when it is small, or the piece that was read
   std::uint64_t size_bytes = 0;  // hit: of the whole value
   std::uint64_t version = 0;     // hit: of this value; it changes with every put
-  // For who is on the broker's machine (`machine`: its boot id). The file begins with the value; it
-  // never changes, and whoever opened it keeps it.
+  // For callers on the broker's machine (`machine`: its boot id). The file begins with the value.
+  // It never changes, and a caller that has opened it keeps it.
   std::string machine = {};
   std::string file = {};
   // Where a file for a put may be written, under any new name.
@@ -91,12 +91,12 @@ struct StoreReply {
   std::vector<StoreEntry> entries = {};  // list; empty: no more
 };
 
-// A reply, some time. Owner and threads: one.
+// Stands for a reply that may come later. Owner and threads: one.
 class PendingReply {
  public:
   virtual ~PendingReply() = default;
-  // Once; nothing: it has not come within `timeout`. Throws Error disconnected or refused when none
-  // will come.
+  // The reply, once. Nothing: it has not come within `timeout`. Throws Error disconnected or
+  // refused if none will come.
   virtual std::optional<StoreReply> wait_for(std::chrono::nanoseconds timeout) = 0;
 };
 

@@ -1,5 +1,5 @@
-// What an application says of its pool and of its jobs. Part of the producer's public face; plain
-// values.
+// The options of a pool (Options) and of a job (JobOptions). Part of the producer's public face;
+// plain values.
 #pragma once
 
 #include <chrono>
@@ -16,6 +16,7 @@
 
 namespace muster {
 
+// Where native functions run: on threads of the worker, or in processes that contain crashes.
 enum class Executor { thread, process };
 
 struct Options {
@@ -27,18 +28,18 @@ struct Options {
   std::string label = {};
 
   // --- Embedded pool only ---
-  bool embedded = false;                  // true: whatever MUSTER_BROKER says and whichever runs
+  bool embedded = false;                  // true: never use a broker that runs already
   unsigned workers = 1;                   // nodes on this machine, 256 at most; 0: only `hosts`
   unsigned slots = 0;                     // of each worker; 0: the number of processors
   Executor executor = Executor::thread;   // process: a crash of a task harms nothing else
   std::vector<std::string> plugins = {};  // paths of plug-in libraries; `hosts` get them, too
-  // Runs python functions with this interpreter, of this version ("3.11"); empty: it does not.
+  // The interpreter that runs python functions, and its version ("3.11"); empty: none does.
   std::string python = {};
   std::string python_version = {};
   // Added to the environment of the broker and the workers.
   std::vector<std::pair<std::string, std::string>> environment = {};
-  // Where the values that programs cache in the pool (docs/joblib.md, "Memory") outlive it; one
-  // pool at a time. Empty: they end with it.
+  // The folder in which values that programs cache in the pool (docs/joblib.md, "Memory") outlive
+  // it. One pool at a time may use it. Empty: they end with the pool.
   std::string spool = {};
   // The folder of muster-broker and muster-worker. Empty: they are looked for (docs/producer.md).
   std::string programs = {};
@@ -54,18 +55,19 @@ struct Options {
   // all on this machine; with `hosts` and none there, the first on any of them. Where nobody
   // listens it waits 10 s at most.
   std::chrono::milliseconds connect_timeout{30'000};
-  // A broker that is silent for longer ends every wait with ErrorCode::disconnected. Nothing: waits
-  // take as long as it takes, a night's sleep of the broker's machine too; a line on standard error
-  // says since when the broker has been silent, after half a minute of it, and when it is back. In
-  // both cases silences that end (a restart, a network break) do no harm: what was in flight is
-  // resent.
+  // If the broker is silent for longer, every wait ends with ErrorCode::disconnected. Nothing:
+  // waits have no limit, even if the broker's machine sleeps for a night. After half a minute of
+  // silence a line on standard error says since when, and another one when the broker is back. In
+  // both cases a silence that ends (a restart, a network break) does no harm: what was in flight is
+  // sent again.
   std::optional<std::chrono::milliseconds> broker_timeout = {};
 };
 
-// The broker of a producer that names none: what MUSTER_BROKER names (it may be empty: an embedded
-// pool is wanted); if it is not set, your running broker; else empty.
+// The broker that a producer uses if its options name none: the value of MUSTER_BROKER (empty: it
+// wants an embedded pool); if that is not set, your running broker; else empty.
 MUSTER_API std::string default_endpoint();
 
+// How the tasks of a job run.
 struct JobOptions {
   std::chrono::milliseconds timeout{0};  // per task, from its start on a slot; 0: none
   std::uint32_t retries = 0;             // runs again after an error or time-out, this many times
@@ -91,6 +93,7 @@ struct JobOptions {
   std::size_t window_bytes = std::size_t{128} << 20;
 };
 
+// The order in which results come.
 enum class Order { submission, completion };
 
 // What a task runs: a native function of a plug-in, a command, or a Python callable.

@@ -6,12 +6,12 @@
 //   for (double r : producer.map<double>("score", items)) use(r);  // many, in submission order
 //
 // Owner: the application. A Producer owns one background thread, one connection to the broker and,
-// when it started one, the embedded pool; its destructor cancels what has no outcome yet.
+// if it started one, the embedded pool. Its destructor cancels all tasks without outcome.
 // Threads: a Producer, its Jobs and Futures may be used from any threads at once. One Results or
 // Stream belongs to one thread at a time. Do not fork a process that has a Producer.
 // Blocking: only get(), wait_for(), iteration over Results, next() of a Stream or Channel,
 // status(), wait_for_slots(), next_output() and the constructor block, each at most as long as its
-// comment says; and what puts blobs into the pool, while there is no room (scatter).
+// comment says. Calls that put blobs into the pool (scatter) block while there is no room.
 #pragma once
 
 #include <chrono>
@@ -42,22 +42,25 @@ struct Call;           // one future's shared state
 struct JobState;
 }  // namespace detail
 
-// The outcome of one task, some time. Copyable; copies share the outcome.
+// Stands for the outcome of one task, which may come later. Copyable; copies share the outcome.
 class MUSTER_API RawFuture {
  public:
   RawFuture() = default;
   explicit RawFuture(std::shared_ptr<detail::Call> call) : call_(std::move(call)) {}
 
-  // The result's bytes. Blocks until the outcome is there; throws Error if there is none (see
-  // ErrorCode), at the latest Options::broker_timeout after the broker fell silent.
+  // The result's bytes. Blocks until the outcome is there. Throws Error if the task has no result
+  // (see ErrorCode), at the latest Options::broker_timeout after the broker fell silent.
   Bytes get() const;
   // The same, but throws ErrorCode::wait_timed_out after `timeout`; the task goes on.
   Bytes get(std::chrono::nanoseconds timeout) const;
   // Blocks up to `timeout`; true when the outcome is there.
   bool wait_for(std::chrono::nanoseconds timeout) const;
+  // Whether the outcome is there. Never blocks.
   bool ready() const;
-  // Asks to end the task. Its outcome then is cancelled, unless it finished first.
+  // Asks to end the task, whether it runs or not. Its outcome is then task_cancelled, unless it
+  // finished first. Never blocks.
   void cancel() const;
+  // The number of the task in its job, counted from 0.
   std::uint64_t sequence() const;
   // The blobs that the result names; call it after get(). See StreamItem.
   std::vector<Blob> blobs() const;
@@ -66,12 +69,13 @@ class MUSTER_API RawFuture {
   std::shared_ptr<detail::Call> call_;
 };
 
+// A RawFuture whose result is a value. Copyable; copies share the outcome.
 template <typename Result>
 class Future {
  public:
   Future() = default;
   explicit Future(RawFuture raw) : raw_(std::move(raw)) {}
-  // As RawFuture; throws PackError when the result is of another type than `Result`.
+  // As RawFuture::get(). Throws PackError if the result is not of type `Result`.
   Result get() const { return unpack(raw_.get()); }
   Result get(std::chrono::nanoseconds timeout) const { return unpack(raw_.get(timeout)); }
   bool wait_for(std::chrono::nanoseconds timeout) const { return raw_.wait_for(timeout); }
@@ -111,14 +115,14 @@ class MUSTER_API Job {
   std::shared_ptr<detail::JobState> state_;
 };
 
-// A picture of the pool; what `muster status` shows.
+// The state of the pool at one moment, as `muster status` shows it.
 struct PoolStatus {
   std::string json;  // the whole status as a JSON object (docs/protocol.md, "STATUS")
   std::uint32_t total_slots = 0;
   std::uint32_t workers = 0;
 };
 
-// One line that a task said on a worker (JobOptions::forward_output).
+// One line that a task printed, logged or warned on a worker (JobOptions::forward_output).
 struct OutputLine {
   enum class Kind : std::uint8_t { output = 0, error = 1, log = 2, warning = 3 };
   std::uint32_t job = 0;
@@ -136,8 +140,8 @@ class MUSTER_API Producer {
   // Connects, or starts the embedded pool. Blocks up to Options::connect_timeout; throws Error
   // (unusable, disconnected, refused).
   explicit Producer(const Options& options = {});
-  // Ends the session: what has no outcome is cancelled; an embedded pool ends. Blocks at most
-  // about two seconds, with machines reached by ssh five.
+  // Ends the session: tasks without outcome are cancelled, and an embedded pool ends. Blocks at
+  // most about two seconds, with machines reached by ssh five.
   ~Producer();
   Producer(const Producer&) = delete;
   Producer& operator=(const Producer&) = delete;
@@ -150,9 +154,13 @@ class MUSTER_API Producer {
     return Future<Result>(
         submit_raw({name, false}, pack_arguments(arena, arguments...), blobs_of(arguments...)));
   }
+  // The same for bytes, and for commands and python functions.
   RawFuture submit_raw(const FunctionName& function, Bytes payload,
                        const std::vector<Blob>& blobs = {});
 
+  // Three ways to run many tasks of one function with options of their own: single futures, a
+  // bounded sequence of outcomes, or one place where the outcomes of many jobs come out. None
+  // blocks. Throw Error invalid for options that no broker would take.
   Job job(const FunctionName& function, const JobOptions& options = {});
   Stream stream(const FunctionName& function, const JobOptions& options = {},
                 Order order = Order::submission);
@@ -165,7 +173,8 @@ class MUSTER_API Producer {
   auto map(const std::string& name, Inputs&& inputs, const JobOptions& options = {}) {
     return collect<Result>(name, std::forward<Inputs>(inputs), options, Order::submission);
   }
-  // As map, in completion order; `iterator.sequence()` tells which input a result belongs to.
+  // As map, but results come in completion order: `iterator.sequence()` tells which input a result
+  // belongs to.
   template <typename Result, typename Inputs>
   auto as_completed(const std::string& name, Inputs&& inputs, const JobOptions& options = {}) {
     return collect<Result>(name, std::forward<Inputs>(inputs), options, Order::completion);
@@ -184,12 +193,13 @@ class MUSTER_API Producer {
     static_assert(std::is_trivially_copyable_v<Value>, "only plain values can be shared in place");
     return scatter(std::as_bytes(std::span(std::data(values), std::size(values))));
   }
-  // A part of a file of yours, which stays where it is: tasks on this machine map it, others get
-  // its content. It must not change while tasks use it. Throws Error invalid when it is not there.
+  // A part of a file of yours, which stays where it is. Tasks on this machine map it; tasks on
+  // other machines get its content. It must not change while tasks use it. Throws Error invalid if
+  // it does not exist.
   Blob scatter_file(const std::string& path, std::uint64_t offset = 0,
                     std::uint64_t size_bytes = std::numeric_limits<std::uint64_t>::max());
-  // The content of a file as it is now, which is copied: the file may change afterwards. Else as
-  // scatter(); throws Error invalid when it cannot be read.
+  // The content of a file as it is now. It is copied, so the file may change afterwards. Blocks
+  // and throws as scatter(); throws Error invalid if the file cannot be read.
   Blob scatter_copy(const std::string& path);
   // Whether this producer shares folders with its broker. If not, there are no blobs: scatter()
   // throws Error unusable, and everything travels inside messages (up to 1 GiB).
@@ -198,7 +208,7 @@ class MUSTER_API Producer {
   // first. Throws Error out_of_space when only handles could make room.
   bool await_blob_room(std::uint64_t size_bytes, std::chrono::nanoseconds timeout);
 
-  // Asks the broker; blocks up to `timeout`; throws Error wait_timed_out or disconnected.
+  // Asks the broker. Blocks up to `timeout`; throws Error wait_timed_out or disconnected.
   PoolStatus status(std::chrono::milliseconds timeout = std::chrono::seconds(5));
   // Blocks until `slots` slots are connected, at most `timeout`; false: fewer are.
   bool wait_for_slots(std::uint32_t slots, std::chrono::milliseconds timeout);
@@ -206,19 +216,20 @@ class MUSTER_API Producer {
   std::uint32_t total_slots() const;
   // Has the broker bring up the hosts of a hosts file (docs/hosts.md); those that are up stay as
   // they are. `origin` as Options::hosts_origin. Blocks until the broker has accepted them, not
-  // until they are up: status() shows how it goes. A broker that is started anew is asked again.
-  // Returns the nodes' names.
-  // Throws Error invalid with LINE:COLUMN when the text is wrong, disconnected, or refused.
+  // until they are up: status() shows how it goes. A broker that is started again is asked again.
+  // Returns the names of the nodes. Throws Error invalid, with LINE:COLUMN, if the text is wrong;
+  // also disconnected and refused.
   std::vector<std::string> up(const std::string& hosts, const std::string& origin);
   // Has the broker end the workers and tunnels of these nodes (none named: of all), and then
   // itself, if asked to. Blocks until it has accepted that; returns the nodes' names. Throws Error
   // invalid (a name is unknown), disconnected or refused.
   std::vector<std::string> down(const std::vector<std::string>& names, bool end_broker = false);
-  // What tasks said: blocks until there is something, `timeout` passed or the producer ends (then
-  // it is empty). At most 10,000 lines wait; beyond that the oldest are dropped and counted.
+  // What tasks printed, logged and warned. Blocks until there is a line, `timeout` has passed, or
+  // the producer ends; in the last two cases it returns nothing. At most 10,000 lines wait; beyond
+  // that the oldest are dropped and counted.
   std::vector<OutputLine> next_output(std::chrono::nanoseconds timeout);
-  // Lets tasks of this producer use the store of computed values of that name; the broker refuses
-  // them every other one. Call it before the first such task; ask() does the same. Never blocks.
+  // Lets tasks of this producer use the store of computed values of that name. The broker refuses
+  // them every other store. Call it before the first such task; ask() does the same. Never blocks.
   void use_store(const std::string& name);
   // Asks the pool's stores of computed values. `claimant`: any number but 0 that stands for one
   // thread of this program. Never blocks; the answer may take as long as another's computation.

@@ -1,4 +1,12 @@
 // Results: what Producer::map and as_completed return. Part of the producer's public face.
+//
+//   for (double score : producer.map<double>("score", items)) use(score);
+//
+//   auto results = producer.as_completed<double>("score", items);
+//   for (auto i = results.begin(); i != results.end(); ++i) use(items[i.sequence()], *i);
+//
+// Owner: the application. Threads: one at a time. Blocking: begin() and `++`, until the next result
+// is there, or as long as Options::broker_timeout lets them.
 #pragma once
 
 #include <cstddef>
@@ -15,8 +23,8 @@
 namespace muster {
 
 // A lazy range of results over a lazy range of inputs: iterating pulls inputs, keeps the window
-// full and blocks for the next result. A failed task throws its Error from `++` or begin(); the
-// iteration can then go on with the next task. Destroying it cancels the rest.
+// full (JobOptions::window) and blocks for the next result. If a task fails, `++` or begin() throws
+// its Error; call `++` again to go on with the next task. Destroying the range cancels the rest.
 template <typename Result, typename Inputs>
 class Results {
  public:
@@ -31,8 +39,9 @@ class Results {
     using difference_type = std::ptrdiff_t;
     using iterator_category = std::input_iterator_tag;
     explicit Iterator(Results* results) : results_(results) {}
+    // The present result; valid until the next `++`.
     const Result& operator*() const { return *results_->current_; }
-    // The position of the current result's input, counted from 0.
+    // The position of the present result's input, counted from 0.
     std::uint64_t sequence() const { return results_->sequence_; }
     Iterator& operator++() {
       results_->advance();
@@ -47,6 +56,7 @@ class Results {
     Results* results_;
   };
 
+  // The first call pulls inputs and waits for the first result. Later calls continue there.
   Iterator begin() {
     if (!started_) {
       position_.emplace(std::begin(deref(inputs_)));
@@ -56,7 +66,9 @@ class Results {
     return Iterator(this);
   }
   Sentinel end() const { return {}; }
+  // Ends every task without outcome; iterating then throws task_cancelled for each of them.
   void cancel() { stream_.cancel(); }
+  // Whether there is no present result: all were taken, or the last task failed.
   bool finished() const { return !current_.has_value(); }
 
  private:

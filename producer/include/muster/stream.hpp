@@ -23,7 +23,7 @@ struct ChannelState;
 
 // One entry of a stream. `error` is set when there is no result; `result` is then empty. `blobs`
 // are those that the result names: they stay in the pool, and count there as not yet consumed,
-// until the last handle is gone. Maps outlive the handles: who has mapped a blob lets it go.
+// until the last handle is gone. Maps outlive the handles: let go of a blob that you have mapped.
 struct StreamItem {
   std::uint64_t sequence = 0;
   Bytes result;
@@ -61,6 +61,7 @@ class MUSTER_API Stream {
   // Ends every task without outcome; their outcomes still arrive, as cancelled.
   void cancel();
   void cancel(std::uint64_t sequence);
+  // How many tasks were pushed, and how many outcomes next() has returned.
   std::uint64_t pushed() const;
   std::uint64_t returned() const;
   // Why the broker says the job waits ("no worker is connected ..."); empty while it does not.
@@ -77,7 +78,7 @@ enum class ResultsCount {
   until_consumed  // as consumed() says
 };
 
-// One outcome out of a Channel. `error` is set when there is no result; `result` is then empty.
+// One outcome from a Channel. `error` is set when there is no result; `result` is then empty.
 // `blobs` as in a StreamItem; a result beyond 1 MiB counts in the pool as not yet consumed until
 // the last copy of these bytes is gone.
 struct ChannelItem {
@@ -90,7 +91,7 @@ struct ChannelItem {
 };
 
 // Many jobs whose outcomes all come out of one place, in completion order: for event loops and
-// other languages. No window: whoever pushes bounds what is under way.
+// other languages. There is no window: the caller limits how many tasks are under way.
 // Threads: any, all functions. Destroying it cancels what has no outcome yet.
 class MUSTER_API Channel {
  public:

@@ -1,5 +1,5 @@
-// The runner's end of the link to its worker daemon, for runners in any language: takes tasks over
-// a descriptor and gives their outcomes and what they say back. `muster-runner` and the Python
+// The runner's end of the link to its worker daemon, for runners in any language. It takes tasks
+// from a descriptor, and gives back their outcomes and their output. `muster-runner` and the Python
 // runner are built on it.
 //
 //   muster::RunnerLink link(3, {});
@@ -9,11 +9,11 @@
 //     link.finish(task.id, run(task));
 //   }
 //
-// Owner: main() of the runner; lives as long as the process (its end waits for an on_stop that
-// runs). Threads: any, at once. Whoever waits in next() reads the link itself, which saves a
-// wake-up per task; while all of them run tasks a thread of the link's own does, which takes no
-// signals. Blocking: next(), and the others while the daemon does not read. When the daemon is gone
-// the process ends at once, from whatever it does, with status 0.
+// Owner: main() of the runner; lives as long as the process (its destructor waits for an on_stop
+// that runs). Threads: any, at once. A thread that waits in next() reads the link itself, which
+// saves a wake-up per task. While all of them run tasks, a thread of the link's own reads; it takes
+// no signals. Blocking: next(), and the others while the daemon does not read. When the daemon is
+// gone the process ends at once, whatever it does, with status 0.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +34,7 @@ struct RunnerJob {
   std::string name;              // native: the function's name; python: a label
   Bytes body;                    // python: the pickled callable
   std::vector<Blob> blobs = {};  // that belong to the body, in order
-  // Results must not name blobs: the producer could not read them. A large body is no matter.
+  // Results must not name blobs: the producer could not read them. A large body is fine.
   bool inline_results = false;
 };
 
@@ -58,7 +58,7 @@ class RunnerLink {
     std::uint64_t max_result_bytes = std::uint64_t{64} << 30;
   };
 
-  // Takes the descriptor, a connected stream socket. Throws std::runtime_error when it is none.
+  // Takes the descriptor, a connected stream socket. Throws std::runtime_error if it is not one.
   RunnerLink(int descriptor, Options options);
   ~RunnerLink();
   RunnerLink(const RunnerLink&) = delete;

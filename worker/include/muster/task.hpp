@@ -31,7 +31,7 @@
 
 namespace muster {
 
-// What a running task may ask. Valid during the call only.
+// What a running task may ask of its worker. Valid only during the call.
 class TaskContext {
  public:
   // What the worker keeps for one call.
