@@ -31,7 +31,7 @@ constexpr const char* kFooter =
     "once.\n"
     "Exit codes: 0 told to stop, 2 cannot work here (one line on standard error says why).";
 
-void declare_main(CLI::App& app, WorkerOptions& options) {
+void declare_connection(CLI::App& app, WorkerOptions& options) {
   app.description(kDescription);
   app.footer(kFooter);
   app.set_version_flag("--version", std::string("muster-worker " MUSTER_VERSION));
@@ -54,6 +54,9 @@ void declare_main(CLI::App& app, WorkerOptions& options) {
                  "Instead of keys, on a network that you trust: the broker's --trust-network file. "
                  "Nothing is encrypted then")
       ->type_name("FILE");
+}
+
+void declare_main(CLI::App& app, WorkerOptions& options) {
   app.add_option("--slots", options.slots, "Tasks to run at once (default: the number of cores)")
       ->check(CLI::Range(1U, limits::kMaxSlots))
       ->take_last()
@@ -159,6 +162,7 @@ void declare_limits(CLI::App& app, WorkerOptions& options) {
 }  // namespace
 
 void declare_options(CLI::App& app, WorkerOptions& options) {
+  declare_connection(app, options);
   declare_main(app, options);
   declare_limits(app, options);
 }
