@@ -72,7 +72,7 @@ struct CommandLine {
   bool blob_group = false;
   double no_worker_seconds = 60;
   std::string spool;
-  std::uint64_t memo_limit_bytes = 0;
+  std::uint64_t store_limit_bytes = 0;
   double unknown_function_seconds = 2;
 };
 
@@ -163,16 +163,25 @@ void describe_limits(CLI::App& app, CommandLine& line) {
       ->capture_default_str();
 }
 
+// An option that has another name today: says which, instead of "unknown option".
+void refuse_former(CLI::App& app, const std::string& former, const std::string& now) {
+  app.add_option_function<std::string>(
+         former,
+         [=](const std::string&) { throw CLI::ValidationError(former, "is now called " + now); })
+      ->group("");
+}
+
 void describe_conduct(CLI::App& app, CommandLine& line) {
   app.add_option(
          "--spool", line.spool,
          "Keep the values that programs cache in the pool (joblib's Memory) in this folder, "
          "beyond the broker's end; default: in one that ends with it")
       ->type_name("FOLDER");
-  app.add_option("--memo-limit", line.memo_limit_bytes,
+  app.add_option("--store-limit", line.store_limit_bytes,
                  "Bytes of such values, at most; the least recently used ones go first (default: a "
                  "quarter of what the disk has free, at most 10 GiB)")
       ->transform(CLI::AsSizeValue(false));
+  refuse_former(app, "--memo-limit", "--store-limit");
   app.add_flag("--pack", line.pack,
                "Let producers compress payloads, because workers are behind slow links (with TCP "
                "endpoints they do anyway)");
@@ -199,7 +208,7 @@ muster::BrokerOptions to_options(const CommandLine& line) {
   options.remember_nodes = line.remember_nodes;
   options.node_plugins = line.node_plugins;
   options.memo.folder = line.spool;
-  options.memo.limit_bytes = line.memo_limit_bytes;
+  options.memo.limit_bytes = line.store_limit_bytes;
   options.blobs = {line.blob_memory, line.blob_disk, line.blob_folder, line.blob_group,
                    !line.private_folder};
   muster::SchedulerOptions& scheduler = options.scheduler;

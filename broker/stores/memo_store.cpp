@@ -42,7 +42,7 @@ std::string said_by(const char* what, const std::string& path, int error) {
   if (error == ENOSPC || error == EDQUOT) {
     return fmt::format(
         "no room on the disk for '{}': make some, or give the broker a smaller "
-        "--memo-limit or another --spool",
+        "--store-limit or another --spool",
         path);
   }
   return fmt::format("cannot {} '{}': {}", what, path, std::strerror(error));
@@ -136,7 +136,7 @@ std::string MemoStore::Upload::append(std::span<const std::byte> piece) {
   if (piece.size() > size_bytes_ - received_bytes_) return "a value of more bytes than announced";
   if (piece.size() > store_.limit_bytes_ - std::min(store_.limit_bytes_, store_.arriving_bytes_)) {
     return "more is on its way at once than the store may hold: start the broker with a larger "
-           "--memo-limit";
+           "--store-limit";
   }
   if (const int error = write_all(file_.get(), piece.data(), piece.size())) {
     return said_by("write", path_, error);
@@ -233,7 +233,7 @@ std::string MemoStore::make_room(std::uint64_t size_bytes) {
   if (size_bytes > limit_bytes_) {
     return fmt::format(
         "a value of {} bytes is larger than all that the store may hold, {}: start "
-        "the broker with a larger --memo-limit",
+        "the broker with a larger --store-limit",
         size_bytes, limit_bytes_);
   }
   while (!order_.empty() && (bytes_ > limit_bytes_ - size_bytes || items() >= limit_items_)) {

@@ -77,6 +77,10 @@ TEST_F(BrokerProgram, BadOptionsEndWithStatusTwoAndNameTheOption) {
   expect_refused({"--listen", endpoint_, "--log-level", "loud"}, "--log-level");
 }
 
+TEST_F(BrokerProgram, AFormerNameOfAnOptionIsRefusedWithItsNameOfToday) {
+  expect_refused({"--listen", endpoint_, "--memo-limit", "1GB"}, "is now called --store-limit");
+}
+
 TEST_F(BrokerProgram, BadEndpointsEndWithOneLineThatSaysWhatToDo) {
   const auto expect_line = [&](const std::string& endpoint, std::string_view advice) {
     const Finished ended = run({"--listen", endpoint, "--log-level", "off"});

@@ -146,7 +146,7 @@ TEST_F(MemoStoreTest, TheLeastRecentlyUsedValueMakesRoom) {
   EXPECT_EQ(keys(), (Keys{"a", "c", "d"})) << "a was read after b";
   EXPECT_EQ(store_->evicted(), 1U);
   EXPECT_EQ(store_->bytes(), 3000U);
-  EXPECT_NE(put("e", std::string(3001, 'x')).find("--memo-limit"), std::string::npos);
+  EXPECT_NE(put("e", std::string(3001, 'x')).find("--store-limit"), std::string::npos);
   EXPECT_EQ(keys().size(), 3U) << "what can never fit costs nothing else";
   open(1000);
   EXPECT_EQ(keys(), Keys{"d"}) << "the limit holds from the start";

@@ -306,7 +306,7 @@ TEST_F(MemoServerTest, WhatArrivesAtOnceStaysWithinTheLimitToo) {
   }
   const StoreReply refused = ask(kElsewhere, piece("k", 0, 500'000, most));
   EXPECT_EQ(refused.status, StoreStatus::refused) << "600,000 bytes are on their way";
-  EXPECT_NE(refused.text.find("--memo-limit"), std::string::npos) << refused.text;
+  EXPECT_NE(refused.text.find("--store-limit"), std::string::npos) << refused.text;
   EXPECT_EQ(status(kFirst, piece("k1", 300'000, 400'000, most)), StoreStatus::done);
   EXPECT_EQ(status(kSecond, piece("k2", 300'000, 400'000, most)), StoreStatus::done);
   EXPECT_EQ(counter("bytes"), most) << "the first made room for the second";
