@@ -31,7 +31,7 @@ struct BrokerOptions {
   BlobOptions blobs;
   SchedulerOptions scheduler;
   MemoOptions memo;
-  ServiceManager service;  // who wants to know that the broker is ready, and lives
+  ServiceManager service;  // systemd, which wants to know that the broker is ready and lives
 };
 
 class BrokerLoop {

@@ -100,7 +100,7 @@ void connect(ProducerState& state, const Options& options, Clock::time_point dea
                               state.endpoint));
     }
     if (Clock::now() >= deadline) throw nobody_answered(state.endpoint, options.connect_timeout);
-    // Whoever listens may stand still for a while; where nobody does there is nothing to wait for.
+    // A broker that listens may stand still for a while; if nobody listens, do not wait that long.
     const bool is_vacant =
         !state.embedded && Clock::now() >= start + kRestarting && !somebody_listens(state.endpoint);
     if (is_vacant) throw nobody_answered(state.endpoint, kRestarting);

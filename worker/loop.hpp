@@ -30,7 +30,7 @@ struct LoopOptions {
   double pause_load = 0;       // pause while others keep so many cores busy; 0: never
   // What runners ask of stores; outlives the loop. Null: nothing.
   StoreRelay* stores = nullptr;
-  ServiceManager service;  // who wants to know that the worker is ready, and lives
+  ServiceManager service;  // systemd, which wants to know that the worker is ready and lives
 };
 
 class WorkerLoop {

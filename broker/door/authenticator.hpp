@@ -1,5 +1,5 @@
-// Who may connect where: the ZAP handler (ZeroMQ RFC 27) of the process's sockets. A connection to
-// a PLAIN or CURVE endpoint reaches no decoder before its peer is known.
+// Decides which peer may connect where: the ZAP handler (ZeroMQ RFC 27) of the process's sockets. A
+// connection to a PLAIN or CURVE endpoint reaches no decoder before its peer is known.
 //
 // Owner: the broker's main, before and longer than any Router of the same context. Threads: any;
 // the handler answers in a thread of its own.

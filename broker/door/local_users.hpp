@@ -19,7 +19,8 @@ class LocalUsers {
   // `workers`: names or numbers of the users whose workers are admitted, besides the broker's own
   // user and root. A name need not exist yet: services may have users while they run alone.
   explicit LocalUsers(const std::vector<std::string>& workers);
-  // Who has this number, without leave to bring workers. Nothing: the transport could not tell.
+  // The user with this number, without leave to bring workers. Nothing: the transport could not
+  // tell.
   LocalUser user(std::optional<std::uint32_t> number) const;
   // Whether workers of this user are admitted.
   bool may_work(const LocalUser& user) const;

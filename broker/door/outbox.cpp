@@ -180,8 +180,8 @@ bool Outbox::may_have_status(PeerId id) {
 
 std::vector<PeerId> Outbox::take_due_requests() { return std::exchange(due_requests_, {}); }
 
-// Whoever was sent little and nothing for a while is forgotten; a mark that does not come back is
-// sent again, which tells whether the connection is still there.
+// A peer that was sent little, and nothing for a while, is forgotten; a mark that does not come
+// back is sent again, which tells whether the connection is still there.
 std::vector<std::pair<PeerId, SendResult>> Outbox::take_lost(Time now) {
   if (now < next_review_) return std::exchange(lost_, {});
   next_review_ = now + kReview;

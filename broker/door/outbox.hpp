@@ -22,7 +22,7 @@
 
 namespace muster {
 
-// A token for a HEARTBEAT that cannot be guessed: whoever sends it back has read it. Never 0.
+// A token for a HEARTBEAT that cannot be guessed: a peer that sends it back has read it. Never 0.
 std::uint64_t new_mark();
 
 class Outbox {

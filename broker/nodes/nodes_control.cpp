@@ -22,7 +22,8 @@ namespace muster {
 namespace {
 
 constexpr Duration kLook = std::chrono::milliseconds(200);  // how old a row of STATUS may be
-// For the workers to end; who started this broker waits a little longer before it kills.
+// For the workers to end; the process that started this broker waits a little longer before it
+// kills.
 constexpr std::chrono::milliseconds kFinish{4'500};
 // `muster down` waits for running tasks; a node that does not answer must not keep the broker.
 constexpr Duration kEndAtMost = std::chrono::seconds(30);

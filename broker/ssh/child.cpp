@@ -135,7 +135,7 @@ bool Child::turn(Waker& waker, Deadline deadline) {
   if (polled[3].revents != 0) read_some(error_pipe_, true);
   if (polled[4].revents != 0) write_some();
   if ((process_ && polled[0].revents == 0) || !reap()) return false;
-  // What it wrote before it ended; whoever inherited the pipes is not waited for.
+  // What it wrote before it ended; a process that inherited the pipes is not waited for.
   read_some(output_pipe_, false);
   read_some(error_pipe_, true);
   return true;

@@ -46,7 +46,7 @@ constexpr std::chrono::seconds kKillPatience{1};
 
 // The answer of a resolver that may take longer than anybody waits for it.
 struct Lookup {
-  Descriptor done{eventfd(0, EFD_CLOEXEC)};  // wakes who waits
+  Descriptor done{eventfd(0, EFD_CLOEXEC)};  // wakes the thread that waits
   std::atomic<bool> published{false};        // what is below is there
   int status = 0;
   std::vector<DialAddress> addresses;

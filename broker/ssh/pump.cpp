@@ -25,8 +25,8 @@ constexpr std::size_t kRoundBytes = 4 * kChunkBytes;
 constexpr std::size_t kMaxStreams = 64;
 // Open and closing ones together.
 constexpr std::size_t kMaxStreamObjects = 4 * kMaxStreams;
-// Whoever was not admitted gets less than this from the broker: a greeting (64 bytes) and at most
-// one handshake command of CURVE (170 bytes).
+// A peer that was not admitted gets less than this from the broker: a greeting (64 bytes) and at
+// most one handshake command of CURVE (170 bytes).
 constexpr std::uint64_t kAdmittedBytes = 256;
 
 // Routers forget connections that are silent for a minute or two; death is found by TCP itself.

@@ -63,7 +63,7 @@ class Pump {
   bool carrying_ = false;
   bool stalled_ = false;  // libssh took nothing: wait for the node
   Deadline keepalive_{};
-  std::list<std::unique_ptr<Stream>> streams_;  // the oldest first; who sends first rotates
+  std::list<std::unique_ptr<Stream>> streams_;  // the oldest first; which one sends first rotates
   std::size_t first_ = 0;
   std::vector<char> buffer_;
 };

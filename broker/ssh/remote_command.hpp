@@ -1,6 +1,6 @@
 // One command on the node: an exec channel, its standard streams and how it ended.
 //
-// Owner: whoever runs it with a Pump, which drives it. Threads: the session's.
+// Owner: the caller that runs it with a Pump, which drives it. Threads: the session's.
 #pragma once
 
 #include <libssh/callbacks.h>

@@ -28,7 +28,7 @@ constexpr const char* kCiphers =
     "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,"
     "aes128-ctr,aes192-ctr,aes256-ctr";
 
-// Reads of a busy connection before whoever else wants something gets a turn: libssh reads 4 KiB
+// Reads of a busy connection before another that wants something gets a turn: libssh reads 4 KiB
 // at a time, so this is 128 KiB.
 constexpr int kReadsPerTurn = 32;
 

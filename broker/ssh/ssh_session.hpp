@@ -19,7 +19,7 @@
 
 namespace muster {
 
-// Who is spoken to, after ~/.ssh/config.
+// The user and host to speak to, after ~/.ssh/config.
 struct SshTarget {
   std::string host;
   std::uint16_t port = 22;

@@ -70,7 +70,7 @@ bool Waker::wait(int descriptor, short events, std::chrono::steady_clock::time_p
     const int ready = poll(descriptors, 2, poll_timeout(deadline));
     throw_if_cut();
     if (ready == 0) return false;
-    if (ready < 0 && errno != EINTR) return true;  // whoever uses the descriptor learns what is up
+    if (ready < 0 && errno != EINTR) return true;  // its next use tells what is wrong
     if (ready > 0 && descriptors[0].revents != 0) return true;
     if (ready > 0) drain();  // last words: they wait until somebody takes them
   }

@@ -89,7 +89,7 @@ std::string BlobFolder::adopt(const BlobSource& source, std::optional<std::uint3
   if (!maker || s.shelf(place).maker_of(source.file) == *maker) {
     s.shelf(place).remove_incoming(source.file);  // if it is still there
   }
-  return error;  // tick() makes room, when whoever wants it has pinned it
+  return error;  // tick() makes room, when the caller that wants it has pinned it
 }
 
 std::string BlobFolder::adopt_from(const BlobName& name, const std::string& owner) {
@@ -336,7 +336,7 @@ std::vector<BlobId> BlobFolder::tick(Time now) {
   if (now >= s.next_look) {
     s.next_look = now + kLookAtIncoming;
     if (s.first_look == Time{0}) s.first_look = now;
-    // Who wrote for a predecessor has as long to say so as anybody else.
+    // A process that wrote for a predecessor has as long to say so as any other.
     const bool is_settled = now - s.first_look >= kIncomingPatience;
     const std::time_t clock = std::time(nullptr);
     for (BlobShelf* shelf : {&s.memory, &s.disk}) {

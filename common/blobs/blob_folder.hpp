@@ -4,7 +4,7 @@
 //   FOLDER/<32 hex digits>            a blob, whole and immutable
 //   FOLDER/incoming/<hex>.<owner>     one that is being written; `owner`: who writes it
 //   FOLDER/owners/<owner>             locked as long as that one lives (owner_mark.hpp)
-//   memory FOLDER/token               who reads it here shares the folders
+//   memory FOLDER/token               a process that reads it here shares the folders
 //   disk FOLDER/<hex>.file            says in which file of the user's it is (user_file.hpp)
 //
 // Files in `incoming` are made with mode 0644 (fchmod, whatever the umask says): only the users of

@@ -99,7 +99,7 @@ void BlobFolder::State::remove(const BlobId& id) {
   gone.push_back(name);
 }
 
-// Whoever frees much memory waits for it: that is done elsewhere.
+// Freeing much memory takes time: another thread does it.
 void BlobFolder::State::drop_file(const BlobId& id, const Entry& entry) {
   const bool is_ours = entry.place != Place::file;
   Descriptor file;

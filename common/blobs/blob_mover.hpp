@@ -1,4 +1,4 @@
-// Copies files on a thread of its own, so that whoever keeps blobs never waits for a disk.
+// Copies files on a thread of its own, so that the keeper of blobs never waits for a disk.
 //
 // Owner: a BlobFolder. Threads: every function is its owner's; the thread starts with the first
 // copy and ends with this object, which gives up what is not copied by then.

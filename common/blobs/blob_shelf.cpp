@@ -28,7 +28,7 @@ constexpr const char* kFile = ".file";  // ID.file says where a file of the user
 constexpr std::uint64_t kLeavePart = 20;
 constexpr std::uint64_t kLeaveBytes = std::uint64_t{1} << 30;
 
-// False when the text is no name of a blob's file.
+// False when the text is not the name of a blob's file.
 bool parse_blob_id(const std::string& text, BlobId& id) {
   if (text.size() != 32 || text.find_first_not_of("0123456789abcdef") != std::string::npos) {
     return false;
@@ -65,8 +65,8 @@ void BlobShelf::make_incoming() {
 // A folder into which others write.
 Descriptor BlobShelf::make_shared(const char* name) const {
   const std::string path = claim_.path() + "/" + name;
-  // Who writes there cannot remove others' files, nor list them: their names have session ids. This
-  // process, whose folder it is, can.
+  // A process that writes there cannot remove others' files, nor list them: their names have
+  // session ids. This process, whose folder it is, can.
   const mode_t mode = group_ ? 01730 : 0700;
   if ((mkdir(path.c_str(), mode) != 0 && errno != EEXIST) || chmod(path.c_str(), mode) != 0) {
     throw std::runtime_error(
@@ -115,7 +115,7 @@ int BlobShelf::place(const std::string& incoming, const BlobId& id) {
 int BlobShelf::place(const std::string& incoming, const BlobId& id, int opened) {
   const std::string hex = to_hex(id);
   // Only its maker may do this to a file that another user of the group made. Such a file, or what
-  // a worker of this user made, may be of any group: who may enter the folder decides.
+  // a worker of this user made, may be of any group: the folder decides which users may read it.
   fchmod(opened, group_ ? 0444 : 0400);
   if (renameat(incoming_.get(), incoming.c_str(), claim_.descriptor(), hex.c_str()) != 0) {
     return errno;

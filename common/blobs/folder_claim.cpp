@@ -66,7 +66,7 @@ Owner read_owner(int lock) {
       fmt::format("{} '{}': {}; {}", what, path, std::strerror(errno), advice));
 }
 
-// Who else could put files there could put them in front of ours.
+// Another user who could put files there could put them in front of ours.
 void check_safe(const std::string& path, const struct stat& status) {
   const bool is_ours = status.st_uid == geteuid();
   if (S_ISDIR(status.st_mode) && (is_ours || status.st_uid == 0) &&

@@ -3,7 +3,7 @@
 // The owner holds a lock (flock) on FOLDER/lock, which names the machine's boot. A folder whose
 // lock is free has no owner: a new claim of the same folder takes it over, and anybody may remove
 // it. One that is *lasting* is left alone for ten minutes if there is anything in it, because its
-// owner may be started again, and as long as somebody lives who works for it (owner_mark.hpp).
+// owner may be started again, and as long as a process lives that works for it (owner_mark.hpp).
 // Threads: a claim belongs to one; distinct claims are independent.
 #pragma once
 
@@ -50,7 +50,7 @@ class FolderClaim {
 // Removes the folders in `parent` whose owners are gone.
 void remove_dead_folders(const std::string& parent);
 // Removes `folder` if nothing is in it, then the one above it, and so on up to `top`. Nothing, if
-// `folder` is not in `top`. Whoever makes folders there meets this at any moment.
+// `folder` is not in `top`. A process that makes folders there may meet this at any moment.
 void remove_empty_folders(const std::string& folder, const std::string& top);
 // Free on the file system where `path` is, or will be.
 std::uint64_t free_bytes_at(const std::string& path);

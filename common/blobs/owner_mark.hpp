@@ -1,4 +1,4 @@
-// Who lives among those that write into the incoming folders of somebody else's blobs.
+// Tells which of the processes that write into another's incoming folders still live.
 //
 //   FOLDER/owners/<owner>   locked (flock) by the process that writes FOLDER/incoming/*.<owner>
 //

@@ -1,6 +1,6 @@
 // A part of a file of the user's that stands for a blob: the file stays where it is, and the disk
 // folder of the blobs holds `<32 hex digits>.file` that says where, and how to see that it did not
-// change meanwhile. Written by the broker's store, read by whoever opens the blob.
+// change meanwhile. Written by the broker's store, read by every process that opens the blob.
 //
 // Threads: every function may be called anywhere. Blocking: on disk input at most.
 #pragma once

@@ -94,8 +94,8 @@ void forget(int descriptor) {
   delete connection;
 }
 
-// Whoever waits is accepted and let go; otherwise the listener stays readable and libzmq's thread
-// never sleeps again.
+// A peer that waits is accepted and let go; otherwise the listener stays readable and libzmq's
+// thread never sleeps again.
 void turn_away(int listener) {
   const int given_up = spare.exchange(-1);
   if (given_up >= 0) system_close(given_up);

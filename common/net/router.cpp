@@ -50,8 +50,8 @@ std::optional<std::uint32_t> local_user_of(zmq::message_t& frame) {
   return user;
 }
 
-// libzmq draws the first id that a ROUTER gives from rand(), which nobody seeds: whoever knows the
-// next one can claim it, and the process aborts. Called right before each ROUTER is made.
+// libzmq draws the first id that a ROUTER gives from rand(), which nobody seeds: a peer that knows
+// the next one can claim it, and the process aborts. Called right before each ROUTER is made.
 void seed_ids() { std::srand(std::random_device()()); }
 
 void secure(zmq::socket_t& socket, const BindOptions& options) {

@@ -47,9 +47,9 @@ struct CurveLogin {
 };
 using Login = std::variant<std::monostate, PlainLogin, CurveLogin>;
 
-// Who may come in through a bound endpoint.
+// Which peers a bound endpoint admits.
 enum class Security {
-  local,    // ZeroMQ's NULL mechanism: whoever may open the Unix socket
+  local,    // ZeroMQ's NULL mechanism: every process that may open the Unix socket
   plain,    // user and password, on this machine alone
   trusted,  // the same over a network; nothing is encrypted: the user said that it may be so
   curve,    // key pairs; encrypted
@@ -158,8 +158,8 @@ class Dealer {
   void* native_socket();
   void* native_monitor();
   // For poll(2): become readable when has_input(), take_connected() or take_refused() may have
-  // become true. Only the change is told: whoever used the Dealer at all, its constructor and
-  // send() included, asks has_input() before anybody sleeps on them.
+  // become true. Only the change is told: after any use of the Dealer, its constructor and
+  // send() included, ask has_input() before sleeping on them.
   int descriptor();
   int monitor_descriptor();
 

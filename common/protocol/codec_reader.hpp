@@ -19,7 +19,7 @@ namespace muster::wire {
 
 using message::RefuseCode;
 
-// No sequence reaches it: whoever adds a count to one cannot overflow.
+// No sequence reaches it: adding a count to one cannot overflow.
 inline constexpr std::uint64_t kSequenceEnd = std::uint64_t{1} << 62;
 
 // Leaves `decode` from any depth; never leaves the codec.
@@ -309,7 +309,7 @@ class Reader {
     throw Fault{"expected an integer in range"};
   }
 
-  // Whoever continues to count from it cannot overflow.
+  // Counting on from it cannot overflow.
   static void check_attempt(Attempt attempt) {
     if (value(attempt) >= std::uint32_t{1} << 31) throw Fault{"an attempt outside its range"};
   }

@@ -22,7 +22,7 @@ struct Payload {
   bool operator==(const Payload&) const = default;
 };
 
-// A blob is immutable: whoever has one of this name has these bytes.
+// A blob is immutable: every copy of this name has these bytes.
 struct BlobName {
   BlobId id;
   std::uint64_t size_bytes = 0;
@@ -80,7 +80,7 @@ struct JobSpec {
   bool forward_output = false;    // what tasks print and log goes to the producer
   Resources resources = {};
   std::vector<std::string> labels = {};  // only workers with all of these
-  bool inline_results = false;           // who wants them cannot fetch blobs
+  bool inline_results = false;           // the producer cannot fetch blobs
   bool operator==(const JobSpec&) const = default;
 };
 

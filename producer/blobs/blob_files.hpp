@@ -1,5 +1,5 @@
-// The files of a producer's blobs in the folders of its broker: who shares them writes content once
-// and sends none of it (common/blobs/blob_folder.hpp says what lies where).
+// The files of a producer's blobs in the folders of its broker: a producer that shares them writes
+// content once and sends none of it (common/blobs/blob_folder.hpp says what lies where).
 //
 // Threads: any; the functions keep no state. Blocking: on disk input and output.
 #pragma once

@@ -32,7 +32,8 @@ std::size_t width(std::string_view text) {
       std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
-// Control characters would let a worker's name move the cursor of whoever asks for the status.
+// Control characters would let a worker's name move the cursor of the person who asks for the
+// status.
 std::string clean(const std::string& said) {
   std::string text = printable_line(said);
   if (text.size() <= kLongestCell) return text;

@@ -6,7 +6,7 @@
 
 namespace muster {
 
-// `json` is PoolStatus::json. Throws std::runtime_error when it is no status.
+// `json` is PoolStatus::json. Throws std::runtime_error when it is not a status.
 std::string status_table(const std::string& json);
 
 // Three significant digits with a unit: "850 us", "12.3 ms", "4.50 s", "2 h 05 min".

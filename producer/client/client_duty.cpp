@@ -1,4 +1,5 @@
-// Who works for the client, and when: the background thread, a thread that waits, one that submits.
+// Which thread works for the client, and when: the background thread, a thread that waits, one that
+// submits.
 #include <poll.h>
 
 #include <algorithm>

@@ -25,7 +25,7 @@ bool broker_serves(const std::string& endpoint);
 // Whether somebody starts the broker there again when it crashes.
 bool broker_is_kept(const std::string& endpoint);
 
-// Locked by whoever starts the broker of an ipc:// endpoint again when it crashes.
+// Locked by the process that starts the broker of an ipc:// endpoint again when it crashes.
 std::string keeper_lock(const std::string& endpoint);
 
 // Whether a process, stopped or not, holds the socket of this ipc:// endpoint.

@@ -60,7 +60,7 @@ void write_seal(const std::string& path, bool replace) {
     if (replace) {
       ::rename(fresh.c_str(), path.c_str());
     } else {
-      // link(2) replaces nothing: whoever comes second reads the first one's.
+      // link(2) replaces nothing: the second one reads what the first one wrote.
       [[maybe_unused]] const int linked = ::link(fresh.c_str(), path.c_str());
     }
   }

@@ -34,7 +34,7 @@ std::uint64_t StreamState::push(Bytes payload, const std::vector<Blob>& blobs) {
   const std::uint64_t known_bytes = collector_.blob_bytes();
   const std::size_t inline_bytes = packed.bytes.size();
   const std::uint64_t sequence = value(collector_.pushed(inline_bytes, packed));
-  // Who puts more blobs may wait for this task to end.
+  // A caller that puts more blobs may wait for this task to end.
   const bool brings_blobs = collector_.blob_bytes() > known_bytes;
   unsent_.push_back(std::move(packed));
   unsent_bytes_ += inline_bytes;

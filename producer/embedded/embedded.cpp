@@ -138,7 +138,7 @@ void Embedded::start(const Options& options, const std::string& broker, const st
   }
 }
 
-// Who connects before there is a socket tries again only after a while.
+// A process that connects before there is a socket tries again only after a while.
 void Embedded::await_socket() const {
   constexpr std::chrono::milliseconds kStep{1};
   constexpr std::chrono::seconds kLimit{2};

@@ -20,7 +20,7 @@ std::string variable(const char* name) {
 }
 
 std::vector<fs::path> folders(const std::string& chosen) {
-  if (!chosen.empty()) return {chosen};  // who says where means there
+  if (!chosen.empty()) return {chosen};  // a folder that was named is the only one
   std::vector<fs::path> result;
   std::error_code ignored;
   fs::path own;  // of the library that this code is in

@@ -1,5 +1,5 @@
 // A queue whose elements are named by consecutive numbers: element `number` is found in O(1) from
-// begin() to end(). Grows by doubling, never allocates per element. Owner: whoever holds it.
+// begin() to end(). Grows by doubling, never allocates per element. Owner: its holder.
 #pragma once
 
 #include <algorithm>

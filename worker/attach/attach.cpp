@@ -123,7 +123,7 @@ bool Attachment::take_lock() {
 void Attachment::clean_up() {
   socket_.reset();
   if (!take_lock()) return;  // somebody was faster
-  // Its listening socket may be the last that is closed; who answers is another worker.
+  // Its listening socket may be the last that is closed; if one answers, it is another worker.
   if (connect() && ask("who") != Answer::gone) return;
   for (const char* name : {"control", "pid", "log", "lock"}) ::unlink(name);
   ::rmdir((cache_ + "/run/" + config_.pool).c_str());

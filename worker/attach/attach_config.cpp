@@ -89,7 +89,7 @@ class Reader {
   const Json& object_;
 };
 
-// One component of a path, whoever chose it.
+// One component of a path, trusted or not.
 bool is_plain_name(const std::string& text) {
   return !text.empty() && text.size() <= 128 && text.front() != '.' &&
          text.find_first_not_of(

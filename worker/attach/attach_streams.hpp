@@ -12,7 +12,7 @@ namespace muster {
 // "muster: TEXT\n" on standard error.
 void say(const std::string& text);
 
-// "TEXT\n" on a descriptor. A broker that does not listen any more is no error.
+// "TEXT\n" on a descriptor. A broker that no longer listens is not an error.
 void write_line(int descriptor, const std::string& text);
 
 // Waits until there is something to read, or the other side is gone. False: not before `deadline`.

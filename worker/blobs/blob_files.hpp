@@ -86,7 +86,8 @@ class IncomingFile {
 
 BlobName random_name(std::uint64_t size_bytes);
 std::string incoming_path(const BlobHome& home, const char* place, const BlobId& id);
-// Who may enter the folders may read; that is only their user, or a group of the user's choice.
+// Every user who may enter the folders may read; that is only their owner, or a group of the user's
+// choice.
 inline constexpr unsigned kResultFileMode = 0644;
 bool has_room(const BlobHome& home, const char* place, std::uint64_t size_bytes);
 // Whether it had that room if nothing else were on its file system.

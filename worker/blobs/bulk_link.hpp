@@ -3,7 +3,7 @@
 // disk.
 //
 // The connection is made when the first blob is to come or was returned. Its messages go by the
-// rules of docs/protocol.md, "Blobs"; whoever cannot prove to be our broker is told nothing but
+// rules of docs/protocol.md, "Blobs"; a peer that cannot prove to be our broker is told nothing but
 // HELLO_BULK.
 //
 // Owned by the worker's loop, on whose thread every function is called. None of them blocks.

@@ -3,7 +3,7 @@
 // (docs/protocol.md, "Blobs"):
 //
 //   FOLDER/memory, FOLDER/disk              blobs by name; both may be links to the broker's
-//   FOLDER/memory/incoming/<hex>.<owner>    a result, until whoever gets the outcome takes it
+//   FOLDER/memory/incoming/<hex>.<owner>    a result, until the receiver of the outcome takes it
 //   FOLDER/shares                           is there: the producer's files are seen here, too
 //
 // Owner: the runner link, or an executor of the daemon. Threads: any, at once. Blocking: on disk

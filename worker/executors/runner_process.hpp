@@ -80,11 +80,11 @@ class RunnerProcess {
   bool next(Message& message);
 
   // --- What it prints, and says over the link
-  // Reads what came. It is the speaker's, who may be null: nobody's.
+  // Reads what came. It belongs to the speaker; null: to no task.
   void read_output(const TaskStart* speaker, Time now);
   // The same, and the speaker says no more.
   void end_output(const TaskStart& speaker, Time now);
-  // A first task starts: what was printed before is no part of its story.
+  // A first task starts: what was printed before does not belong to it.
   void clear_tail(Time now);
   // Moves what is due to the results.
   void take_output(Executor::Results& results, Time now);

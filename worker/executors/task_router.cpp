@@ -24,7 +24,8 @@ RunnerCommand with_environment(RunnerCommand command, const TaskRouterOptions& o
   return command;
 }
 
-// Without a plug-in there is no function to run: runners then only start for who asks in vain.
+// Without a plug-in there is no function to run: a runner is started only for a task that asks in
+// vain.
 std::unique_ptr<Executor> make_native(const TaskRouterOptions& options,
                                       const FunctionRegistry& functions) {
   if (options.executor == "thread") {

@@ -1,7 +1,7 @@
 // What tasks say, gathered into messages: at most so many lines from one process, each at most
 // limits::kMaxLineBytes long. What is too much is left out and counted.
 //
-// Owned by who reads a process's output: its runner link, or the daemon. Pure; one thread.
+// Owned by the reader of a process's output: its runner link, or the daemon. Pure; one thread.
 #pragma once
 
 #include <string>
@@ -15,7 +15,7 @@ namespace muster {
 class OutputGate {
  public:
   // What a person still reads, and 16 runners do not drown a producer with; a traceback or a table
-  // at once is no reason to leave lines out.
+  // at once does not justify leaving lines out.
   static constexpr std::int64_t kLinesPerSecond = 1000;
   static constexpr std::int64_t kBurstLines = 5000;
 

@@ -104,8 +104,8 @@ class RunnerLink::State {
   std::unordered_map<std::uint64_t, std::promise<StoreReply>> questions_;    // to stores, by token
   std::unordered_map<std::uint64_t, std::vector<std::uint64_t>> claimants_;  // by task
   std::uint64_t last_question_ = 0;
-  // Whoever waits for a task reads the link itself (it leads): one thread less between the daemon
-  // and the task. While all task threads run tasks the background thread leads.
+  // A thread that waits for a task reads the link itself (it leads): one thread less between the
+  // daemon and the task. While all task threads run tasks the background thread leads.
   bool led_ = false;
   bool background_leads_ = false;
   unsigned waiting_ = 0;  // in next(), led by another

@@ -117,7 +117,7 @@ std::uintmax_t size_of(const std::string& file) {
   return error ? 0 : size;
 }
 
-// The log of a disk without room is no reason to go without a broker.
+// A full disk, which takes no log, does not justify going without a broker.
 std::string usable_log(const std::string& log) {
   if (size_of(log) > kLogBytes) ::unlink(log.c_str());
   const int file =

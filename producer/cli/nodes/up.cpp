@@ -24,7 +24,7 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kLook{100};
 constexpr std::chrono::seconds kDownPatience{60};
 constexpr std::chrono::seconds kLookAgain{1};
-constexpr std::chrono::seconds kBrokerPatience{30};  // whoever typed this waits for the answer
+constexpr std::chrono::seconds kBrokerPatience{30};  // a person waits for the answer
 
 Options attach(const std::string& endpoint, const char* label) {
   Options options;

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kWriteBytes = std::size_t{8} << 20;
 
-// Throws when it is no file that can be read; returns its size.
+// Throws when it is not a file that can be read; returns its size.
 std::uint64_t check_input(const std::string& path) {
   struct stat facts {};
   if (::stat(path.c_str(), &facts) != 0 || ::access(path.c_str(), R_OK) != 0) {

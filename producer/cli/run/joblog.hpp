@@ -59,7 +59,8 @@ class JoblogFile {
 };
 
 // The whole text of the file at `path` (a plus sign in front is left out); empty when there is no
-// such file or it is no regular one. Throws std::runtime_error that names it when it is unreadable.
+// such file or it is not a regular one. Throws std::runtime_error that names it when it is
+// unreadable.
 std::string read_whole_file(const std::string& path);
 
 }  // namespace muster

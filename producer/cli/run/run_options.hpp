@@ -57,7 +57,8 @@ struct RunWords {
 };
 RunWords split_run_words(const std::vector<std::string>& words);
 
-// "90", "1.5", "500ms", "10s", "5m", "2h" or "1d"; nothing: it is no time, or longer than a year.
+// "90", "1.5", "500ms", "10s", "5m", "2h" or "1d"; nothing: it is not a time, or longer than a
+// year.
 std::optional<std::chrono::milliseconds> parse_duration(std::string_view text);
 
 // Adds the options to `app` (the subcommand `run`), which then fills a RunOptions.

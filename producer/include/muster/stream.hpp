@@ -109,7 +109,7 @@ class MUSTER_API Channel {
   // Ends a task, or all of the job; their outcomes still arrive, as cancelled.
   void cancel(std::uint32_t job, std::optional<std::uint64_t> sequence = {});
   // So many bytes of results that were taken are consumed: of a job until_consumed, the sizes of
-  // `ChannelItem::result` where that is no blob. Others: no effect.
+  // `ChannelItem::result` where that is not a blob. Others: no effect.
   void consumed(std::uint32_t job, std::uint64_t bytes);
   // No more pushes; the job is forgotten after its last outcome.
   void close(std::uint32_t job);
