@@ -307,7 +307,7 @@ def _is_installed(requirement: str) -> bool:
         try:
             parsed = Requirement(requirement)
         except InvalidRequirement as error:
-            raise ValueError(f"pip: {requirement!r} is no requirement: {error}") from None
+            raise ValueError(f"pip: {requirement!r} is not a requirement: {error}") from None
         if parsed.marker is not None and not parsed.marker.evaluate():
             return True
         version = importlib.metadata.version(parsed.name)

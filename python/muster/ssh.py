@@ -290,8 +290,8 @@ def _include(include: str) -> Path:
     path = find_include(include)
     if path is None:
         raise Unsupported(
-            f"includes: {include!r} is no file or folder here, nor a module that this program can "
-            "import"
+            f"includes: {include!r} is not a file or folder here, nor a module that this program "
+            "can import"
         )
     return path
 

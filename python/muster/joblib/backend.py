@@ -3,7 +3,7 @@
 One protocol for joblib 1.2 to 1.6: `submit` is also `apply_async`, futures have `get` and `result`,
 and results are taken in the callback where joblib can (1.3 and later) or by `get` (1.2).
 
-Owner: whoever made it; joblib makes one per `Parallel` or per context. One backend serves one
+Owner: its maker; joblib makes one per `Parallel` or per context. One backend serves one
 `Parallel` at a time: a second one that comes meanwhile gets a copy.
 Threads: as joblib uses it, from the caller's thread and the call's callback thread.
 """

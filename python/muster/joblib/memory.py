@@ -5,7 +5,7 @@
     def simulate(p, q): ...
     Parallel(n_jobs=-1)(delayed(simulate)(p, q) for p, q in grid)
 
-Each value is computed once in the whole pool: who asks for one that another computes waits for it.
+Each value is computed once in the whole pool: callers that need the same one wait for it.
 docs/joblib.md, "Memory", says the rules. Threads: any.
 """
 
@@ -380,10 +380,10 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
         return self._store.look(key).status == HIT
 
     def _open_item(self, location: str, mode: str) -> Any:
-        raise io.UnsupportedOperation(f"{location}: values of a pool's store are no files")
+        raise io.UnsupportedOperation(f"{location}: values of a pool's store are not files")
 
     def _move_item(self, src: str, dst: str) -> None:
-        raise io.UnsupportedOperation(f"{src}: values of a pool's store are no files")
+        raise io.UnsupportedOperation(f"{src}: values of a pool's store are not files")
 
 
 def _warn(text: str) -> None:
