@@ -182,8 +182,13 @@ void Scheduler::returned(WorkerIndex index, const message::Returned& message) {
   JobRecord* job = find_job(message.session, message.job);
   workers_.at(index).recall_until = Time::min();
   if (job == nullptr) {
-    workers_.at(index).leases -= static_cast<std::uint32_t>(
-        reports_.take_back(index, message.session, message.job, message.leases));
+    const std::uint64_t taken =
+        reports_.take_back(index, message.session, message.job, message.leases);
+    workers_.at(index).leases -= static_cast<std::uint32_t>(taken);
+    // It may hold the job for ever otherwise: no report is left that could expire.
+    if (taken > 0 && !reports_.holds_any(index, message.session, message.job)) {
+      send_worker(index, message::ForgetJob{message.session, message.job});
+    }
     settle(index);
     return;
   }

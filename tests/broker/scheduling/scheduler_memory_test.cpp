@@ -243,6 +243,13 @@ TEST_F(ReportedLeasesTest, ThoseThatTheWorkerGivesBackRunElsewhere) {
   EXPECT_EQ(scheduler_->counter("leases_adopted"), 1U);
 }
 
+TEST_F(ReportedLeasesTest, AWorkerThatGivesAllOfThemBackForgetsTheJob) {
+  send(worker_, message::Returned{{1, 77}, JobId{1}, {{TaskSequence{0}, 2, Attempt{0}}}});
+  EXPECT_EQ(find_other<message::ForgetJob>(workers_.at(worker_).other), nullptr);
+  send(worker_, message::Returned{{1, 77}, JobId{1}, {{TaskSequence{5}, 1, Attempt{2}}}});
+  EXPECT_NE(find_other<message::ForgetJob>(workers_.at(worker_).other), nullptr);
+}
+
 // Nobody honest says them, and whoever does confuses nobody.
 TEST_F(ReportedLeasesTest, RangesThatOverlapStayInOrder) {
   message::HelloWorker hello = hello_of(1, 3);
