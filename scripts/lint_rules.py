@@ -29,7 +29,13 @@ FOLDERS = (*PRODUCT, "python", "tests", "bench", "examples")
 BINDING = "python/native/"
 BINDING_HEADER = re.compile(r"muster/.*|pybind11/.*|[a-z_0-9]+")
 
-PURE_ROOMS = ("common/protocol", "broker/scheduling", "worker/agent", "producer/session")
+PURE_ROOMS = (
+    "common/protocol",
+    "broker/books",
+    "broker/scheduling",
+    "worker/agent",
+    "producer/session",
+)
 IMPURE_HEADER = re.compile(
     r"zmq.*|libssh/.*|spdlog/.*|sys/.*|arpa/.*|net/.*|netinet/.*|linux/.*"
     r"|(unistd|fcntl|poll|pthread|signal|time|stdio|spawn|dirent|dlfcn)\.h|cstdio|csignal|ctime"

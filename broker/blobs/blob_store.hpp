@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "broker/scheduling/blob_files.hpp"
+#include "broker/books/blob_files.hpp"
 #include "common/blobs/blob_folder.hpp"
 
 namespace muster {

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "broker/scheduling/user_table.hpp"
+#include "broker/books/user_table.hpp"
 
 namespace muster {
 

@@ -18,11 +18,11 @@
 #include <variant>
 #include <vector>
 
-#include "broker/scheduling/job_table.hpp"
-#include "broker/scheduling/reported_leases.hpp"
-#include "broker/scheduling/run_queue.hpp"
-#include "broker/scheduling/user_table.hpp"
-#include "broker/scheduling/worker_table.hpp"
+#include "broker/books/job_table.hpp"
+#include "broker/books/reported_leases.hpp"
+#include "broker/books/run_queue.hpp"
+#include "broker/books/user_table.hpp"
+#include "broker/books/worker_table.hpp"
 #include "broker/stores/memo_claims.hpp"
 #include "common/protocol/message.hpp"
 #include "common/time.hpp"

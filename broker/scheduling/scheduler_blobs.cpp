@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "broker/scheduling/blob_files.hpp"
+#include "broker/books/blob_files.hpp"
 #include "broker/scheduling/scheduler.hpp"
 #include "common/check.hpp"
 #include "common/protocol/blob_names.hpp"

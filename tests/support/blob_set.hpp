@@ -9,7 +9,7 @@
 #include <string>
 #include <utility>
 
-#include "broker/scheduling/blob_files.hpp"
+#include "broker/books/blob_files.hpp"
 #include "common/check.hpp"
 
 namespace muster::testing {

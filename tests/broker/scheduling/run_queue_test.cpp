@@ -1,5 +1,5 @@
 // Which jobs are looked at again when a worker has more room.
-#include "broker/scheduling/run_queue.hpp"
+#include "broker/books/run_queue.hpp"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <set>
 #include <vector>
 
-#include "broker/scheduling/job_table.hpp"
+#include "broker/books/job_table.hpp"
 
 namespace muster {
 namespace {

@@ -1,6 +1,6 @@
 // The window of a job's tasks, compared with a plain set of sequences while it moves on: past whole
 // chunks, over gaps of every length, and until what it has let go of is many times what it holds.
-#include "broker/scheduling/task_window.hpp"
+#include "broker/books/task_window.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,8 +1,8 @@
-#include "broker/scheduling/run_queue.hpp"
+#include "broker/books/run_queue.hpp"
 
 #include <algorithm>
 
-#include "broker/scheduling/job_table.hpp"
+#include "broker/books/job_table.hpp"
 #include "common/check.hpp"
 
 namespace muster {

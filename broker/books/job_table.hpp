@@ -16,9 +16,9 @@
 #include <unordered_map>
 #include <vector>
 
-#include "broker/scheduling/blob_table.hpp"
-#include "broker/scheduling/task_window.hpp"
-#include "broker/scheduling/user_table.hpp"
+#include "broker/books/blob_table.hpp"
+#include "broker/books/task_window.hpp"
+#include "broker/books/user_table.hpp"
 #include "common/protocol/message.hpp"
 #include "common/time.hpp"
 

@@ -1,4 +1,4 @@
-#include "broker/scheduling/job_table.hpp"
+#include "broker/books/job_table.hpp"
 
 #include <utility>
 

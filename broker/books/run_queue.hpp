@@ -15,7 +15,7 @@
 #include <utility>
 #include <vector>
 
-#include "broker/scheduling/user_table.hpp"
+#include "broker/books/user_table.hpp"
 
 namespace muster {
 

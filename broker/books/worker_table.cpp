@@ -1,4 +1,4 @@
-#include "broker/scheduling/worker_table.hpp"
+#include "broker/books/worker_table.hpp"
 
 #include <algorithm>
 #include <bit>

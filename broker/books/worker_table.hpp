@@ -17,8 +17,8 @@
 #include <utility>
 #include <vector>
 
-#include "broker/scheduling/job_table.hpp"
-#include "broker/scheduling/run_queue.hpp"
+#include "broker/books/job_table.hpp"
+#include "broker/books/run_queue.hpp"
 #include "common/protocol/message.hpp"
 #include "common/time.hpp"
 

@@ -1,4 +1,4 @@
-#include "broker/scheduling/reported_leases.hpp"
+#include "broker/books/reported_leases.hpp"
 
 #include <algorithm>
 #include <iterator>

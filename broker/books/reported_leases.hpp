@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "broker/scheduling/task_window.hpp"
+#include "broker/books/task_window.hpp"
 #include "common/protocol/message.hpp"
 #include "common/time.hpp"
 
