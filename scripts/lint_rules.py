@@ -32,6 +32,7 @@ BINDING_HEADER = re.compile(r"muster/.*|pybind11/.*|[a-z_0-9]+")
 PURE_ROOMS = (
     "common/protocol",
     "broker/books",
+    "broker/placement",
     "broker/scheduling",
     "worker/agent",
     "producer/session",

@@ -12,6 +12,9 @@
 
 namespace muster {
 
+// A larger size changes no decision.
+inline constexpr std::uint64_t kMostBlobBytes = std::uint64_t{1} << 50;
+
 class BlobTable {
  public:
   struct Kept {

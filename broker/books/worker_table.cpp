@@ -4,6 +4,7 @@
 #include <bit>
 #include <utility>
 
+#include "common/protocol/blob_names.hpp"
 #include "common/protocol/resources.hpp"
 
 namespace muster {
@@ -17,7 +18,27 @@ std::int32_t level_of(const WorkerRecord& worker, std::uint64_t load) {
   return std::min(kFullLevel + static_cast<std::int32_t>(std::bit_width(eighths)), kLevels - 1);
 }
 
+std::uint64_t missing_of(const Payload& payload, const WorkerRecord& worker) {
+  std::uint64_t missing = 0;
+  for (std::uint32_t i = 0; i < payload.blobs; ++i) {
+    const BlobName name = blob_at(payload, i);
+    if (worker.blobs.count(name.id) != 0) continue;
+    missing += std::clamp<std::uint64_t>(name.size_bytes, 1, kMostBlobBytes);
+  }
+  return missing;
+}
+
 }  // namespace
+
+std::uint64_t missing_bytes(const JobRecord& job, const TaskRecord& task,
+                            const WorkerRecord& worker) {
+  if (!job.names_blobs || worker.shares) return 0;
+  return missing_of(job.spec.function.body, worker) + missing_of(task.data, worker);
+}
+
+bool lacks_blobs(const JobRecord& job, const TaskRecord& task, const WorkerRecord& worker) {
+  return missing_bytes(job, task, worker) > 0;
+}
 
 bool WorkerClass::offers(const Function& function) const {
   if (workers == 0) return false;

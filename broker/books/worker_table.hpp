@@ -18,7 +18,6 @@
 #include <vector>
 
 #include "broker/books/job_table.hpp"
-#include "broker/books/run_queue.hpp"
 #include "common/protocol/message.hpp"
 #include "common/time.hpp"
 
@@ -92,6 +91,15 @@ struct WorkerRecord {
   std::set<BlobId> blobs;  // in its cache, by its own word; empty when it shares
 };
 
+// Names that are remembered of a worker's cache: 4 GiB in the smallest blobs. Of others the broker
+// believes that they are not there, which costs the worker nothing but a place in line.
+inline constexpr std::size_t kMaxWorkerBlobs = 65'536;
+// Of the blobs that the task and its job's body name, what the worker lacks; 0: the task can start
+// there.
+std::uint64_t missing_bytes(const JobRecord& job, const TaskRecord& task,
+                            const WorkerRecord& worker);
+bool lacks_blobs(const JobRecord& job, const TaskRecord& task, const WorkerRecord& worker);
+
 // Levels of relative load: below kFullLevel a slot is idle, from it on all slots have work.
 inline constexpr std::int32_t kFullLevel = 32;
 inline constexpr std::int32_t kLevels = 64;
@@ -115,32 +123,6 @@ struct WorkerClass {
 
   bool offers(const Function& function) const;
   bool offers(const JobSpec& spec) const;  // and has its labels
-};
-
-// The classes that offer what a job needs, by what decides about that.
-struct ClassCache {
-  std::uint64_t jobs = 0;  // that use it
-  WaitGroup plain;         // those of its jobs that found no room, …
-  WaitGroup near{.users = {},
-                 .differs = true};  // … and those that do not like every worker as much
-  std::uint64_t generation = 0;
-  std::vector<std::uint32_t> classes;
-};
-
-// Jobs that ask for the same resources of the same workers, and the workers where a task of theirs
-// fits when nothing else runs there. Owned by the scheduler.
-struct Demand {
-  struct Candidate {
-    WorkerIndex worker = kNoWorker;
-    std::uint32_t width = 1;  // slots that a task takes there
-  };
-  Resources wanted;
-  std::vector<Candidate> candidates;
-  std::size_t cursor = 0;  // where the next search begins
-  std::uint32_t jobs = 0;
-  WaitGroup waiting;                 // those of them that found no room
-  std::uint64_t failed_in_turn = 0;  // the scheduler's turn in which no worker had room
-  Time blocked_since = kNever;       // since when none of its tasks found room
 };
 
 class WorkerTable {
@@ -186,6 +168,12 @@ class WorkerTable {
   void each(Visit&& visit) {
     for (WorkerIndex index = 0; index < workers_.size(); ++index) {
       if (workers_[index]) visit(index, *workers_[index]);
+    }
+  }
+  template <typename Visit>  // visit(WorkerIndex, const WorkerRecord&), in index order
+  void each(Visit&& visit) const {
+    for (WorkerIndex index = 0; index < workers_.size(); ++index) {
+      if (workers_[index]) visit(index, std::as_const(*workers_[index]));
     }
   }
 

@@ -1,16 +1,9 @@
-// Questions about stores of computed values: the scheduler knows who may ask for which store,
-// others answer.
-//
-// A store's values are those of one seal: a secret of the user whose programs named the store. No
-// node hears it. A worker speaks for the sessions whose tasks it has, and sees only stores that
-// one of those named.
+#include "broker/scheduling/store_questions.hpp"
+
 #include <openssl/evp.h>
 
 #include <algorithm>
 #include <array>
-#include <utility>
-
-#include "broker/scheduling/scheduler.hpp"
 
 namespace muster {
 namespace {
@@ -37,23 +30,26 @@ std::string space_of(const std::string& store, const std::string& seal) {
   return space;
 }
 
+StoreOrigin origin_of(const SessionId& id) { return {false, id.high, id.low}; }
+StoreOrigin origin_of(const WorkerId& id) { return {true, id.high, id.low}; }
+
 bool names_a_store(const message::StoreRequest& request) {
   return request.question.operation == StoreOperation::contains && request.question.key.empty();
 }
 
 }  // namespace
 
-void Scheduler::ask_store(SessionRecord& session, message::StoreRequest&& request) {
+void StoreQuestions::ask(SessionRecord& session, message::StoreRequest&& request) {
   StoreQuestion& question = request.question;
   const StoreOrigin origin = origin_of(session.id);
   if (question.operation == StoreOperation::leave) {
-    store_events_.push_back({origin, std::move(request)});
+    events_.push_back({origin, std::move(request)});
     return;
   }
   const bool names = names_a_store(request);
   auto found = session.stores.find(question.store);
   if (found == session.stores.end() && session.stores.size() >= kMostStoresOfSession) {
-    refuse_question(origin, request, "a program may use at most 1,024 stores");
+    refuse(origin, request, "a program may use at most 1,024 stores");
     return;
   }
   if (found == session.stores.end()) {
@@ -64,43 +60,42 @@ void Scheduler::ask_store(SessionRecord& session, message::StoreRequest&& reques
   }
   if (!names) {
     question.store = found->second;
-    store_events_.push_back({origin, std::move(request)});
+    events_.push_back({origin, std::move(request)});
     return;
   }
   message::StoreAnswer answer{request.token, {}};
   answer.reply.status = StoreStatus::miss;
   this->answer(origin, std::move(answer));
-  review_early_questions();
+  review_early();
 }
 
-void Scheduler::ask_store(WorkerIndex index, message::StoreRequest&& request) {
-  const StoreOrigin origin = origin_of(workers_.at(index).hello.worker);
+void StoreQuestions::ask(WorkerIndex index, message::StoreRequest&& request) {
+  const StoreOrigin origin = origin_of(books_.worker(index).hello.worker);
   if (request.question.operation == StoreOperation::leave) {
-    std::erase_if(early_questions_, [&](const auto& early) {
+    std::erase_if(early_, [&](const auto& early) {
       return early.worker == index &&
              (request.claimant == 0 || early.request.claimant == request.claimant);
     });
-    store_events_.push_back({origin, std::move(request)});
+    events_.push_back({origin, std::move(request)});
     return;
   }
-  const StoreAccess access = store_access(index, request.question.store);
+  const Access access = this->access(index, request.question.store);
   if (access.is_early && keep_early(index, request)) return;
   if (access.space.empty()) {
-    refuse_question(origin, request,
-                    "no program whose tasks this worker has uses the store '" +
-                        request.question.store +
-                        "': make its Memory in the program, too, before its tasks");
+    refuse(origin, request,
+           "no program whose tasks this worker has uses the store '" + request.question.store +
+               "': make its Memory in the program, too, before its tasks");
     return;
   }
   request.question.store = access.space;
-  store_events_.push_back({origin, std::move(request)});
+  events_.push_back({origin, std::move(request)});
 }
 
 // Which values the name stands for at this worker. `is_early`: a session that has its tasks is not
 // back since we started, and may still name the store.
-Scheduler::StoreAccess Scheduler::store_access(WorkerIndex index, const std::string& store) const {
-  const WorkerRecord& worker = workers_.at(index);
-  StoreAccess access;
+StoreQuestions::Access StoreQuestions::access(WorkerIndex index, const std::string& store) const {
+  const WorkerRecord& worker = books_.worker(index);
+  Access access;
   if (worker.leases == 0) return access;
   const SessionRecord* last = nullptr;
   const auto look = [&](const SessionRecord* session) {
@@ -116,12 +111,12 @@ Scheduler::StoreAccess Scheduler::store_access(WorkerIndex index, const std::str
     access.space = found->second;
   };
   for (const LeaseRun& run : worker.order) {
-    const auto job = jobs_.find(run.job);
-    if (job != jobs_.end()) look(job->second->session);
+    const auto job = books_.jobs().find(run.job);
+    if (job != books_.jobs().end()) look(job->second->session);
   }
   if (access.space.empty()) {  // leases that nobody has submitted again since we started
-    access.is_early = access.is_early || reports_.count(index) > 0;
-    for (const auto& [id, session] : sessions_) {
+    access.is_early = access.is_early || books_.reports().count(index) > 0;
+    for (const auto& [id, session] : books_.sessions()) {
       if (session->present && !session->resuming) continue;
       for (const auto& [number, job] : session->jobs) {
         const bool has =
@@ -136,47 +131,50 @@ Scheduler::StoreAccess Scheduler::store_access(WorkerIndex index, const std::str
   return access;
 }
 
-bool Scheduler::keep_early(WorkerIndex index, message::StoreRequest& request) {
+bool StoreQuestions::keep_early(WorkerIndex index, message::StoreRequest& request) {
   std::size_t bytes = request.question.value.size();
-  for (const EarlyQuestion& early : early_questions_) bytes += early.request.question.value.size();
-  if (early_questions_.size() >= kMostEarly || bytes > kMostEarlyBytes) return false;
-  early_questions_.push_back({index, std::move(request)});
+  for (const EarlyQuestion& early : early_) bytes += early.request.question.value.size();
+  if (early_.size() >= kMostEarly || bytes > kMostEarlyBytes) return false;
+  early_.push_back({index, std::move(request)});
   return true;
 }
 
-// A session has named its stores, or is no more.
-void Scheduler::review_early_questions() {
-  for (EarlyQuestion& early : std::exchange(early_questions_, {})) {
-    ask_store(early.worker, std::move(early.request));
+void StoreQuestions::review_early() {
+  for (EarlyQuestion& early : std::exchange(early_, {})) {
+    ask(early.worker, std::move(early.request));
   }
 }
 
-// The session has said what it has to say first.
-void Scheduler::set_stores_named(SessionRecord& session) {
+void StoreQuestions::set_named(SessionRecord& session) {
   if (std::exchange(session.has_named_stores, true)) return;
-  review_early_questions();
+  review_early();
 }
 
-void Scheduler::refuse_question(const StoreOrigin& origin, const message::StoreRequest& request,
-                                std::string why) {
+void StoreQuestions::refuse(const StoreOrigin& origin, const message::StoreRequest& request,
+                            std::string why) {
   message::StoreAnswer refusal{request.token, {}};
   refusal.reply.text = std::move(why);
   answer(origin, std::move(refusal));
 }
 
-void Scheduler::forget_in_stores(const StoreOrigin& origin) {
-  store_events_.push_back({origin, std::nullopt});
+void StoreQuestions::forget(const SessionRecord& session) {
+  events_.push_back({origin_of(session.id), std::nullopt});
 }
 
-void Scheduler::answer(const StoreOrigin& origin, message::StoreAnswer&& answer) {
+void StoreQuestions::forget(WorkerIndex index) {
+  std::erase_if(early_, [&](const auto& early) { return early.worker == index; });
+  events_.push_back({origin_of(books_.worker(index).hello.worker), std::nullopt});
+}
+
+void StoreQuestions::answer(const StoreOrigin& origin, message::StoreAnswer&& answer) {
   if (origin.is_worker) {
-    const WorkerIndex index = workers_.find(WorkerId{origin.high, origin.low});
-    if (index != kNoWorker) send_worker(index, std::move(answer));
+    const WorkerIndex index = books_.workers().find(WorkerId{origin.high, origin.low});
+    if (index != kNoWorker) out_.send(books_.worker(index), std::move(answer));
     return;
   }
-  const auto found = sessions_.find(SessionId{origin.high, origin.low});
-  if (found == sessions_.end() || !found->second->present) return;
-  send(found->second->peer, std::move(answer));
+  const auto found = books_.sessions().find(SessionId{origin.high, origin.low});
+  if (found == books_.sessions().end() || !found->second->present) return;
+  out_.send(found->second->peer, std::move(answer));
 }
 
 }  // namespace muster
