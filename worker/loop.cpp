@@ -8,6 +8,7 @@
 #include <utility>
 #include <variant>
 
+#include "common/printable.hpp"
 #include "worker/system/clock.hpp"
 
 namespace muster {
@@ -204,7 +205,10 @@ void WorkerLoop::receive(Time now) {
     } else if (message != nullptr) {
       obey(std::move(*message), now);
     } else {
-      spdlog::warn("dropped a malformed message: {}", std::get<DecodeError>(decoded).reason);
+      // What it said is lost: the broker says it again on a new connection.
+      spdlog::warn("a message of the broker at {} cannot be read ({}); connecting again",
+                   options_.endpoint, printable_line(std::get<DecodeError>(decoded).reason));
+      return hang_up(now + kDialPause);
     }
   }
   next_poll_ = Time{0};  // more messages wait; do not block

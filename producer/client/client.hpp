@@ -224,6 +224,9 @@ class Client {
   void reconnect();
   void send();
   void receive(Time now);
+  void hear(const Frames& frames, Time now);
+  void tell_unreadable(const Session::Unreadable& unreadable);
+  void refuse(std::string why);
   void dispatch();
   void dispatch(Session::Delivered&& delivered);
   void report_link();
@@ -261,9 +264,9 @@ class Client {
   bool pool_known_ = false;
   bool unheard_ = false;  // every wait was ended, and the broker was not heard since
   unsigned slot_waiters_ = 0;
-  std::uint64_t failures_ = 0;    // times that every wait was ended ...
-  std::optional<Error> failure_;  // ... and why, the last time
-  std::optional<std::string> refused_;
+  std::uint64_t failures_ = 0;          // times that every wait was ended ...
+  std::optional<Error> failure_;        // ... and why, the last time
+  std::optional<std::string> refused_;  // why this client is of no use any more
   std::atomic<bool> pack_{false};
   std::atomic<std::uint32_t> total_slots_{0};
   OutputQueue output_;
@@ -280,6 +283,7 @@ class Client {
   Absence absence_;
   std::string seal_;            // the user's; empty: no store was named yet
   std::deque<Frames> backlog_;  // what the socket did not take
+  std::vector<Frames> heard_;   // of one turn
   bool replaced_ = false;       // a new connection was opened since the silence began
   Time dial_at_ = kNever;       // whoever listens there is no broker: try again then
   bool stirred_ = false;        // this turn did what a thread may sleep and wait for

@@ -13,7 +13,7 @@
 namespace muster::detail {
 namespace {
 
-constexpr int kMessagesPerTurn = 64;                // received before commands are looked at again
+constexpr std::size_t kMessagesPerTurn = 64;        // received before commands are looked at again
 constexpr std::chrono::milliseconds kRetryFull{2};  // a full socket cannot be waited for
 constexpr std::chrono::milliseconds kGoodbye{500};  // for GOODBYE to leave this process
 constexpr std::chrono::seconds kDialPause{1};       // after somebody who is no broker
@@ -225,8 +225,8 @@ void Client::name_store(const std::string& store) {
 void Client::follow_link(Time now) {
   if (needs_connection(now)) reconnect();
   if (session_.link() == Session::Link::refused) {
-    fail_all(Error(ErrorCode::refused, "refused",
-                   "the broker refused: " + refused_.value_or("(no reason)")));
+    fail_all(
+        Error(ErrorCode::refused, "refused", refused_.value_or("the broker refused this program")));
     return;
   }
   const Absence::Silence silent = silence(now);
@@ -262,20 +262,53 @@ void Client::send() {
 }
 
 void Client::receive(Time now) {
-  // What waits was sent over the connection before: it is read before HELLO is said anew.
-  const bool connected = dealer_->take_connected();
-  for (int i = 0; connected || i < kMessagesPerTurn; ++i) {
-    const auto frames = dealer_->receive();
+  while (heard_.size() < kMessagesPerTurn) {
+    auto frames = dealer_->receive();
     if (!frames) break;
-    auto decoded = decode(*frames);
-    if (auto* message = std::get_if<Message>(&decoded)) session_.receive(std::move(*message), now);
+    heard_.push_back(*std::move(frames));
   }
-  if (connected) {
+  if (dealer_->take_connected()) {
+    // The broker says nothing before our HELLO: what is here is of the connection before.
+    while (dealer_->receive()) {
+    }
     backlog_.clear();
     replaced_ = false;
     session_.connected(now);
+  } else {
+    for (const Frames& frames : heard_) hear(frames, now);
   }
+  heard_.clear();
   if (dealer_->take_refused()) dial_at_ = now + kDialPause;
+}
+
+void Client::hear(const Frames& frames, Time now) {
+  auto decoded = decode(frames);
+  if (auto* message = std::get_if<Message>(&decoded)) {
+    session_.receive(std::move(*message), now);
+  } else {
+    session_.receive_unreadable(std::get<DecodeError>(decoded).reason, now);
+  }
+}
+
+void Client::tell_unreadable(const Session::Unreadable& unreadable) {
+  if (unreadable.is_last) {
+    refuse(
+        fmt::format("the broker at {} sends messages that this program cannot read ({}): use "
+                    "the same version of Muster on both sides, here it is {}",
+                    options_.endpoint, unreadable.reason, MUSTER_VERSION));
+  } else {
+    tell_person(
+        fmt::format("muster: a message of the broker at {} cannot be read ({}); connecting "
+                    "again, so that the broker sends it again",
+                    options_.endpoint, unreadable.reason));
+  }
+}
+
+// Lasting: every wait ends with it, now and later.
+void Client::refuse(std::string why) {
+  const std::lock_guard lock(mutex_);
+  refused_ = std::move(why);
+  link_changed_.notify_all();
 }
 
 void Client::report_link() {
@@ -322,11 +355,8 @@ void Client::dispatch() {
     found->second.set_value(std::move(answer.reply));
     store_waiters_.erase(found);
   }
-  if (events.refused) {
-    const std::lock_guard lock(mutex_);
-    refused_ = std::move(events.refused);
-    link_changed_.notify_all();
-  }
+  if (events.refused) refuse("the broker refused: " + *events.refused);
+  if (events.unreadable) tell_unreadable(*events.unreadable);
 }
 
 void Client::dispatch_blobs(const Session::Events& events) {

@@ -10,6 +10,11 @@
 namespace muster {
 namespace {
 
+// Messages that cannot be read, each within `kUnreadableMemory` of the one before: a broker that
+// says the same thing again will do so once more.
+constexpr int kMostUnreadable = 3;
+constexpr Duration kUnreadableMemory = std::chrono::minutes(1);
+
 // Appends a range; one that continues the last is merged with it.
 void add_range(std::vector<SequenceRange>& ranges, std::uint64_t first, std::uint64_t count) {
   if (count == 0) return;
@@ -166,6 +171,23 @@ void Session::receive(Message&& message, Time now) {
   heard_ = now;
   std::visit([this]<typename Kind>(Kind&& kind) { on(std::forward<Kind>(kind)); },
              std::move(message));
+}
+
+void Session::receive_unreadable(const std::string& reason, Time now) {
+  now_ = now;
+  if (!link_lives() || !greeted_ || closed_) return;
+  heard_ = now;
+  if (now - unreadable_at_ > kUnreadableMemory) unreadable_ = 0;
+  unreadable_at_ = now;
+  const bool is_last = ++unreadable_ >= kMostUnreadable;
+  give_up(is_last ? Link::refused : Link::silent);
+  events_.unreadable = Unreadable{printable_line(reason), is_last};
+}
+
+void Session::give_up(Link link) {
+  link_ = link;
+  greeted_ = false;
+  messages_.clear();
 }
 
 void Session::on(message::Welcome&& welcome) {
@@ -355,9 +377,7 @@ void Session::tick(Time now) {
   if (!heard_) heard_ = now;
   if (!link_lives() || !greeted_ || closed_) return;
   if (now - std::max(*heard_, connected_) >= longest_silence()) {
-    link_ = Link::silent;
-    greeted_ = false;
-    messages_.clear();
+    give_up(Link::silent);
   } else if (link_ == Link::up && now - said_ >= heartbeat_interval_) {
     messages_.emplace_back(message::Heartbeat{});
   }

@@ -46,7 +46,8 @@ class Session {
   enum class Link {
     waiting,  // no answer to HELLO yet
     up,       // WELCOME arrived
-    silent,   // nothing was heard for too long: open a new connection, then call connected()
+    silent,   // nothing was heard for too long, or something unreadable: open a new connection,
+              // then call connected()
     refused,  // final
   };
 
@@ -60,6 +61,11 @@ class Session {
     std::uint64_t number = 0;  // as request_nodes() returned it
     message::NodesAnswer answer;
   };
+  // A message that this version cannot read.
+  struct Unreadable {
+    std::string reason;
+    bool is_last = false;  // one too many: the link is `refused` now, else `silent`
+  };
   struct Events {
     std::vector<NodesAnswered> nodes_answered;
     std::vector<message::StoreAnswer> store_answers;  // `token` is the question's number
@@ -69,6 +75,7 @@ class Session {
     std::optional<message::Pool> pool;  // the latest
     std::optional<message::Status> status;
     std::optional<std::string> refused;  // the broker's text
+    std::optional<Unreadable> unreadable;
     std::optional<BlobTerms> blob_terms;
     std::vector<BlobAnswer> blob_answers;  // of blobs that are put
   };
@@ -112,6 +119,9 @@ class Session {
   // --- What happens on the link.
   void connected(Time now);  // a connection was made: says HELLO
   void receive(Message&& message, Time now);
+  // A message came that cannot be decoded. What it said is lost: the link is given up, and the
+  // broker says it again on a new connection. The third within a minute ends the session.
+  void receive_unreadable(const std::string& reason, Time now);
   void tick(Time now);
   Time next_deadline() const;
 
@@ -171,6 +181,7 @@ class Session {
   void want_to_send(JobId id, Job& job);
   bool credit_allows(std::size_t size_bytes) const;
   bool can_send() const;
+  void give_up(Link link);
   bool link_lives() const { return link_ == Link::up || link_ == Link::waiting; }
 
   void on(message::Welcome&& welcome);
@@ -252,6 +263,8 @@ class Session {
   Time said_{0};
   std::optional<Time> heard_;
   Time connected_{0};
+  int unreadable_ = 0;     // messages in a row ...
+  Time unreadable_at_{0};  // ... and when the last of them came
 
   Jobs jobs_;
   std::uint32_t last_job_ = 0;

@@ -62,6 +62,7 @@ class HandBroker {
     return serve_until([this, count] { return tasks >= count; });
   }
   void say(const Message& message) { router_->send(peer_, encode(message, Packing::never)); }
+  void say_nonsense() { router_->send(peer_, {Bytes::copy("?")}); }  // it cannot be decoded
 
   // --- What it heard
   std::uint64_t hellos = 0;

@@ -50,6 +50,7 @@ class WorkerBroker {
     return heard;
   }
   void say(const Message& message) { router_.send(peer_, encode(message, Packing::never)); }
+  void say_nonsense() { router_.send(peer_, {Bytes::copy("?")}); }  // it cannot be decoded
   void welcome(const std::string& proof = "", std::uint32_t heartbeat_misses = 1000) {
     message::Welcome welcome;
     welcome.incarnation = {5, 6};

@@ -141,6 +141,18 @@ TEST_P(ClientLink, ComesBackToAnotherIncarnationAfterASilence) {
   finish();
 }
 
+// Whatever it was, perhaps outcomes: the broker sends it again on a new connection.
+TEST_P(ClientLink, ComesBackAfterAMessageThatItCannotRead) {
+  start();
+  broker_.is_silent = false;
+  const PeerId before = broker_.peer();
+  broker_.say_nonsense();
+  ASSERT_TRUE(broker_.serve_until_hello(2));
+  EXPECT_NE(broker_.peer(), before) << "a new connection";
+  EXPECT_TRUE(broker_.resuming);
+  finish();
+}
+
 TEST_P(ClientLink, ComesBackWhenConnectionsBreakBeforeAnythingIsSaid) {
   start();
   broker_.stop();
@@ -205,6 +217,18 @@ TEST_F(ClientLinkText, ABrokerThatIsSilentForTooLongEndsTheWaitsOfThoseWhoWantTh
   ASSERT_TRUE(
       broker_.serve_until([&] { return error_.wait_for(0s) == std::future_status::ready; }));
   EXPECT_NE(std::string(error_.get().what()).find("has not answered for"), std::string::npos);
+}
+
+TEST_F(ClientLinkText, MessagesThatNobodyCanReadEndTheWaitInTheEnd) {
+  start();
+  broker_.is_silent = false;
+  for (std::uint64_t i = 1; i <= 3; ++i) {
+    ASSERT_TRUE(broker_.serve_until_hello(i));
+    broker_.say_nonsense();
+  }
+  const Error error = error_.get();
+  EXPECT_EQ(error.code(), ErrorCode::refused);
+  EXPECT_NE(std::string(error.what()).find("the same version of Muster"), std::string::npos);
 }
 
 TEST_F(ClientLinkText, ARefusalEndsTheWait) {

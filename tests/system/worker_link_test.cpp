@@ -40,9 +40,9 @@ class WorkerLink : public ::testing::Test {
     thread_.join();
   }
   // The worker is connected, and runs a task until go().
-  void start() {
+  void start(std::uint32_t misses = kMisses) {
     ASSERT_TRUE(broker_->hear<message::HelloWorker>());
-    broker_->welcome("", kMisses);
+    broker_->welcome("", misses);
     broker_->order(7, "echo >> " + folder_.path("starts") + "; while [ ! -e " + folder_.path("go") +
                           " ]; do sleep 0.02; done");
     ASSERT_TRUE(wait_until([this] { return std::ifstream(folder_.path("starts")).get() >= 0; }));
@@ -76,6 +76,15 @@ class WorkerLink : public ::testing::Test {
 TEST_F(WorkerLink, ComesBackAfterSilencesAndHellosWithoutAnswer) {
   start();
   for (int i = 0; i < 3; ++i) expect_hello_of_what_runs();  // it is never answered
+  broker_->welcome("", 1000);
+  finish();
+}
+
+// Whatever it was, perhaps tasks: the broker sends it again on a new connection.
+TEST_F(WorkerLink, ComesBackAfterAMessageThatItCannotRead) {
+  start(1000);
+  broker_->say_nonsense();
+  expect_hello_of_what_runs();
   broker_->welcome("", 1000);
   finish();
 }

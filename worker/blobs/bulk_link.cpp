@@ -12,6 +12,7 @@
 
 #include "common/attention.hpp"
 #include "common/net/secret.hpp"
+#include "common/printable.hpp"
 #include "worker/blobs/blob_cache.hpp"
 #include "worker/system/clock.hpp"
 #include "worker/system/wake_event.hpp"
@@ -206,8 +207,11 @@ void BulkLink::State::receive(Time now) {
       handle(std::move(*message), now);
       say(now);  // a piece came: the next one is asked for before this turn ends
     } else {
-      spdlog::warn("dropped a malformed message about blobs: {}",
-                   std::get<DecodeError>(decoded).reason);
+      // A piece is lost: it is asked for again on a new connection.
+      spdlog::warn(
+          "a message about blobs of the broker at {} cannot be read ({}); connecting again",
+          broker_.endpoint, printable_line(std::get<DecodeError>(decoded).reason));
+      hang_up(now + kDialPause);
     }
   }
 }

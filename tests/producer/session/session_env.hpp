@@ -54,6 +54,10 @@ class SessionEnv {
     session.receive(through_codec(std::move(message)), now);
     collect();
   }
+  void hear_nonsense() {
+    session.receive_unreadable("not decodable", now);
+    collect();
+  }
   // HELLO is answered; `jobs` is what the broker knows.
   void welcome(std::vector<message::JobProgress> jobs = {}) {
     expect<message::HelloProducer>();
@@ -116,6 +120,7 @@ class SessionEnv {
     if (events.pool) pool = events.pool;
     if (events.status) status = std::move(events.status);
     if (events.refused) refused = *events.refused;
+    if (events.unreadable) unreadable = events.unreadable;
   }
   template <typename Kind>
   Kind expect() {
@@ -159,6 +164,7 @@ class SessionEnv {
   std::optional<message::Pool> pool;
   std::optional<message::Status> status;
   std::optional<std::string> refused;
+  std::optional<Session::Unreadable> unreadable;
 };
 
 inline SequenceRange range(std::uint64_t first, std::uint64_t count) {

@@ -171,6 +171,45 @@ TEST(SessionLink, AnUnansweredHelloFallsSilent) {
   EXPECT_EQ(env.session.link(), Session::Link::silent);
 }
 
+TEST(SessionLink, AMessageThatCannotBeReadIsAskedForOnANewConnection) {
+  SessionEnv env;
+  const JobId job = env.open();
+  env.submit(job);
+  env.connect_and_welcome();
+  env.expect<message::Job>();
+  env.expect_submit(job, 0, 1);
+  env.hear_nonsense();
+  EXPECT_EQ(env.session.link(), Session::Link::silent);
+  ASSERT_TRUE(env.unreadable);
+  EXPECT_FALSE(env.unreadable->is_last);
+  env.finish(job, 0);
+  EXPECT_EQ(env.delivered(job), 0U) << "of the connection that was given up";
+  env.connect();
+  env.welcome({progress(job, 1)});
+  env.finish(job, 0);
+  EXPECT_EQ(env.delivered(job), 1U);
+  env.expect_acknowledged(job, {range(0, 1)});
+}
+
+TEST(SessionLink, TheThirdUnreadableMessageInAMinuteEndsTheSession) {
+  SessionEnv env;
+  for (int i = 0; i < 4; ++i) {  // one now and then is not too many
+    env.connect_and_welcome();
+    env.hear_nonsense();
+    EXPECT_EQ(env.session.link(), Session::Link::silent);
+    env.advance(61s);
+  }
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(env.session.link(), Session::Link::silent);
+    env.connect_and_welcome();
+    env.hear_nonsense();
+  }
+  EXPECT_EQ(env.session.link(), Session::Link::refused);
+  EXPECT_TRUE(env.unreadable->is_last);
+  env.connect();
+  env.expect_nothing();
+}
+
 TEST(SessionLink, RefusalIsFinal) {
   SessionEnv env;
   const JobId job = env.open();

@@ -107,6 +107,20 @@ class Bulk : public ::testing::Test {
   std::vector<BlobReport> reports_;
 };
 
+TEST_F(Bulk, AsksAgainAfterAMessageThatItCannotRead) {
+  BulkListener broker(folder_.endpoint("broker"));
+  connect();
+  fetch();
+  ASSERT_TRUE(broker.hear<message::HelloBulk>());
+  broker.welcome();
+  ASSERT_TRUE(broker.hear<message::BlobWant>());
+  broker.say_nonsense();
+  ASSERT_TRUE(broker.hear<message::HelloBulk>());
+  broker.welcome();
+  broker.serve(40);
+  expect_blob();
+}
+
 TEST_F(Bulk, ConnectsWhenThereIsSomethingToFetch) {
   std::optional<BulkListener> broker(std::in_place, folder_.endpoint("broker"));
   connect();
