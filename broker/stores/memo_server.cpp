@@ -39,6 +39,18 @@ StoreReply status_only(StoreStatus status) {
   return reply;
 }
 
+// Does the work; returns what it threw, empty: nothing.
+template <typename Work>
+std::string trouble_of(const Work& work) {
+  try {
+    work();
+    return "";
+  } catch (const std::exception& error) {
+    const std::string what = error.what();
+    return what.empty() ? "an unknown error" : what;
+  }
+}
+
 StoreReply refused(std::string why) {
   StoreReply reply;
   reply.text = std::move(why);
@@ -125,12 +137,32 @@ void MemoServer::run() {
     lock.unlock();
     for (Event& event : events) {
       await_room();
-      std::visit([this](auto& kind) { handle(kind); }, event);
+      const auto handle_it = [&] { std::visit([this](auto& kind) { handle(kind); }, event); };
+      if (const std::string why = trouble_of(handle_it); !why.empty()) {
+        trouble_of([&] { fail(event, why); });
+      }
     }
-    go_on(claims_.tick(now()));
-    publish_counters();
+    const std::string why = trouble_of([&] {
+      go_on(claims_.tick(now()));
+      publish_counters();
+    });
+    if (!why.empty()) spdlog::error("the stores go on although a turn failed: {}", why);
     lock.lock();
   }
+}
+
+// The store goes on, and whoever asked is told.
+void MemoServer::fail(const Event& event, const std::string& why) {
+  spdlog::error("a question to the stores cannot be answered: {}", why);
+  const auto* question = std::get_if<Question>(&event);
+  if (question == nullptr) return;
+  const message::StoreRequest& request = question->request;
+  const MemoName name{request.question.store, request.question.key};
+  const StoreAsker asker{question->origin, request.claimant};
+  reply(question->origin, request.token,
+        refused(fmt::format("the broker cannot answer: {}; see its log", why)));
+  uploads_.erase({asker, name});
+  go_on(claims_.release(name, asker));  // no value comes: whoever waits is on its own
 }
 
 // The loop takes answers in every turn: no more of them lie here than it sends in one.

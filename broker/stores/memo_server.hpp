@@ -57,6 +57,7 @@ class MemoServer {
   bool open_store();
   void handle(Question& question);
   void handle(const StoreOrigin& gone);
+  void fail(const Event& event, const std::string& why);
   StoreReply found(const MemoName& name, bool& is_there);
   void claim(const Question& question, const MemoName& name);
   StoreReply put(const Question& question, const MemoName& name);

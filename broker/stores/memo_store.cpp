@@ -7,18 +7,21 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <limits>
 #include <utility>
 
 #include "broker/stores/memo_file.hpp"
-#include "common/blobs/folder_claim.hpp"
 #include "common/protocol/limits.hpp"
 
 namespace muster {
 namespace {
+
+constexpr std::uint64_t kMostUnasked = std::uint64_t{10} << 30;
 
 // How often a file's time follows the accesses to it.
 constexpr std::uint64_t kTouchEveryMs = 60'000;
@@ -50,11 +53,38 @@ std::string said_by(const char* what, const std::string& path, int error) {
 
 }  // namespace
 
+MemoStore::MemoStore(const MemoOptions& options)
+    : folder_(options.folder),
+      limit_bytes_(options.limit_bytes),
+      limit_items_(options.limit_items) {
+  if (limit_bytes_ == 0) {
+    std::error_code error;
+    const std::uintmax_t free_bytes = std::filesystem::space(folder_.path(), error).available;
+    limit_bytes_ = error ? kMostUnasked : std::min<std::uint64_t>(free_bytes / 4, kMostUnasked);
+  }
+  read_index();
+  folder_.make_incoming();
+}
+
 MemoStore::~MemoStore() {
-  // In `incoming` nothing is worth keeping; a folder without values neither.
-  (own_ ? remove_folder(folder_) : remove_folder(incoming_));
-  if (own_) remove_empty_folders(folder_.substr(0, folder_.rfind('/')), own_top_);
-  if (!own_ && entries_.empty()) remove_empty_folder(folder_);
+  if (entries_.empty()) folder_.leave_nothing();
+}
+
+void MemoStore::read_index() {
+  for (const MemoFolder::Value& value : folder_.read()) {
+    const auto known = entries_.find(value.name);  // a put was cut off before it removed the old
+    if (known != entries_.end() && known->second.version > value.version) {
+      ::unlink(folder_.path_of(value.name, value.version).c_str());
+      continue;
+    }
+    Entry entry;
+    entry.size_bytes = value.size_bytes;
+    entry.version = value.version;
+    entry.accessed_ms = entry.touched_ms = value.accessed_ms;
+    add(value.name, entry);
+  }
+  last_version_ = folder_.last_version();
+  make_room(0);
 }
 
 // --- Finding ------------------------------------------------------------------------------------
@@ -65,25 +95,32 @@ std::optional<MemoStore::Found> MemoStore::look_at(const MemoName& name) {
   return found == entries_.end() ? std::nullopt : open(name, found, file);
 }
 
-// Drops a value that is not as it was written.
+// Drops a value that is not as it was written. Nothing either while it cannot be read.
 std::optional<MemoStore::Found> MemoStore::open(const MemoName& name, Entries::iterator found,
                                                 Descriptor& file) {
   Entry& entry = found->second;
-  const std::string path = path_of(name, entry.version);
-  file.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+  const std::string path = folder_.path_of(name, entry.version);
   struct stat status {};
-  std::optional<MemoFileEnd> end;
-  if (file && ::fstat(file.get(), &status) == 0) {
-    end = read_end(file.get(), static_cast<std::uint64_t>(status.st_size));
+  MemoFileEnd end;
+  int error = open_value(path, file, status, end);
+  if (error == 0 && (end.name != name || end.content_bytes != entry.size_bytes)) {
+    error = kNotAsWritten;
   }
-  if (!end || end->name != name || end->content_bytes != entry.size_bytes ||
-      (!entry.checked && !has_digest(file.get(), *end))) {
-    report_damage(path, file ? "it is not as it was written" : std::strerror(errno));
+  if (error == 0 && !entry.checked) error = check_digest(file.get(), end);
+  if (is_damage(error)) {
+    folder_.remove_damaged(path, describe_value_error(error));
     drop(found);
     return std::nullopt;
   }
+  if (error != 0) {
+    if (std::has_single_bit(++unreadable_)) {  // it may be asked for all the time
+      spdlog::warn("the stored value {} cannot be read now: {} ({} such so far)", path,
+                   describe_value_error(error), unreadable_);
+    }
+    return std::nullopt;
+  }
   entry.checked = true;
-  return Found{entry.size_bytes, entry.version, std::move(end->text), path, {}};
+  return Found{entry.size_bytes, entry.version, std::move(end.text), path, {}};
 }
 
 std::optional<MemoStore::Found> MemoStore::find(const MemoName& name) {
@@ -95,7 +132,7 @@ std::optional<MemoStore::Found> MemoStore::find(const MemoName& name) {
   if (!answer) return std::nullopt;
   if (entry.size_bytes > 0 && entry.size_bytes <= kStorePieceBytes) {
     auto buffer = std::make_shared_for_overwrite<std::byte[]>(entry.size_bytes);
-    if (!read_all(file.get(), buffer.get(), entry.size_bytes, 0)) return std::nullopt;
+    if (read_all(file.get(), buffer.get(), entry.size_bytes, 0) != 0) return std::nullopt;
     const std::span<const std::byte> view(buffer.get(), entry.size_bytes);
     answer->value = Bytes(std::move(buffer), view);
   }
@@ -117,10 +154,10 @@ std::optional<Bytes> MemoStore::read(const MemoName& name, std::uint64_t version
       size_bytes > found->second.size_bytes - offset) {
     return std::nullopt;
   }
-  const std::string path = path_of(name, version);
+  const std::string path = folder_.path_of(name, version);
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
   auto buffer = std::make_shared_for_overwrite<std::byte[]>(size_bytes);
-  if (!file || !read_all(file.get(), buffer.get(), size_bytes, offset)) return std::nullopt;
+  if (!file || read_all(file.get(), buffer.get(), size_bytes, offset) != 0) return std::nullopt;
   const std::span<const std::byte> view(buffer.get(), size_bytes);
   return Bytes(std::move(buffer), view);
 }
@@ -150,7 +187,7 @@ std::string MemoStore::Upload::append(std::span<const std::byte> piece) {
 std::string MemoStore::begin(std::uint64_t size_bytes, std::unique_ptr<Upload>& upload) {
   if (std::string error = make_room(size_bytes); !error.empty()) return error;
   upload.reset(new Upload(*this));
-  upload->path_ = fmt::format("{}/.{}", incoming_, ++last_file_);
+  upload->path_ = fmt::format("{}/.{}", folder_.incoming(), ++last_file_);
   upload->size_bytes_ = size_bytes;
   upload->file_.reset(
       ::open(upload->path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
@@ -179,7 +216,7 @@ std::string MemoStore::adopt(const MemoName& name, const std::string& text, cons
     return "a file for a put is named without its folder";
   }
   Upload upload(*this);
-  upload.path_ = fmt::format("{}/{}", incoming_, file);
+  upload.path_ = fmt::format("{}/{}", folder_.incoming(), file);
   upload.size_bytes_ = size_bytes;
   upload.file_.reset(::open(upload.path_.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   struct stat status {};
@@ -190,7 +227,7 @@ std::string MemoStore::adopt(const MemoName& name, const std::string& text, cons
     return fmt::format("'{}' is no file of {} bytes", upload.path_, size_bytes);
   }
   if (size_bytes > limit_bytes_) return make_room(size_bytes);  // and nothing is read
-  if (!add_to_digest(upload.digest_, upload.file_.get(), size_bytes) ||
+  if (add_to_digest(upload.digest_, upload.file_.get(), size_bytes) != 0 ||
       ::lseek(upload.file_.get(), static_cast<off_t>(size_bytes), SEEK_SET) < 0) {
     return fmt::format("'{}' cannot be read", upload.path_);
   }
@@ -212,7 +249,7 @@ std::string MemoStore::publish(const MemoName& name, const std::string& text, Up
   entry.version = ++last_version_;
   entry.accessed_ms = entry.touched_ms = unix_ms();
   entry.checked = true;
-  const std::string path = path_of(name, entry.version);
+  const std::string path = folder_.path_of(name, entry.version);
   ::mkdir(path.substr(0, path.rfind('/')).c_str(), 0700);
   ::fchmod(upload.file_.get(), 0400);  // nobody changes it by mistake
   if (::rename(upload.path_.c_str(), path.c_str()) != 0) return said_by("make", path, errno);
@@ -246,7 +283,7 @@ std::string MemoStore::make_room(std::uint64_t size_bytes) {
 // --- Removing -----------------------------------------------------------------------------------
 
 void MemoStore::drop(Entries::iterator entry) {
-  ::unlink(path_of(entry->first, entry->second.version).c_str());
+  ::unlink(folder_.path_of(entry->first, entry->second.version).c_str());
   bytes_ -= entry->second.size_bytes;
   order_.erase(entry->second.place);
   entries_.erase(entry);
@@ -302,21 +339,6 @@ std::vector<StoreEntry> MemoStore::list(const MemoName& after, const std::string
     rows.push_back({entry->first.key, e.size_bytes, e.accessed_ms, e.hits});
   }
   return rows;
-}
-
-std::string MemoStore::path_of(const MemoName& name, std::uint64_t version) const {
-  std::string text = name.store;
-  text.push_back('\0');
-  text += name.key;
-  const XXH128_hash_t digest = XXH3_128bits(text.data(), text.size());
-  const std::string hex = fmt::format("{:016x}{:016x}", digest.high64, digest.low64);
-  return fmt::format("{}/{}/{}.{:016x}", folder_, hex.substr(0, 2), hex, version);
-}
-
-void MemoStore::report_damage(const std::string& path, const std::string& what) {
-  ++damaged_;
-  spdlog::warn("the stored value {} is left out: {}", path, what);
-  ::unlink(path.c_str());
 }
 
 }  // namespace muster

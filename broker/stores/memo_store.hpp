@@ -8,7 +8,8 @@
 // Durability: a value is written under another name and moved into place, so that it is there
 // either whole or not at all when the broker is killed. Nothing is forced to the disk: after a
 // crash of the machine the latest values may be missing or damaged. A damaged file is noticed by
-// its digests, removed and counted. The time of last access is the file's modification time.
+// its digests, removed and counted. One that cannot be opened or read for another reason is kept:
+// for whoever asks there is no value then. The time of last access is the file's modification time.
 //
 // Owner: the memo server's thread, or a test. Blocking: on input and output of files.
 #pragma once
@@ -25,6 +26,7 @@
 
 #include "broker/stores/memo_claims.hpp"
 #include "broker/stores/memo_file.hpp"
+#include "broker/stores/memo_folder.hpp"
 #include "common/system/descriptor.hpp"
 
 namespace muster {
@@ -86,7 +88,7 @@ class MemoStore {
   // The value is a file that somebody wrote to `incoming()`.
   std::string adopt(const MemoName& name, const std::string& text, const std::string& file,
                     std::uint64_t size_bytes);
-  const std::string& incoming() const { return incoming_; }
+  const std::string& incoming() const { return folder_.incoming(); }
 
   void remove(const MemoName& name);
   void remove_all(const std::string& store, const std::string& prefix);
@@ -97,8 +99,8 @@ class MemoStore {
   std::uint64_t bytes() const { return bytes_; }
   std::uint64_t items() const { return entries_.size(); }
   std::uint64_t evicted() const { return evicted_; }
-  std::uint64_t damaged() const { return damaged_; }
-  const std::string& folder() const { return folder_; }
+  std::uint64_t damaged() const { return folder_.damaged(); }
+  const std::string& folder() const { return folder_.path(); }
 
  private:
   struct Entry;
@@ -113,25 +115,15 @@ class MemoStore {
     bool checked = false;  // the content has the digest that it should have
     Order::iterator place;
   };
-  struct Indexed;
 
-  void take_folder(const std::string& folder);
-  void make_own_folder();
   void read_index();
-  std::optional<Indexed> read_entry(const std::string& path);
   std::optional<Found> open(const MemoName& name, Entries::iterator entry, Descriptor& file);
-  std::string path_of(const MemoName& name, std::uint64_t version) const;
   std::string make_room(std::uint64_t size_bytes);
   std::string publish(const MemoName& name, const std::string& text, Upload& upload);
   void add(const MemoName& name, const Entry& entry);
   void drop(Entries::iterator entry);
-  void report_damage(const std::string& path, const std::string& what);
 
-  std::string folder_;
-  std::string incoming_;
-  bool own_ = false;
-  std::string own_top_;  // goes with a folder of its own, when it is empty
-  Descriptor lock_;
+  MemoFolder folder_;
   std::uint64_t limit_bytes_ = 0;
   std::size_t limit_items_ = 0;
   Entries entries_;
@@ -141,7 +133,7 @@ class MemoStore {
   std::uint64_t last_version_ = 0;
   std::uint64_t last_file_ = 0;
   std::uint64_t evicted_ = 0;
-  std::uint64_t damaged_ = 0;
+  std::uint64_t unreadable_ = 0;  // times that a value could not be read, but stays
 };
 
 }  // namespace muster

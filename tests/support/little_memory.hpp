@@ -33,4 +33,27 @@ class LittleMemory {
   rlimit before_{};
 };
 
+// While it lives, this process gets no more memory than it has. With a sanitizer it does nothing.
+class NoMoreMemory {
+ public:
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && !defined(__clang__)
+  static constexpr bool kWorks = true;
+#else
+  static constexpr bool kWorks = false;
+#endif
+
+  NoMoreMemory() {
+    getrlimit(RLIMIT_DATA, &before_);
+    rlimit none = before_;
+    none.rlim_cur = 0;
+    if (kWorks) setrlimit(RLIMIT_DATA, &none);
+  }
+  ~NoMoreMemory() { setrlimit(RLIMIT_DATA, &before_); }
+  NoMoreMemory(const NoMoreMemory&) = delete;
+  NoMoreMemory& operator=(const NoMoreMemory&) = delete;
+
+ private:
+  rlimit before_{};
+};
+
 }  // namespace muster::testing

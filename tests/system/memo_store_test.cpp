@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -16,6 +17,39 @@ namespace muster {
 namespace {
 
 namespace fs = std::filesystem;
+
+// While it lives, this process opens no more files.
+class NoDescriptors {
+ public:
+  NoDescriptors() {
+    getrlimit(RLIMIT_NOFILE, &before_);
+    rlimit none = before_;
+    none.rlim_cur = 0;
+    setrlimit(RLIMIT_NOFILE, &none);
+  }
+  ~NoDescriptors() { setrlimit(RLIMIT_NOFILE, &before_); }
+  NoDescriptors(const NoDescriptors&) = delete;
+  NoDescriptors& operator=(const NoDescriptors&) = delete;
+
+ private:
+  rlimit before_{};
+};
+
+// While it lives, permissions count for this process, also when root runs the tests.
+class Unprivileged {
+ public:
+  Unprivileged() : was_root_(::geteuid() == 0) {
+    if (was_root_ && ::seteuid(65534) != 0) ADD_FAILURE() << "cannot become nobody";
+  }
+  ~Unprivileged() {
+    if (was_root_ && ::seteuid(0) != 0) ADD_FAILURE() << "cannot become root again";
+  }
+  Unprivileged(const Unprivileged&) = delete;
+  Unprivileged& operator=(const Unprivileged&) = delete;
+
+ private:
+  const bool was_root_;
+};
 
 class MemoStoreTest : public ::testing::Test {
  protected:
@@ -98,6 +132,41 @@ TEST_F(MemoStoreTest, ValuesSurviveTheBrokerAndAKill) {
   EXPECT_FALSE(after.read({"s", "f/2"}, large->version + 1, 0, 10).has_value());
   EXPECT_FALSE(after.read({"s", "f/2"}, large->version, large->size_bytes - 1, 2).has_value());
   EXPECT_EQ(after.damaged(), 0U);
+}
+
+TEST_F(MemoStoreTest, AValueThatCannotBeOpenedNowIsKept) {
+  put("f/1", "one");
+  open();  // nothing was read yet
+  {
+    const NoDescriptors no_descriptors;
+    EXPECT_EQ(get("f/1"), "(none)");
+    EXPECT_FALSE(store_->look_at({"s", "f/1"}).has_value());
+  }
+  EXPECT_EQ(get("f/1"), "one");
+  EXPECT_EQ(store_->damaged(), 0U);
+}
+
+TEST_F(MemoStoreTest, AStartThatCannotReadAValueKeepsIt) {
+  put("f/1", "one");
+  const fs::path file = file_of("f/1");
+  store_.reset();
+  for (const fs::path& path : {fs::path(parent_), fs::path(folder_), file.parent_path()}) {
+    ASSERT_EQ(::chmod(path.c_str(), 0777), 0);
+  }
+  ASSERT_EQ(::chmod((folder_ + "/lock").c_str(), 0666), 0);
+  ASSERT_EQ(::chmod(file.c_str(), 0), 0);
+  {
+    const Unprivileged unprivileged;
+    open();
+    EXPECT_EQ(get("f/1"), "(none)");
+    EXPECT_EQ(store_->damaged(), 0U);
+    EXPECT_EQ(put("f/2", "two"), "");
+    store_.reset();
+  }
+  ASSERT_EQ(::chmod(file.c_str(), 0400), 0);
+  open();
+  EXPECT_EQ(get("f/1"), "one");
+  EXPECT_EQ(get("f/2"), "two");
 }
 
 TEST_F(MemoStoreTest, TwoBrokersDoNotShareAFolder) {

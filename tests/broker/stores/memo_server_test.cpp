@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "tests/support/child.hpp"
+#include "tests/support/little_memory.hpp"
 
 namespace muster {
 namespace {
@@ -125,6 +126,26 @@ class MemoServerTest : public ::testing::Test {
   std::uint64_t token_ = 0;
   std::map<std::uint64_t, StoreReply> answers_;
 };
+
+// Without memory, for example: whoever asks is told, and later all is as before.
+TEST_F(MemoServerTest, GoesOnAfterAQuestionThatItCannotAnswer) {
+  if (!testing::NoMoreMemory::kWorks) GTEST_SKIP() << "a sanitizer takes memory as it likes";
+  const std::string large(kStorePieceBytes, 'x');
+  ASSERT_EQ(status(kFirst, value("large", large)), StoreStatus::done);
+  std::vector<StoreReply> kept;  // with their values: what is free is used up
+  kept.reserve(1000);
+  {
+    const testing::NoMoreMemory no_more_memory;
+    do {
+      kept.push_back(ask(kElsewhere, question(StoreOperation::get, "large")));
+    } while (kept.back().status == StoreStatus::hit && kept.size() < 1000);
+  }
+  EXPECT_NE(kept.back().status, StoreStatus::hit);
+  EXPECT_NE(kept.back().text.find("cannot answer"), std::string::npos) << kept.back().text;
+  kept.clear();
+  EXPECT_EQ(get("large"), large);
+  EXPECT_EQ(status(kFirst, value("another", "value")), StoreStatus::done);
+}
 
 TEST_F(MemoServerTest, OneComputesAndTheOthersGetItsValue) {
   const std::uint64_t first = claim(kFirst, "k");
