@@ -7,6 +7,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -60,6 +61,18 @@ void make_private_folder(const std::string& path) {
     throw Unusable(path + " is not a folder of this user: remove it");
   }
   if ((folder.st_mode & 077) != 0) ::chmod(path.c_str(), 0700);
+}
+
+// Whether it is a worker that an attach started. Whoever listened first at the control socket was
+// that attach: its number may be another process's by now.
+bool is_worker(pid_t process) {
+  std::ifstream file(fmt::format("/proc/{}/cmdline", process), std::ios::binary);
+  std::string word;
+  if (!std::getline(file, word, '\0') || !word.ends_with("muster-worker")) return false;
+  while (std::getline(file, word, '\0')) {
+    if (word == "--control") return true;
+  }
+  return false;
 }
 
 class Attachment {
@@ -202,12 +215,16 @@ void Attachment::await_end(Time deadline) {
 
 // Its socket lives and it says nothing: nobody else is served by it either.
 void Attachment::kill_silent() {
-  long pid = 0;
-  std::ifstream("pid") >> pid;
-  if (pid <= 1) throw Unusable("a worker of this pool lives here and does not answer: end it");
-  say(fmt::format("worker {} does not answer and is ended", pid));
-  ::kill(static_cast<pid_t>(pid), SIGKILL);
+  const pid_t pid = child_ > 0 ? child_ : listener_of(socket_.get());
+  // It stays the same process from here on, whatever becomes of its number.
+  const Descriptor process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   pollfd event{socket_.get(), 0, 0};
+  if (::poll(&event, 1, 0) > 0) return;  // it is gone
+  if (pid <= 1 || !process || !is_worker(pid)) {
+    throw Unusable("a worker of this pool lives here and does not answer: end it");
+  }
+  say(fmt::format("worker {} does not answer and is ended", pid));
+  ::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0);
   ::poll(&event, 1, 10'000);
 }
 

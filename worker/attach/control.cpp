@@ -44,6 +44,12 @@ class AttachedSink final : public spdlog::sinks::base_sink<std::mutex> {
 
 }  // namespace
 
+int listener_of(int socket) {
+  ucred peer{};
+  socklen_t size = sizeof peer;
+  return ::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 ? peer.pid : 0;
+}
+
 bool is_own_user(int socket) {
   ucred peer{};
   socklen_t size = sizeof peer;
@@ -76,6 +82,8 @@ Control::Control(Descriptor listener) : listener_(std::move(listener)) {
   // Not for runners: as long as this socket lives, so does the worker.
   ::fcntl(listener_.get(), F_SETFD, FD_CLOEXEC);
   ::fcntl(listener_.get(), F_SETFL, O_NONBLOCK);
+  // Whoever connects from now on learns of this process, not of the attach that made the socket.
+  ::listen(listener_.get(), static_cast<int>(kMostConnections));
   watches_.watch_lasting(listener_.get(), {});
 }
 

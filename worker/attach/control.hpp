@@ -88,6 +88,8 @@ inline constexpr std::size_t kMaxControlPacket = std::size_t{1} << 20;
 inline constexpr std::chrono::seconds kReplacedDrain{10};
 
 // Whether the other side of a connected Unix socket is a process of our own user.
+// The process that listens at the other end of a connection that was made: 0, nobody can say.
+int listener_of(int socket);
 bool is_own_user(int socket);
 // The next packet, if one waits. `flags`: of recv(2).
 enum class PacketResult { packet, none, end };

@@ -186,6 +186,25 @@ TEST_F(Attach, EndsAWorkerThatNobodyHolds) {
   EXPECT_FALSE(std::filesystem::exists(run_folder()));
 }
 
+// Whatever the file says that names its process: anybody of this user may have written it.
+TEST_F(Attach, KillsTheWorkerThatDoesNotAnswerAndNobodyElse) {
+  Session first = attach();
+  const int worker = first.ready();
+  ASSERT_GT(worker, 0);
+  first.hang_up();
+  EXPECT_EQ(first.child->wait(), kAttachEnded);
+  Session second = attach();
+  ASSERT_EQ(second.ready(), worker);
+  Child bystander({"/bin/sleep", "1000"});
+  std::ofstream(run_folder() + "/pid") << bystander.pid() << "\n";
+  ASSERT_EQ(kill(worker, SIGSTOP), 0);
+  second.say("end 0\n");
+  EXPECT_EQ(second.child->wait(), kAttachEnded);
+  EXPECT_TRUE(is_gone(worker)) << second.child->error_output();
+  EXPECT_FALSE(bystander.wait(std::chrono::milliseconds(0)).has_value()) << "it lives";
+  kill(worker, SIGKILL);
+}
+
 TEST_F(Attach, EndsAnOrphanAfterItsGrace) {
   Session session = attach({{"orphan_grace", 0}});
   const int worker = session.ready();
