@@ -14,6 +14,7 @@
 
 #include "broker/door/log_limit.hpp"
 #include "common/net/connection_gate.hpp"
+#include "common/printable.hpp"
 
 namespace muster {
 namespace {
@@ -67,6 +68,7 @@ BrokerLoop::BrokerLoop(const BrokerOptions& options, int signals, Endpoints& end
   poller_.watch(signals_);
   if (lifeline_ >= 0) poller_.watch(lifeline_);
   poller_.watch(memo_.descriptor());
+  poller_.watch(nodes_.descriptor());
 }
 
 void BrokerLoop::run() {
@@ -152,7 +154,7 @@ void BrokerLoop::hear_greeting(const Received& received, Message&& message) {
 void BrokerLoop::refuse_malformed(PeerId peer, const DecodeError& error) {
   if (is_worth_a_line(++refusals_)) {
     spdlog::warn("peer {:x} refused ({} so far): {}", static_cast<std::uint64_t>(peer), refusals_,
-                 error.reason);
+                 printable_line(error.reason));
   }
   blob_server_.forget(peer, now());
   scheduler_.malformed(peer, error.code, error.reason, now());
@@ -244,7 +246,7 @@ void BrokerLoop::count_refused_connections() {
 void BrokerLoop::reload_authorized() {
   try {
     for (const std::string& user : endpoints_.reload_authorized()) {
-      spdlog::warn("worker {} is no longer authorized", user);
+      spdlog::warn("worker {} is no longer authorized", printable_line(user));
       scheduler_.revoke(user);
     }
   } catch (const TransportError& error) {

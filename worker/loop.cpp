@@ -61,7 +61,7 @@ int WorkerLoop::run() {
     notice_absence(now);
     tell_manager();
     if (agent_.link() == Agent::Link::refused) {
-      spdlog::error("the broker refused this worker: {}", agent_.refusal());
+      spdlog::error("the broker refused this worker: {}", printable_line(agent_.refusal()));
       return kRefusedExitCode;
     }
     if (ended(now)) {

@@ -21,6 +21,7 @@
 #include "broker/door/log_limit.hpp"
 #include "common/net/key_file.hpp"
 #include "common/net/secret.hpp"
+#include "common/printable.hpp"
 #include "common/system/descriptor.hpp"
 
 namespace muster {
@@ -159,7 +160,8 @@ void Authenticator::State::count_refusal(const std::string& address, const std::
   const std::uint64_t count = ++refused;
   if (!is_worth_a_line(count)) return;
   spdlog::warn("refused a connection{}: {} ({} refused so far)",
-               address.empty() ? "" : " from " + address, reason, count);
+               address.empty() ? "" : " from " + printable_line(address), printable_line(reason),
+               count);
 }
 
 Authenticator::Authenticator(TransportContext& context) : state_(std::make_unique<State>(context)) {

@@ -50,6 +50,10 @@ Node::~Node() {
 void Node::down(std::chrono::seconds drain) {
   const std::lock_guard lock(mutex_);
   next_.reset();
+  begin_end(drain);
+}
+
+void Node::begin_end(std::chrono::seconds drain) {
   if (ending_) return;
   ending_ = true;
   drain_ = drain;
@@ -66,10 +70,12 @@ void Node::down(std::chrono::seconds drain) {
   changed_.notify_all();
 }
 
-void Node::replace(Host host, std::chrono::seconds drain) {
-  down(drain);
+bool Node::replace(Host host, std::chrono::seconds drain) {
   const std::lock_guard lock(mutex_);
-  next_ = std::move(host);
+  if (over_ || cut_) return false;
+  begin_end(drain);
+  next_ = std::move(host);  // in one step with the look at `over_`: its thread may just be ending
+  return true;
 }
 
 void Node::cut() {
@@ -200,8 +206,8 @@ void Node::failed(const NodeError& error) {
   const Duration delay = backoff_.failed(lasting, now(), uniform(chance_));
   const auto milliseconds = std::chrono::duration_cast<std::chrono::milliseconds>(delay);
   spdlog::log(lasting ? spdlog::level::err : spdlog::level::warn,
-              "node {}: {}: {}; next try in {:.1f} s", current_.name, error.step(), error.what(),
-              static_cast<double>(milliseconds.count()) / 1000);
+              "node {}: {}: {}; next try in {:.1f} s", current_.name, error.step(),
+              printable_line(error.what()), static_cast<double>(milliseconds.count()) / 1000);
   set_state(lasting ? State::failed : State::waiting, error.step(), error.what());
   release();
   std::unique_lock lock(mutex_);

@@ -38,8 +38,9 @@ class Node {
 
   // Ends the worker, which may go on with what it runs for `drain`, then the tunnel.
   void down(std::chrono::seconds drain);
-  // The same, and then the node comes up again as `host`.
-  void replace(Host host, std::chrono::seconds drain);
+  // The same, and then the node comes up again as `host`. False: this one is over, nothing happens;
+  // the host needs a new Node.
+  bool replace(Host host, std::chrono::seconds drain);
   // Whatever goes on ends now.
   void cut();
 
@@ -76,6 +77,7 @@ class Node {
   Progress progress();
   bool stopped() const;
   bool next_host();
+  void begin_end(std::chrono::seconds drain);  // under the mutex
   void hold(std::unique_ptr<Remote> remote);
   void release();
 

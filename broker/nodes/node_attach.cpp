@@ -196,7 +196,7 @@ void Node::say_goodbye() {
   } catch (const std::exception& error) {
     spdlog::warn(
         "node {}: cannot end its worker ({}); it ends by itself {} s after it lost the tunnel",
-        current_.name, error.what(), current_.orphan_grace.count());
+        current_.name, printable_line(error.what()), current_.orphan_grace.count());
   }
   release();
 }

@@ -7,7 +7,6 @@
 #include <stdexcept>
 #include <utility>
 
-#include "broker/hosts/plugin.hpp"
 #include "broker/nodes/descriptor_budget.hpp"
 #include "broker/nodes/node.hpp"
 
@@ -22,6 +21,20 @@ struct NodePool::State {
 
   void reap() {
     std::erase_if(nodes, [](const auto& entry) { return entry.second->over(); });
+  }
+
+  void up(const Host& host) {
+    const auto found = nodes.find(host.name);
+    if (found != nodes.end()) {
+      const bool is_up = !found->second->ending() && found->second->host() == host;
+      if (is_up || found->second->replace(host, options.drain)) return;
+      nodes.erase(found);
+    }
+    const auto on_end = [this] {
+      const std::lock_guard lock(mutex);
+      ended.notify_all();
+    };
+    nodes.emplace(host.name, std::make_unique<Node>(host, options, authenticator, on_end));
   }
 
   void check_descriptors(const std::vector<Host>& hosts) const {
@@ -44,30 +57,10 @@ NodePool::~NodePool() {
   for (const auto& [name, node] : state_->nodes) node->cut();  // all at once, then each is joined
 }
 
-void NodePool::up(std::vector<Host> hosts) {
-  for (const std::string& path : state_->options.plugins) {
-    const Plugin plugin = describe_plugin(path);
-    for (Host& host : hosts) {
-      const bool known =
-          std::find(host.plugins.begin(), host.plugins.end(), plugin) != host.plugins.end();
-      if (!known) host.plugins.push_back(plugin);
-    }
-  }
+void NodePool::up(const std::vector<Host>& hosts) {
   state_->reap();
   state_->check_descriptors(hosts);
-  for (const Host& host : hosts) {
-    const auto found = state_->nodes.find(host.name);
-    if (found == state_->nodes.end()) {
-      const auto on_end = [state = state_.get()] {
-        const std::lock_guard lock(state->mutex);
-        state->ended.notify_all();
-      };
-      state_->nodes.emplace(
-          host.name, std::make_unique<Node>(host, state_->options, state_->authenticator, on_end));
-    } else if (found->second->ending() || !(found->second->host() == host)) {
-      found->second->replace(host, state_->options.drain);
-    }
-  }
+  for (const Host& host : hosts) state_->up(host);
 }
 
 bool NodePool::down(const std::vector<std::string>& names) {

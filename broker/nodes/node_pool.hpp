@@ -23,7 +23,7 @@ struct NodePoolOptions {
   std::string bundle;  // the worker bundle's path; empty: looked for beside this program
   std::string curve_server_key = {};  // the public key (Z85) of the CURVE side
   bool knows_workers = false;  // it stays the same, and workers with keys of their own may log in
-  std::vector<std::string> plugins = {};  // files that every worker loads besides its host's
+  std::vector<std::string> plugins = {};  // files that every worker loads (HostsReader)
   std::chrono::seconds drain{10};         // how long running tasks may go on when a node goes down
 };
 
@@ -35,9 +35,9 @@ class NodePool {
   NodePool& operator=(const NodePool&) = delete;
 
   // Starts what is not up yet; a host of a known name that differs is ended and started anew.
-  // Returns at once. Throws std::invalid_argument when a plug-in cannot be read, or when
-  // this process may not open enough descriptors for all of them; nothing was done.
-  void up(std::vector<Host> hosts);
+  // Returns at once. Throws std::invalid_argument when this process may not open enough descriptors
+  // for all of them; nothing was done.
+  void up(const std::vector<Host>& hosts);
   // Ends the workers of these nodes (none named: all), then their tunnels; rows() no longer has
   // them when it is over. Returns at once. False: a name is unknown, nothing was done.
   bool down(const std::vector<std::string>& names);

@@ -16,7 +16,7 @@
 #include <string_view>
 #include <utility>
 
-#include "broker/hosts/hosts_file.hpp"
+#include "common/printable.hpp"
 
 namespace muster {
 namespace {
@@ -28,9 +28,8 @@ constexpr std::chrono::milliseconds kFinish{4'500};
 // `muster down` waits for running tasks; a node that does not answer must not keep the broker.
 constexpr Duration kEndAtMost = std::chrono::seconds(30);
 
-// Of an absolute path; empty: the text came from no file.
-std::string folder_of(const std::string& origin) {
-  return origin.starts_with('/') ? std::filesystem::path(origin).parent_path().string() : "";
+std::string line_of(const std::vector<std::string>& names) {
+  return printable_line(fmt::format("{}", fmt::join(names, ", ")));
 }
 
 NodePoolOptions with_name(NodePoolOptions options, const std::string& endpoint) {
@@ -51,6 +50,7 @@ std::string pool_name(const std::string& endpoint) {
 NodesControl::NodesControl(NodePoolOptions options, const std::string& endpoint,
                            Authenticator& authenticator)
     : has_tunnels_(!options.tunnel_socket.empty()),
+      reader_(options.plugins),
       pool_(with_name(std::move(options), endpoint), authenticator) {}
 
 NodesControl::~NodesControl() = default;
@@ -64,7 +64,7 @@ void NodesControl::up_file(const std::string& path) {
         fmt::format("cannot read the hosts file {}: {}", path, std::strerror(errno)));
   }
   check_tunnels();
-  pool_.up(parse_hosts(text, path, folder_of(whole)));
+  pool_.up(reader_.read(text, path, std::filesystem::path(whole).parent_path().string()));
   has_nodes_ = true;
 }
 
@@ -73,15 +73,15 @@ void NodesControl::remember(const std::string& path) {
   for (const WantedNodes::Entry& entry : wanted_->entries()) {
     try {
       check_tunnels();
-      std::vector<Host> hosts = parse_hosts(entry.hosts, entry.origin, folder_of(entry.origin));
+      std::vector<Host> hosts = reader_.read(entry.hosts, entry.origin);
       std::erase_if(hosts, [&](const Host& host) {
         return std::find(entry.names.begin(), entry.names.end(), host.name) == entry.names.end();
       });
-      spdlog::info("bringing up {} again: {}", entry.origin, fmt::join(entry.names, ", "));
+      spdlog::info("bringing up {} again: {}", printable_line(entry.origin), line_of(entry.names));
       pool_.up(hosts);
       has_nodes_ = true;
     } catch (const std::exception& error) {
-      spdlog::error("{} stay down: {}", fmt::join(entry.names, ", "), error.what());
+      spdlog::error("{} stay down: {}", line_of(entry.names), printable_line(error.what()));
     }
   }
 }
@@ -93,15 +93,15 @@ void NodesControl::check_tunnels() const {
       "shorter --listen");
 }
 
-message::NodesAnswer NodesControl::up(const message::NodesUp& request) {
+message::NodesAnswer NodesControl::up(const message::NodesUp& request,
+                                      HostsReader::Result&& wanted) {
   message::NodesAnswer answer;
   try {
     check_tunnels();
-    const std::vector<Host> hosts =
-        parse_hosts(request.hosts, request.origin, folder_of(request.origin));
-    for (const Host& host : hosts) answer.names.push_back(host.name);
-    spdlog::info("bringing up {}: {}", request.origin, fmt::join(answer.names, ", "));
-    pool_.up(hosts);
+    if (!wanted.error.empty()) throw std::invalid_argument(wanted.error);
+    for (const Host& host : wanted.hosts) answer.names.push_back(host.name);
+    spdlog::info("bringing up {}: {}", printable_line(request.origin), line_of(answer.names));
+    pool_.up(wanted.hosts);
     has_nodes_ = true;
     end_asked_ = false;
     if (wanted_) wanted_->up({request.origin, request.hosts, answer.names});
@@ -129,7 +129,7 @@ message::NodesAnswer NodesControl::down(const message::NodesDown& request, Time 
     for (const auto& row : rows) answer.names.push_back(row.name);
   }
   spdlog::info("ending {}{}", request.names.empty() ? "all nodes" : "nodes ",
-               fmt::join(request.names, ", "));
+               line_of(request.names));
   if (request.end_broker) {
     end_asked_ = true;
     end_from_ = now + kLook;  // the answer leaves before the broker
@@ -140,16 +140,32 @@ message::NodesAnswer NodesControl::down(const message::NodesDown& request, Time 
 
 void NodesControl::step(Scheduler& scheduler, Time now) {
   for (NodeRequest& request : scheduler.take_node_requests()) {
-    message::NodesAnswer answer;
-    if (const auto* wanted = std::get_if<message::NodesUp>(&request.request)) {
-      answer = up(*wanted);
-    } else {
-      answer = down(std::get<message::NodesDown>(request.request), now);
-    }
-    scheduler.answer(request.peer, std::move(answer));
-    follow(scheduler, now);
+    requests_.push_back(std::move(request));
+  }
+  while (!requests_.empty() && answer_first(scheduler, now)) {
   }
   if (has_nodes_ && now >= next_look_) follow(scheduler, now);
+}
+
+// False: its hosts are being read; the others wait, so that all are answered in order.
+bool NodesControl::answer_first(Scheduler& scheduler, Time now) {
+  const NodeRequest& request = requests_.front();
+  message::NodesAnswer answer;
+  if (const auto* wanted = std::get_if<message::NodesUp>(&request.request)) {
+    if (!reader_.is_reading()) {
+      reader_.begin(*wanted);
+      return false;
+    }
+    std::optional<HostsReader::Result> result = reader_.take();
+    if (!result) return false;
+    answer = up(*wanted, *std::move(result));
+  } else {
+    answer = down(std::get<message::NodesDown>(request.request), now);
+  }
+  scheduler.answer(request.peer, std::move(answer));
+  requests_.pop_front();
+  follow(scheduler, now);
+  return true;
 }
 
 void NodesControl::follow(Scheduler& scheduler, Time now) {

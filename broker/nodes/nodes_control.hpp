@@ -5,12 +5,14 @@
 #pragma once
 
 #include <chrono>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "broker/door/authenticator.hpp"
 #include "broker/hosts/wanted_nodes.hpp"
+#include "broker/nodes/hosts_reader.hpp"
 #include "broker/nodes/node_pool.hpp"
 #include "broker/scheduling/scheduler.hpp"
 #include "common/time.hpp"
@@ -34,21 +36,26 @@ class NodesControl {
   // Does what came in and what is due. Call in every turn of the loop.
   void step(Scheduler& scheduler, Time now);
   Time next_deadline() const;  // kNever while there are no nodes
+  // Readable when step() has something new to do.
+  int descriptor() const { return reader_.descriptor(); }
   // Whether a producer asked to end the broker and every node is gone (or had its time).
   bool wants_end() const { return wants_end_; }
   // The broker ends: ends the workers on the nodes too, within a few seconds.
   void finish();
 
  private:
-  message::NodesAnswer up(const message::NodesUp& request);
+  bool answer_first(Scheduler& scheduler, Time now);
+  message::NodesAnswer up(const message::NodesUp& request, HostsReader::Result&& wanted);
   message::NodesAnswer down(const message::NodesDown& request, Time now);
   void follow(Scheduler& scheduler, Time now);
 
   void check_tunnels() const;
 
   const bool has_tunnels_;
+  HostsReader reader_;
   NodePool pool_;
   std::optional<WantedNodes> wanted_;
+  std::deque<NodeRequest> requests_;  // without answer; the first one's hosts may be being read
   Time next_look_{0};
   bool has_nodes_ = false;
   bool end_asked_ = false;

@@ -17,6 +17,7 @@
 
 #include "broker/hosts/ssh_config.hpp"
 #include "broker/ssh/openssh_client.hpp"
+#include "common/printable.hpp"
 
 namespace muster {
 namespace {
@@ -192,7 +193,9 @@ void SshSession::read_config() {
   identities_only_ = findings.identities_only;
   identity_files_ = findings.identity_files;
   for (const std::string& warning : findings.warnings) {
-    if (first_time(host_.name + warning)) spdlog::warn("node {}: {}", host_.name, warning);
+    if (first_time(host_.name + warning)) {
+      spdlog::warn("node {}: {}", host_.name, printable_line(warning));
+    }
   }
   proxy_command_ = ssh_option(session_, SSH_OPTIONS_PROXYCOMMAND);
 }

@@ -227,7 +227,7 @@ void BulkLink::State::handle(Message&& message, Time now) {
     hello_at_ = std::min(hello_at_, now + kHelloPause);
   } else if (const auto* refusal = std::get_if<message::Refuse>(&message)) {
     if (!is_welcome_ && !broker_.proof.empty()) return;
-    spdlog::warn("the broker refused the connection for blobs: {}", refusal->text);
+    spdlog::warn("the broker refused the connection for blobs: {}", printable_line(refusal->text));
     hang_up(now + kDialPause);
   } else if (is_welcome_) {
     heard_at_ = now;
