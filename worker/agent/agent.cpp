@@ -6,8 +6,6 @@
 
 #include "common/check.hpp"
 #include "common/net/secret.hpp"
-#include "common/protocol/resources.hpp"
-#include "worker/agent/waiting.hpp"
 
 namespace muster {
 namespace {
@@ -33,29 +31,61 @@ constexpr bool kNotForWorkers =
            message::BlobGone, message::WorkerBlobs, message::StoreRequest, message::StoreAnswer,
            message::ResultsHeld>;
 
+// Those about the connection itself; the others are about leases.
+template <typename Kind>
+constexpr bool kOfLink =
+    kOneOf<Kind, message::Welcome, message::Refuse, message::Unknown, message::Heartbeat>;
+
 }  // namespace
 
 Agent::Agent(AgentOptions options)
     : options_(std::move(options)),
       heartbeat_interval_(limits::kHeartbeatInterval),
-      heartbeat_misses_(limits::kHeartbeatMisses) {
+      heartbeat_misses_(limits::kHeartbeatMisses),
+      books_(options_) {
   CHECK(options_.slots >= 1 && options_.slots <= limits::kMaxSlots);
   CHECK(options_.functions.size() <= limits::kMaxFunctions);
   CHECK(options_.labels.size() <= limits::kMaxLabels);
-  device_taken_.resize(options_.gpus);
+}
+
+void Agent::set_now(Time now) {
+  now_ = now;
+  books_.set_now(now);
 }
 
 // --- Link ---------------------------------------------------------------------------------------
 
 void Agent::connected(Time now) {
-  now_ = now;
+  set_now(now);
   if (link_ == Link::refused) return;
   last_heard_ = now;
   say_hello();
 }
 
+void Agent::say_hello() {
+  link_ = Link::waiting;
+  greeted_ = true;
+  outbox_.clear();
+  message::HelloWorker hello;
+  hello.software_version = MUSTER_VERSION;
+  hello.worker = options_.worker;
+  hello.node = options_.node;
+  hello.executor = options_.executor;
+  hello.process_id = options_.process_id;
+  hello.slots = options_.slots;
+  hello.cores = options_.cores;
+  hello.memory_bytes = options_.memory_bytes;
+  hello.gpus = options_.gpus;
+  hello.labels = options_.labels;
+  hello.python = options_.python;
+  hello.runs_commands = options_.runs_commands;
+  hello.functions = options_.functions;
+  hello.held = books_.begin_hello();
+  outbox_.emplace_back(std::move(hello));
+}
+
 void Agent::disconnected(Time now) {
-  now_ = now;
+  set_now(now);
   if (link_ == Link::refused) return;
   link_ = Link::waiting;
   greeted_ = false;
@@ -69,7 +99,7 @@ bool Agent::is_deaf() const {
 }
 
 void Agent::receive(Message&& message, Time now) {
-  now_ = now;
+  set_now(now);
   // What comes before the answer to HELLO was said on an earlier connection, and takes no account
   // of what HELLO said; or by somebody who has not proved to be our broker.
   const bool is_answer =
@@ -82,17 +112,20 @@ void Agent::receive(Message&& message, Time now) {
   last_heard_ = now;
   std::visit(
       [this](auto& kind) {
-        if constexpr (kNotForWorkers<std::decay_t<decltype(kind)>>) {
+        using Kind = std::decay_t<decltype(kind)>;
+        if constexpr (kNotForWorkers<Kind>) {
           ++dropped_messages_;
-        } else {
+        } else if constexpr (kOfLink<Kind>) {
           handle(kind);
+        } else if (!books_.hear(kind)) {
+          ++dropped_messages_;
         }
       },
       message);
 }
 
 void Agent::tick(Time now) {
-  now_ = now;
+  set_now(now);
   if (is_deaf()) return;
   if (now - last_heard_ >= heartbeat_interval_ * heartbeat_misses_) {
     link_ = Link::silent;
@@ -107,8 +140,7 @@ void Agent::tick(Time now) {
 
 Time Agent::next_deadline() const {
   if (is_deaf()) return kNever;
-  const Time outcomes =
-      unsent_.empty() || link_ != Link::up ? kNever : unsent_since_ + options_.outcome_window;
+  const Time outcomes = link_ == Link::up ? books_.next_outcomes() : kNever;
   return std::min({outcomes, last_sent_ + heartbeat_interval_,
                    last_heard_ + heartbeat_interval_ * heartbeat_misses_});
 }
@@ -134,9 +166,8 @@ void Agent::handle(message::Welcome& m) {
   heartbeat_interval_ =
       std::clamp<Duration>(m.heartbeat_interval, kShortestHeartbeat, kLongestHeartbeat);
   heartbeat_misses_ = std::clamp(m.heartbeat_misses, 1U, kMostMisses);
-  state_changed_ = draining_ || stuck_ > 0 || !paused_.empty();
-  say_blobs_anew();
-  resend_outcomes();
+  state_changed_ = draining_ || books_.stuck() > 0 || !paused_.empty();
+  books_.resend();
 }
 
 void Agent::handle(message::Refuse& m) {
@@ -154,10 +185,9 @@ void Agent::handle(message::Heartbeat& m) {
 // --- The executor's reports ---------------------------------------------------------------------
 
 void Agent::said(std::vector<message::WorkerOutput>&& outputs, Time now) {
-  now_ = now;
+  set_now(now);
   for (message::WorkerOutput& output : outputs) {
-    const HeldJob* job = known_job({output.session, output.job});
-    if (link_ == Link::up && job != nullptr && job->spec->forward_output) {
+    if (link_ == Link::up && books_.forwards_output({output.session, output.job})) {
       outbox_.emplace_back(std::move(output));
     } else {
       dropped_lines_ += output.lines.size() + output.dropped;
@@ -167,96 +197,84 @@ void Agent::said(std::vector<message::WorkerOutput>&& outputs, Time now) {
 }
 
 void Agent::finished(std::vector<TaskFinish>&& tasks, Time now) {
-  now_ = now;
-  for (TaskFinish& task : tasks) {
-    HeldJob* job = nullptr;
-    HeldLease* lease = executed(task.lease, job);
-    const TaskSequence sequence = task.lease.sequence;
-    const bool is_wanted = lease != nullptr && lease->state == LeaseState::started;
-    if (!is_wanted) ask_for_each(BlobRequest::Kind::drop, task.outcome.body);
-    if (lease == nullptr) continue;
-    if (lease->state == LeaseState::abandoned) {
-      drop(*job, sequence);
-      purge_due_ = purge_due_ || job->forgotten;
-    } else if (lease->state == LeaseState::superseded) {
-      enqueue(*job, sequence, *lease);
-    } else {
-      learn(*job, task);
-      ++tasks_done_;
-      finish(*job, sequence, *lease, std::move(task.outcome), task.busy);
-    }
-  }
-  tasks.clear();
+  set_now(now);
+  books_.finished(std::move(tasks));
 }
 
 void Agent::handed_back(const std::vector<Lease>& leases, Time now) {
-  now_ = now;
-  for (const Lease& named : leases) {
-    HeldJob* job = nullptr;
-    HeldLease* lease = executed(named, job);
-    if (lease == nullptr) continue;
-    if (lease->state == LeaseState::abandoned) {
-      drop(*job, named.sequence);
-      purge_due_ = purge_due_ || job->forgotten;
-    } else if (lease->state == LeaseState::superseded) {
-      enqueue(*job, named.sequence, *lease);
-    } else if (lease->stopping) {
-      finish(*job, named.sequence, *lease, cancelled_unstarted(), Duration::zero());
-    } else {
-      give_back(job->name, named.sequence, lease->attempt);
-      drop(*job, named.sequence);
-    }
-  }
-}
-
-// The lease that the executor reports about, which it no longer has.
-HeldLease* Agent::executed(const Lease& lease, HeldJob*& job) {
-  job = find_job({lease.session, lease.job});
-  HeldLease* held = job == nullptr ? nullptr : job->leases.find(lease.sequence);
-  if (held == nullptr || !held->in_executor() || held->executor_attempt != lease.attempt) {
-    return nullptr;
-  }
-  --in_executor_[kind_of(*job->spec)];
-  if (!job->demanding) return held;
-  --demanding_;
-  extra_slots_ -= job->width - 1;
-  const auto devices = devices_.find(lease);
-  if (devices == devices_.end()) return held;
-  for (const std::uint32_t device : devices->second) device_taken_[device] = false;
-  devices_.erase(devices);
-  return held;
+  set_now(now);
+  books_.handed_back(leases);
 }
 
 void Agent::set_stuck(std::uint32_t slots, Time now) {
-  now_ = now;
-  const std::uint32_t stuck = std::min(slots, options_.slots);
-  if (stuck == stuck_) return;
-  stuck_ = stuck;
-  state_changed_ = true;
+  set_now(now);
+  if (books_.set_stuck(slots)) state_changed_ = true;
 }
 
 void Agent::drain(Time now) {
-  now_ = now;
+  set_now(now);
   if (draining_) return;
   draining_ = true;
   state_changed_ = true;
-  return_unstarted();
+  books_.set_accepting(false);
+  books_.return_unstarted();
 }
 
 void Agent::set_paused(const std::string& reason, Time now) {
-  now_ = now;
+  set_now(now);
   if (reason == paused_) return;
   paused_ = reason.substr(0, limits::kMaxNameBytes);
   state_changed_ = true;
-  if (!paused_.empty()) return_unstarted();
+  books_.set_accepting(!draining_ && paused_.empty());
+  if (!paused_.empty()) books_.return_unstarted();
 }
 
-void Agent::return_unstarted() {
-  for (const auto& [name, job] : jobs_) {
-    HeldJob& held = *job;
-    held.leases.for_each(
-        [&](TaskSequence sequence, HeldLease& lease) { recall(held, sequence, lease); });
+// --- Blobs --------------------------------------------------------------------------------------
+
+void Agent::set_sharing(bool shares, Time now) {
+  set_now(now);
+  books_.set_sharing(shares);
+}
+
+void Agent::blob_here(const BlobId& id, Time now) {
+  set_now(now);
+  books_.blob_here(id);
+}
+
+void Agent::blob_gone(const BlobId& id, const std::string& reason, Time now) {
+  set_now(now);
+  books_.blob_gone(id, reason);
+}
+
+void Agent::report(std::vector<BlobReport>&& reports, Time now) {
+  set_now(now);
+  books_.report(reports);
+}
+
+// --- What is to be done -------------------------------------------------------------------------
+
+Agent::Actions Agent::take_actions() {
+  books_.settle();
+  if (link_ == Link::up) {
+    if (std::exchange(state_changed_, false)) {
+      outbox_.emplace_back(message::WorkerState{books_.stuck(), draining_, paused_});
+    }
+    books_.say(outbox_);
   }
+  Actions actions;
+  actions.messages.swap(outbox_);
+  actions.forgets = books_.take_forgets();
+  actions.stops = books_.take_stops();
+  actions.recalls = books_.take_recalls();
+  actions.starts = books_.take_starts();
+  actions.blobs = books_.take_requests();
+  if (!actions.messages.empty()) last_sent_ = now_;
+  return actions;
+}
+
+void Agent::check_invariants() const {
+  books_.check_invariants();
+  CHECK(link_ != Link::up || greeted_);
 }
 
 }  // namespace muster
