@@ -1,10 +1,11 @@
-// What a session says about blobs: where they are, before the messages that name them, and that it
-// needs them no longer.
+#include "producer/session/told_blobs.hpp"
+
 #include <algorithm>
 #include <utility>
 
+#include "common/check.hpp"
 #include "common/protocol/blob_names.hpp"
-#include "producer/session/session.hpp"
+#include "common/protocol/limits.hpp"
 
 namespace muster {
 namespace {
@@ -22,18 +23,18 @@ void say_all(std::vector<Entry>& entries, std::vector<Message>& messages) {
 
 }  // namespace
 
-void Session::put_blob(BlobSource source) {
+void ToldBlobs::put(BlobSource source) {
   const BlobId id = source.name.id;
-  HeldBlob& blob = blobs_[id];
+  Held& blob = blobs_[id];
   blob.source = std::move(source);
   blob.adopted = blob.source.place == BlobPlace::kept;
   if (!std::exchange(blob.waiting, true)) puts_.push_back(id);
 }
 
-bool Session::release_blob(const BlobId& id) {
+bool ToldBlobs::release(const BlobId& id) {
   const auto found = blobs_.find(id);
   if (found == blobs_.end()) return true;
-  if (found->second.in_doubt) --blobs_in_doubt_;
+  if (found->second.in_doubt) --in_doubt_;
   if (found->second.waiting) puts_.erase(std::find(puts_.begin(), puts_.end(), id));
   const bool said = found->second.said;
   if (said) releases_.push_back(id);
@@ -41,48 +42,46 @@ bool Session::release_blob(const BlobId& id) {
   return said;
 }
 
-// They are this session's until it releases them.
-void Session::keep_blobs_of(const std::vector<Outcome>& outcomes) {
+void ToldBlobs::keep_of(const std::vector<Outcome>& outcomes) {
   for (const Outcome& outcome : outcomes) {
     for (std::size_t i = 0; i < outcome.body.blobs; ++i) {
       const BlobName name = blob_at(outcome.body, i);
-      blobs_.try_emplace(name.id, HeldBlob{{name, BlobPlace::kept}, true, true});
+      blobs_.try_emplace(name.id, Held{{name, BlobPlace::kept}, true, true});
     }
   }
 }
 
-void Session::on(message::BlobAnswers&& answers) {
+void ToldBlobs::hear(message::BlobAnswers&& answers, std::vector<BlobAnswer>& heard) {
   for (BlobAnswer& answer : answers.blobs) {
     const auto found = blobs_.find(answer.id);
     if (found == blobs_.end()) continue;
-    HeldBlob& blob = found->second;
-    if (std::exchange(blob.in_doubt, false)) --blobs_in_doubt_;
+    Held& blob = found->second;
+    if (std::exchange(blob.in_doubt, false)) --in_doubt_;
     // The user's own files a broker learns of from each session.
     if (answer.state == BlobState::here && blob.source.place != BlobPlace::file) {
       blob.adopted = true;
     }
-    events_.blob_answers.push_back(std::move(answer));
+    heard.push_back(std::move(answer));
   }
 }
 
-// A broker that is new forgot who needs what; this one may have missed what was said last.
-void Session::resume_blobs(bool new_incarnation) {
+void ToldBlobs::resume(bool new_incarnation) {
   releases_.insert(releases_.begin(), released_.begin(), released_.end());
   released_.clear();
   released_asked_ = 0;
   release_token_ = 0;
   std::erase_if(releases_, [&](const BlobId& id) { return new_incarnation || blobs_.count(id); });
   puts_.clear();
-  blobs_in_doubt_ = 0;
+  in_doubt_ = 0;
   for (auto& [id, blob] : blobs_) {
     blob.waiting = true;
     blob.in_doubt = blob.adopted;
-    if (blob.in_doubt) ++blobs_in_doubt_;
+    if (blob.in_doubt) ++in_doubt_;
     puts_.push_back(id);
   }
 }
 
-void Session::confirm_releases(std::uint64_t token) {
+void ToldBlobs::confirm_releases(std::uint64_t token) {
   if (release_token_ == 0 || token != release_token_) return;
   release_token_ = 0;
   const auto end = released_.begin() + static_cast<std::ptrdiff_t>(released_asked_);
@@ -90,15 +89,14 @@ void Session::confirm_releases(std::uint64_t token) {
   released_asked_ = 0;
 }
 
-// Releases first: they free the credit that the rest uses.
-void Session::talk_of_blobs(std::vector<Message>& messages) {
+void ToldBlobs::talk(std::vector<Message>& messages) {
   const bool releases = !releases_.empty();
   released_.insert(released_.end(), releases_.begin(), releases_.end());
   say_all<message::BlobRelease>(releases_, messages);
   std::vector<BlobSource> sources;
   sources.reserve(puts_.size());
   for (const BlobId& id : std::exchange(puts_, {})) {
-    HeldBlob& blob = blobs_.at(id);
+    Held& blob = blobs_.at(id);
     blob.waiting = false;
     blob.said = true;
     sources.push_back(blob.adopted ? BlobSource{blob.source.name, BlobPlace::kept} : blob.source);
@@ -108,6 +106,16 @@ void Session::talk_of_blobs(std::vector<Message>& messages) {
   release_token_ = ++last_release_token_;
   released_asked_ = released_.size();
   messages.emplace_back(message::Heartbeat{release_token_, true});
+}
+
+void ToldBlobs::check_invariants() const {
+  std::size_t in_doubt = 0;
+  for (const auto& [id, blob] : blobs_) {
+    CHECK(blob.source.name.id == id);
+    if (blob.in_doubt) ++in_doubt;
+  }
+  CHECK(in_doubt == in_doubt_);
+  CHECK(released_asked_ <= released_.size());
 }
 
 }  // namespace muster
