@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from muster import plugins as plugins
-    from muster._compute import compute as compute
-    from muster._map import MapResults as MapResults
-    from muster._options import Resources as Resources
-    from muster._output import OutputLine as OutputLine
-    from muster._scattered import Scattered as Scattered
-    from muster._session import Node as Node
+    from muster._data.scattered import Scattered as Scattered
+    from muster._link.output import OutputLine as OutputLine
+    from muster._link.session import Node as Node
+    from muster._pool.compute import compute as compute
+    from muster._pool.map import MapResults as MapResults
+    from muster._pool.options import Resources as Resources
     from muster.errors import BrokerLost as BrokerLost
     from muster.errors import MusterError as MusterError
     from muster.errors import NodesFailed as NodesFailed
@@ -71,12 +71,12 @@ _MODULES = {
     "Local": "provider",
     "Worker": "provider",
     "SSH": "ssh",
-    "Resources": "_options",
-    "MapResults": "_map",
-    "Node": "_session",
-    "Scattered": "_scattered",
-    "OutputLine": "_output",
-    "compute": "_compute",
+    "Resources": "_pool.options",
+    "MapResults": "_pool.map",
+    "Node": "_link.session",
+    "Scattered": "_data.scattered",
+    "OutputLine": "_link.output",
+    "compute": "_pool.compute",
     "JoblibPool": "joblib",
     "MusterBackend": "joblib",
     "ScikitLearnPool": "joblib",

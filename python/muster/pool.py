@@ -4,7 +4,7 @@
         pool.submit(pow, 2, 10).result()
         for value in pool.map(score, items): ...
 
-How tasks get in is in muster/_executor.py; this is how pools begin and end.
+How tasks get in is in muster/_pool/executor.py; this is how pools begin and end.
 Threads: any. Only `start`, `shutdown`, `status`, `nodes`, waiting for a future and iterating over a
 map block.
 """
@@ -22,14 +22,16 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from muster import _active, _bring_up, _native, _tasks
-from muster._dispatch import Handler
-from muster._executor import TaskExecutor
-from muster._options import Resources, TaskOptions
-from muster._output import Sink
-from muster._portable import Packed
-from muster._session import Job, Node, Session
-from muster._submit import JobCache, TaskFuture
+from muster import _native
+from muster._data.portable import Packed
+from muster._link.dispatch import Handler
+from muster._link.output import Sink
+from muster._link.session import Job, Node, Session
+from muster._node import tasks
+from muster._pool import active, bring_up
+from muster._pool.executor import TaskExecutor
+from muster._pool.options import Resources, TaskOptions
+from muster._pool.submit import JobCache, TaskFuture
 from muster.errors import MusterError, PoolNotActive, Unsupported
 from muster.provider import (
     Image,
@@ -175,14 +177,14 @@ class ComputePool(TaskExecutor):
             self._session = session
             self._caches = {}
             surroundings = contextlib.ExitStack()
-            _active.enter(self)
+            active.enter(self)
             try:
                 for plugin in self._plugins:
                     if hasattr(plugin, "around_client"):
                         surroundings.enter_context(plugin.around_client(self))
             except BaseException:
                 surroundings.close()
-                _active.leave(self)
+                active.leave(self)
                 self._end()
                 raise
             self._surroundings = surroundings
@@ -202,7 +204,7 @@ class ComputePool(TaskExecutor):
             self._over = True
             surroundings, self._surroundings = self._surroundings, None
             session, caches = self._session, self._caches
-        _active.leave(self)
+        active.leave(self)
         if surroundings is not None:
             surroundings.close()
         if session is None or caches is None or session.forked:
@@ -249,7 +251,7 @@ class ComputePool(TaskExecutor):
         assert self._plan is not None
         hosts = self._plan.hosts
         if hosts is not None:
-            return _bring_up.session_over(open_session, hosts)
+            return bring_up.session_over(open_session, hosts)
         plan = self._plan
         session = open_session(
             workers=plan.workers,
@@ -295,7 +297,7 @@ class ComputePool(TaskExecutor):
 
             def make_body(function: Callable[..., Any]) -> Packed:
                 blobs = self._blobs(options, repeated=False)
-                return _tasks.make_body(_tasks.Call(function), self._context(options), blobs=blobs)
+                return tasks.make_body(tasks.Call(function), self._context(options), blobs=blobs)
 
             def open_job(body: Packed, label: str, handler: Handler) -> Job:
                 return self.session.open_job(body, label, handler, **options.for_job())
@@ -303,12 +305,12 @@ class ComputePool(TaskExecutor):
             jobs = caches.setdefault(options, JobCache(make_body, open_job))
         return jobs
 
-    def _context(self, options: TaskOptions | None = None) -> _tasks.JobContext:
+    def _context(self, options: TaskOptions | None = None) -> tasks.JobContext:
         main = getattr(sys.modules.get("__main__"), "__file__", None)
         limit = (options or self.task_options).threads
         if limit is None and self._plan is not None and self._plan.hosts is None:
             limit = max(1, cores() // self._plan.total_slots)
-        return _tasks.JobContext(
+        return tasks.JobContext(
             sys_path=list(sys.path),
             main_path=os.path.abspath(main) if main else None,
             log_level=logging.getLogger().getEffectiveLevel(),

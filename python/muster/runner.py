@@ -18,9 +18,9 @@ import types
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from muster._capture import Capture
     from muster._native import RunnerLink, RunnerTask
-    from muster._tasks import JobContext, LoadedJob
+    from muster._node.capture import Capture
+    from muster._node.tasks import JobContext, LoadedJob
 
 _LINK_DESCRIPTOR = 3
 link: RunnerLink | None = None  # of this process, for what tasks ask of the pool
@@ -125,7 +125,7 @@ class _Jobs:
                 gone = self._jobs.pop(key, None)
             if gone and gone.job:
                 gone.job.forget()
-                if scattered := sys.modules.get("muster._scattered"):
+                if scattered := sys.modules.get("muster._data.scattered"):
                     scattered.forget_unused(_UNUSED_SECONDS)
         key = task.job_key
         slot = self._jobs.get(key)
@@ -142,8 +142,8 @@ class _Slot:
         self._lock = threading.Lock()
 
     def load(self, task: RunnerTask) -> LoadedJob:
-        from muster._portable import Packed
-        from muster._tasks import LoadedJob
+        from muster._data.portable import Packed
+        from muster._node.tasks import LoadedJob
         from muster.errors import SerializationError
 
         with self._lock:
@@ -195,26 +195,26 @@ class Runner:
                     self._link.finish(task_id, b"")
 
     def _run(self, task: RunnerTask) -> None:
-        from muster import _failures, _pickling
-        from muster._portable import Packed
+        from muster._data import failures, pickling
+        from muster._data.portable import Packed
         from muster.errors import TaskStopped
 
         context: JobContext | None = None
         result: Packed | None = None
-        failure: _failures.Described | None = None
+        failure: failures.Described | None = None
         try:
             job = self._jobs.load(task)
             context = job.context
             self._capture.begin(task.id, context)
             self._thread_limit.apply(context.thread_limit)
-            _pickling.keep_inline(task.inline_results)
+            pickling.keep_inline(task.inline_results)
             result = job.function(Packed(task.payload, task.blobs))
         except TaskStopped:
             raise
         except BaseException as exc:
             if self._forked:
                 _leave(exc)
-            failure = _failures.describe(exc)
+            failure = failures.describe(exc)
             del exc
         finally:
             if self._forked:
@@ -324,12 +324,12 @@ def main(arguments: list[str] | None = None) -> None:
     _prepare_process()
     # A task that looks at __main__ finds nothing of the runner's, nor do its child processes.
     sys.modules["__main__"] = types.ModuleType("__main__")
-    from muster import _arrays, _pickling
-    from muster._capture import Capture  # with it cloudpickle: warm before the first task
+    from muster._data import arrays, pickling
+    from muster._node.capture import Capture  # with it cloudpickle: warm before the first task
 
-    _arrays.shares_files = link.shares_files
+    arrays.shares_files = link.shares_files
     if link.keeps_blobs():
-        _pickling.make_blob = link.make_blob
+        pickling.make_blob = link.make_blob
     _preload()
     capture = Capture(link)
     capture.install()

@@ -239,8 +239,8 @@ def worker(endpoint: str, *options: str) -> Iterator[None]:
 def test_a_pool_without_workers_warns_and_gives_up(
     broker: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muster._map.COMPLAIN_SECONDS", 1.0)
-    monkeypatch.setattr("muster._submit.COMPLAIN_SECONDS", 1.0)
+    monkeypatch.setattr("muster._pool.map.COMPLAIN_SECONDS", 1.0)
+    monkeypatch.setattr("muster._pool.submit.COMPLAIN_SECONDS", 1.0)
     with ComputePool(broker=broker) as pool, caplog.at_level(logging.WARNING):
         with pytest.raises(muster.NoWorker, match="start one with: muster-worker --connect"):
             pool.submit(abs, 1).result(SECONDS)

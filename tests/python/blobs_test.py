@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from pool_support import left_in_memory, run_script, wait_until
 
-from muster import ComputePool, SerializationError, Worker, _pickling
-from muster._blobs import Blobs, Sharing
+from muster import ComputePool, SerializationError, Worker
+from muster._data import pickling
+from muster._data.blobs import Blobs, Sharing
 
 MANY = 300_000  # elements; as floats more than READ_ONLY_BYTES
 SOME = 20_000  # as floats more than LEAST_BYTES, and less than READ_ONLY_BYTES
@@ -241,7 +242,7 @@ def test_an_array_travels_once_in_a_call() -> None:
         blobs = Blobs(Space(), Sharing())  # type: ignore[arg-type]
         large = np.zeros(4_000_000)
         for i in range(1000):
-            packed = _pickling.pack(((large, i), {"again": large[:]}), "the arguments", blobs)
+            packed = pickling.pack(((large, i), {"again": large[:]}), "the arguments", blobs)
             assert len(packed.blobs) == 1
             assert len(packed.body) < 1000
         assert Space.puts < 500  # once, and again as long as looking at all of it is cheap

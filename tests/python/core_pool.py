@@ -11,13 +11,15 @@ from types import TracebackType
 from typing import Any
 
 import muster
-from muster import _failures, _native, _pickling, _tasks
+from muster import _native
+from muster._data import failures, pickling
+from muster._node import tasks
 
 DEADLINE_SECONDS = 60.0
 PACKAGE_FOLDER = str(Path(muster.__file__).parent.parent)
 
 
-def context(**changes: Any) -> _tasks.JobContext:
+def context(**changes: Any) -> tasks.JobContext:
     """As a client would make it."""
     fields = {
         "sys_path": [folder for folder in sys.path if folder],
@@ -26,7 +28,7 @@ def context(**changes: Any) -> _tasks.JobContext:
         "capture": True,
         "thread_limit": None,
     }
-    return _tasks.JobContext(**{**fields, **changes})
+    return tasks.JobContext(**{**fields, **changes})
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:
@@ -61,20 +63,18 @@ class CorePool:
     ) -> None:
         self.producer.close()
 
-    def open(self, task_function: _tasks.TaskFunction, **options: Any) -> int:
+    def open(self, task_function: tasks.TaskFunction, **options: Any) -> int:
         """A job; its number."""
         made = {key: options.pop(key) for key in ("context", "functions") if key in options}
-        body = _tasks.make_body(
-            task_function, made.get("context", context()), made.get("functions")
-        )
+        body = tasks.make_body(task_function, made.get("context", context()), made.get("functions"))
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         return self.producer.open_job(
             label="test", python=version, body=body.body, blobs=body.blobs, **options
         )
 
     def push(self, job: int, *args: Any, **kwargs: Any) -> int:
-        """A task of a job of `_tasks.Call`."""
-        return self.producer.push(job, _pickling.dumps((args, kwargs), "the arguments"))
+        """A task of a job of `tasks.Call`."""
+        return self.producer.push(job, pickling.dumps((args, kwargs), "the arguments"))
 
     def outcome(self, job: int, sequence: int) -> tuple[Any, _native.Failure | None]:
         """The result's bytes or the failure."""
@@ -95,12 +95,12 @@ class CorePool:
         """Raises what the task raised."""
         result, failure = self.outcome(job, sequence)
         if failure is not None:
-            raise _failures.rebuild(failure)
-        return _pickling.unpack(_tasks.split_result(result)[1])
+            raise failures.rebuild(failure)
+        return pickling.unpack(tasks.split_result(result)[1])
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Runs one task of a job of its own."""
-        job = self.open(_tasks.Call(function))
+        job = self.open(tasks.Call(function))
         return self.value(job, self.push(job, *args, **kwargs))
 
     def lines(self, count: int) -> list[_native.Line]:

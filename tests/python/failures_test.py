@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 
-from muster import _failures, errors
+from muster import errors
+from muster._data import failures
 
 
-def described(raise_it: Callable[[], object]) -> _failures.Described:
+def described(raise_it: Callable[[], object]) -> failures.Described:
     try:
         raise_it()
     except BaseException as exc:
-        return _failures.describe(exc, 1)
+        return failures.describe(exc, 1)
     raise AssertionError("it did not raise")
 
 
 def sent(raise_it: Callable[[], object]) -> BaseException:
-    return _failures.rebuild(("task_failed", *described(raise_it)))
+    return failures.rebuild(("task_failed", *described(raise_it)))
 
 
 def raising(exc: BaseException) -> Callable[[], object]:
@@ -135,7 +136,7 @@ def test_an_exception_without_a_text_is_told() -> None:
 
 def test_a_class_that_is_not_here_is_told() -> None:
     extra = b"cnowhere\nMissing\n)R."
-    copy = _failures.rebuild(("task_failed", "exception", "Missing: gone", "the text", extra))
+    copy = failures.rebuild(("task_failed", "exception", "Missing: gone", "the text", extra))
 
     assert type(copy) is errors.TaskError
     assert (copy.kind, copy.message, copy.remote_traceback) == (
@@ -148,7 +149,7 @@ def test_a_class_that_is_not_here_is_told() -> None:
 
 @pytest.mark.parametrize("extra", [b"garbage", pickle.dumps("no exception"), b"\x80\x05."])
 def test_an_extra_that_is_no_exception_is_told(extra: bytes) -> None:
-    copy = _failures.rebuild(("task_failed", "exception", "Some: text", "", extra))
+    copy = failures.rebuild(("task_failed", "exception", "Some: text", "", extra))
     assert type(copy) is errors.TaskError
 
 
@@ -181,7 +182,7 @@ def test_sys_exit_does_not_end_the_client(code: Any, message: str) -> None:
     ],
 )
 def test_every_code_has_its_type(code: str, kind: str, expected: type[BaseException]) -> None:
-    copy = _failures.rebuild((code, kind, "the message", "", b""))
+    copy = failures.rebuild((code, kind, "the message", "", b""))
     assert type(copy) is expected
     assert str(copy) == "the message"
     assert copy.__cause__ is None
@@ -190,5 +191,5 @@ def test_every_code_has_its_type(code: str, kind: str, expected: type[BaseExcept
 def test_the_rebuilt_survive_another_crossing() -> None:
     for code in ("task_timed_out", "task_cancelled", "task_lost", "no_worker"):
         failure = (code, "kind", "message", "text", b"")
-        copy = pickle.loads(pickle.dumps(_failures.rebuild(failure)))
+        copy = pickle.loads(pickle.dumps(failures.rebuild(failure)))
         assert (copy.kind, copy.message, copy.remote_traceback) == ("kind", "message", "text")

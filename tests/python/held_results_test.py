@@ -12,7 +12,9 @@ import core_pool
 import pytest
 from pool_support import wait_until
 
-from muster import ComputePool, Worker, _pickling, _tasks
+from muster import ComputePool, Worker
+from muster._data import pickling
+from muster._node import tasks
 
 LIMIT = 256 << 20
 SLACK = 64 << 20  # what runs, is on its way, or was not said yet
@@ -87,15 +89,15 @@ def test_futures_are_the_program_s(pool: ComputePool) -> None:
 
 def test_what_a_job_of_the_core_counts() -> None:
     with core_pool.CorePool(slots=2) as core:
-        job = core.open(_tasks.Call(pieces), counts_results=True)
+        job = core.open(tasks.Call(pieces), counts_results=True)
         for size in (0, 4000, 100_000, RESULT):
             result, failure = core.outcome(job, core.push(job, size))
             assert failure is None
-            counted = _tasks.counted_bytes(result)
+            counted = tasks.counted_bytes(result)
             assert counted == len(result)
-            assert counted == len(_tasks.split_result(result)[1].body) + 8
+            assert counted == len(tasks.split_result(result)[1].body) + 8
         result, _ = core.outcome(job, core.push(job, 3_000_000))
-        assert _tasks.counted_bytes(result) == 0, "a blob counts by itself"
-        assert len(_pickling.unpack(_tasks.split_result(result)[1])) == 3000
+        assert tasks.counted_bytes(result) == 0, "a blob counts by itself"
+        assert len(pickling.unpack(tasks.split_result(result)[1])) == 3000
         core.producer.consumed(job, 1 << 60)
         core.producer.consumed(12345, 1)

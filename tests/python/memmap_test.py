@@ -13,8 +13,9 @@ import pytest
 from joblib import Parallel, delayed, parallel_backend
 
 import muster.joblib  # noqa: F401 (registers the backend)
-from muster import ComputePool, Worker, _arrays, _pickling
-from muster._blobs import Blobs, Sharing
+from muster import ComputePool, Worker
+from muster._data import arrays, pickling
+from muster._data.blobs import Blobs, Sharing
 
 SHAPE = (300, 1000)
 CONTENT = np.arange(300_000.0).reshape(SHAPE)
@@ -158,12 +159,12 @@ def test_dump_and_load_in_tasks(pool: ComputePool, tmp_path: Path) -> None:
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], Any]]:
     """Packs in a pool with other machines, and unpacks as one of these would."""
-    monkeypatch.setattr(_arrays, "shares_files", lambda: False)
+    monkeypatch.setattr(arrays, "shares_files", lambda: False)
     with ComputePool() as pool:
         space = pool.session.space
         monkeypatch.setattr(space, "one_machine", False)
-        yield lambda array: _pickling.unpack(
-            _pickling.pack([array], "the arguments", Blobs(space, Sharing()))
+        yield lambda array: pickling.unpack(
+            pickling.pack([array], "the arguments", Blobs(space, Sharing()))
         )[0]
 
 

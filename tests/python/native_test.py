@@ -12,7 +12,9 @@ from collections.abc import Iterator
 import core_pool
 import pytest
 
-from muster import _native, _pickling, _tasks
+from muster import _native
+from muster._data import pickling
+from muster._node import tasks
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +28,18 @@ def echo(value: object) -> object:
 
 
 def test_payloads_and_results_of_any_size(pool: core_pool.CorePool) -> None:
-    job = pool.open(_tasks.Call(echo))
+    job = pool.open(tasks.Call(echo))
     for size in (0, 1, 4095, 4096, 65_535, 65_536, 300_000, 20_000_000):
         value = os.urandom(size)
         result, failure = pool.outcome(job, pool.push(job, value))
         assert failure is None
         if not isinstance(result, tuple):  # else its blobs are with it
             assert type(result) is (bytes if len(result) < 65_536 else _native.Buffer)
-        assert _pickling.unpack(_tasks.split_result(result)[1]) == value
+        assert pickling.unpack(tasks.split_result(result)[1]) == value
 
 
 def test_a_buffer_is_read_only_and_outlives_its_views(pool: core_pool.CorePool) -> None:
-    job = pool.open(_tasks.Call(echo))
+    job = pool.open(tasks.Call(echo))
     result, _ = pool.outcome(job, pool.push(job, b"x" * 100_000))
     view = memoryview(result)
     assert (view.readonly, view.nbytes, view.itemsize) == (True, len(result), 1)
@@ -48,8 +50,8 @@ def test_a_buffer_is_read_only_and_outlives_its_views(pool: core_pool.CorePool) 
 
 
 def test_payloads_are_any_contiguous_buffer(pool: core_pool.CorePool) -> None:
-    job = pool.open(_tasks.Call(echo))
-    data = _pickling.dumps((("x",), {}), "the arguments")
+    job = pool.open(tasks.Call(echo))
+    data = pickling.dumps((("x",), {}), "the arguments")
     for payload in (data, bytearray(data), memoryview(data)):
         assert pool.value(job, pool.producer.push(job, payload)) == "x"
     with pytest.raises(TypeError):
@@ -59,7 +61,7 @@ def test_payloads_are_any_contiguous_buffer(pool: core_pool.CorePool) -> None:
 
 
 def test_sequences_count_and_jobs_are_apart(pool: core_pool.CorePool) -> None:
-    first, second = pool.open(_tasks.Call(echo)), pool.open(_tasks.Call(echo))
+    first, second = pool.open(tasks.Call(echo)), pool.open(tasks.Call(echo))
     assert [pool.push(first, i) for i in range(3)] == [0, 1, 2]
     assert pool.push(second, "other") == 0
     assert [pool.value(first, i) for i in range(3)] == [0, 1, 2]
@@ -120,7 +122,7 @@ def test_close_ends_the_waits_of_other_threads() -> None:
 
 
 def run_script(source: str) -> subprocess.Popen[str]:
-    head = "import os, sys, threading\nimport core_pool\nfrom muster import _tasks\n"
+    head = "import os, sys, threading\nimport core_pool\nfrom muster._node import tasks\n"
     folders = [core_pool.PACKAGE_FOLDER, os.path.dirname(__file__)]
     return subprocess.Popen(
         [sys.executable, "-c", head + source],

@@ -14,7 +14,7 @@ import pytest
 
 import muster
 from muster import ComputePool, Resources, Worker
-from muster._options import TaskOptions
+from muster._pool.options import TaskOptions
 from muster.joblib import MusterBackend, sklearn_backend
 
 

@@ -13,7 +13,9 @@ from typing import Any
 import core_pool
 import pytest
 
-from muster import _functions, _pickling, _tasks, errors
+from muster import errors
+from muster._data import functions, pickling
+from muster._node import tasks
 
 
 def by_value(source: str, name: str) -> Any:
@@ -45,12 +47,12 @@ def connection() -> Iterator[socket.socket]:
     ],
 )
 def test_values_come_back(value: object) -> None:
-    assert _pickling.loads(_pickling.dumps(value, "the value")) == value
+    assert pickling.loads(pickling.dumps(value, "the value")) == value
 
 
 def test_plain_data_is_what_the_standard_library_writes() -> None:
     value = ((1, "a", None), {"k": [1.5]})
-    assert _pickling.dumps(value, "the value") == pickle.dumps(value, 5)
+    assert pickling.dumps(value, "the value") == pickle.dumps(value, 5)
 
 
 def test_functions_go_by_value_wherever_they_hide() -> None:
@@ -61,7 +63,7 @@ def test_functions_go_by_value_wherever_they_hide() -> None:
         (([function], {}), lambda v: v[0][0]),
         ((1, {"f": (function,)}), lambda v: v[1]["f"][0]),
     ):
-        copy = find(_pickling.loads(_pickling.dumps(value, "the value")))
+        copy = find(pickling.loads(pickling.dumps(value, "the value")))
         assert copy is not function
         assert copy(1) == 2
 
@@ -94,7 +96,7 @@ def test_the_part_that_cannot_be_pickled_is_named(
     what: str, make: Callable[[Any], object], blamed: str, connection: socket.socket
 ) -> None:
     with pytest.raises(errors.SerializationError) as caught:
-        _pickling.dumps(make(connection), what)
+        pickling.dumps(make(connection), what)
 
     text = str(caught.value)
     assert text.startswith(f"cannot pickle {what}: ")
@@ -106,7 +108,7 @@ def test_a_global_of_a_function_is_named(connection: socket.socket) -> None:
     function = by_value("def f(): return link", "f")
     function.__globals__["link"] = connection
     with pytest.raises(errors.SerializationError, match="function.<global link> is a socket"):
-        _pickling.dumps(function, "the function")
+        pickling.dumps(function, "the function")
 
 
 def test_what_is_too_deep_is_an_error_and_no_crash() -> None:
@@ -114,12 +116,12 @@ def test_what_is_too_deep_is_an_error_and_no_crash() -> None:
     for _ in range(100_000):
         value = [value]
     with pytest.raises(errors.SerializationError):
-        _pickling.dumps(value, "the result")
+        pickling.dumps(value, "the result")
 
 
 def test_a_module_that_is_missing_is_named() -> None:
     with pytest.raises(errors.SerializationError) as caught:
-        _pickling.loads(b"cnowhere.at_all\nthing\n.", "the function of this task")
+        pickling.loads(b"cnowhere.at_all\nthing\n.", "the function of this task")
 
     assert "cannot load the function of this task" in str(caught.value)
     assert "No module named 'nowhere' (for nowhere.at_all.thing); install it there" in str(
@@ -129,27 +131,27 @@ def test_a_module_that_is_missing_is_named() -> None:
 
 def test_a_name_that_is_missing_is_named() -> None:
     with pytest.raises(errors.SerializationError, match=r"\(for socket\.nothing\)"):
-        _pickling.loads(b"csocket\nnothing\n.")
+        pickling.loads(b"csocket\nnothing\n.")
 
 
 def test_damaged_bytes_are_an_error() -> None:
     for data in (b"", b"\x80\x05", b"garbage", pickle.dumps([1, 2, 3])[:-4]):
         with pytest.raises(errors.SerializationError):
-            _pickling.loads(data)
+            pickling.loads(data)
 
 
 class Job:
     """A client's SharedFunctions and a runner's table, which are one process here."""
 
     def __init__(self) -> None:
-        self.functions = _functions.SharedFunctions()
-        self.job: _tasks.LoadedJob | None = None
-        self.body: dict[bytes, _functions.Shared] = {}
+        self.functions = functions.SharedFunctions()
+        self.job: tasks.LoadedJob | None = None
+        self.body: dict[bytes, functions.Shared] = {}
 
     def start(self) -> None:
         self.body = self.functions.take_body()
-        function = _tasks.Call(print)
-        self.job = _tasks.LoadedJob(_tasks.make_body(function, core_pool.context(), self.body))
+        function = tasks.Call(print)
+        self.job = tasks.LoadedJob(tasks.make_body(function, core_pool.context(), self.body))
 
     def payload(self, *values: object) -> bytes:
         packed = self.functions.pack(values, "the arguments")
@@ -179,8 +181,8 @@ def test_a_function_is_sent_once_and_loaded_once(job: Job) -> None:
 
     assert len(job.body) == 1
     assert max(len(first), len(second)) < 150
-    f1, one = _pickling.loads(first)
-    f2, two = _pickling.loads(second)
+    f1, one = pickling.loads(first)
+    f2, two = pickling.loads(second)
     assert f1 is f2
     assert (f1(one), f2(two)) == (function(1), function(2))
 
@@ -191,14 +193,14 @@ def test_a_function_met_after_the_body_was_taken_travels_with_its_payloads(job: 
     for _ in range(2):
         payload = job.payload(function)
         assert len(payload) > 1000
-        assert _pickling.loads(payload)[0](1) == function(1)
+        assert pickling.loads(payload)[0](1) == function(1)
 
 
 def test_functions_that_can_be_imported_are_not_shared(job: Job) -> None:
     payload = job.payload(closure, Holder, len, int)
     job.start()
     assert job.body == {}
-    assert _pickling.loads(payload) == (closure, Holder, len, int)
+    assert pickling.loads(payload) == (closure, Holder, len, int)
 
 
 def test_recursive_and_mutually_recursive_functions(job: Job) -> None:
@@ -211,7 +213,7 @@ def test_recursive_and_mutually_recursive_functions(job: Job) -> None:
     exec(source, namespace)
     payload = job.payload(namespace["even"], namespace["odd"], namespace["factorial"])
     job.start()
-    even, odd, factorial = _pickling.loads(payload)
+    even, odd, factorial = pickling.loads(payload)
     assert (even(10), odd(10), factorial(5)) == (True, False, 120)
 
 
@@ -219,7 +221,7 @@ def test_classes_by_value_and_their_instances(job: Job) -> None:
     kind = by_value("class Point:\n    def __init__(self, x): self.x = x", "Point")
     payload = job.payload(kind, kind(3))
     job.start()
-    copy, point = _pickling.loads(payload)
+    copy, point = pickling.loads(payload)
     assert type(point) is copy
     assert point.x == 3
 
@@ -227,14 +229,14 @@ def test_classes_by_value_and_their_instances(job: Job) -> None:
 def test_two_functions_at_one_address_are_not_mixed_up(job: Job) -> None:
     payloads = [job.payload(by_value(f"def f(): return {i}", "f")) for i in range(50)]
     job.start()
-    assert [_pickling.loads(payload)[0]() for payload in payloads] == list(range(50))
+    assert [pickling.loads(payload)[0]() for payload in payloads] == list(range(50))
 
 
 def test_a_digest_that_nobody_knows_is_an_error(job: Job) -> None:
     payload = job.payload(by_value("def f(): return 'unknown'", "f"))
     with pytest.raises(errors.SerializationError, match="no function with digest"):
-        _pickling.loads(payload)
+        pickling.loads(payload)
 
 
 def test_modules_are_no_functions(job: Job) -> None:
-    assert isinstance(_pickling.loads(job.payload(sys))[0], types.ModuleType)
+    assert isinstance(pickling.loads(job.payload(sys))[0], types.ModuleType)

@@ -20,8 +20,8 @@ from pool_support import run_script, wait_until
 
 import muster
 from muster import ComputePool, Worker
-from muster._portable import Packed
-from muster._session import Session
+from muster._data.portable import Packed
+from muster._link.session import Session
 from muster.joblib import JoblibPool, ScikitLearnPool
 from muster.provider import programs_folder
 
@@ -164,7 +164,7 @@ def test_a_pool_without_workers_says_why_a_map_waits(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("muster._map.COMPLAIN_SECONDS", 0.5)
+    monkeypatch.setattr("muster._pool.map.COMPLAIN_SECONDS", 0.5)
     with ComputePool(broker=lone_broker[0]) as pool:
         assert pool.total_slots == 0
         with pytest.raises(TimeoutError):

@@ -11,7 +11,8 @@ import pytest
 from pool_support import run_script
 
 import muster
-from muster import ComputePool, Worker, _progress
+from muster import ComputePool, Worker
+from muster._pool import progress
 
 tqdm = pytest.importorskip("tqdm")
 
@@ -96,7 +97,7 @@ def test_a_stream_that_is_gone_harms_nothing(
     for stream in (None, closed):
         monkeypatch.setattr(sys, "stderr", stream)
         assert list(pool.map(abs, range(50), progress=True)) == list(range(50))
-        lines = _progress._Lines("label", 3)
+        lines = progress._Lines("label", 3)
         lines.advance(1)
         lines.close()
 

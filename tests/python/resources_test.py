@@ -8,7 +8,7 @@ from pathlib import Path
 
 from core_pool import CorePool
 
-from muster import _tasks
+from muster._node import tasks
 
 _MEGABYTE = 1 << 20
 
@@ -33,7 +33,7 @@ def _overlap(folder: str, number: int) -> int:
 
 def test_a_greedy_task_dies_alone_with_the_reason(tmp_path: Path) -> None:
     with CorePool(slots=3) as pool:
-        job = pool.open(_tasks.Call(_grow), memory_bytes=300 * _MEGABYTE)
+        job = pool.open(tasks.Call(_grow), memory_bytes=300 * _MEGABYTE)
         good = [pool.push(job, 5 * _MEGABYTE, str(tmp_path)) for _ in range(2)]
         greedy = pool.push(job, 2000 * _MEGABYTE, str(tmp_path))
         failure = pool.failure(job, greedy)
@@ -47,6 +47,6 @@ def test_tasks_of_two_slots_never_overlap_beyond_the_slots(tmp_path: Path) -> No
     cores = len(os.sched_getaffinity(0))
     with CorePool(slots=4) as pool:
         assert pool.producer.wait_for_slots(4, 60.0)
-        job = pool.open(_tasks.Call(_overlap), cpus=cores / 2)
-        tasks = [pool.push(job, str(tmp_path), number) for number in range(10)]
-        assert max(pool.value(job, task) for task in tasks) == 2
+        job = pool.open(tasks.Call(_overlap), cpus=cores / 2)
+        pushed = [pool.push(job, str(tmp_path), number) for number in range(10)]
+        assert max(pool.value(job, task) for task in pushed) == 2

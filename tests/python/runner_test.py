@@ -18,7 +18,9 @@ from typing import Any
 import core_pool
 import pytest
 
-from muster import _functions, _pickling, _tasks, errors
+from muster import errors
+from muster._data import functions, pickling
+from muster._node import tasks
 
 
 @pytest.fixture(scope="module", params=["process", "thread"])
@@ -42,12 +44,12 @@ def raise_it(exc: BaseException) -> None:
 
 
 def test_results_and_execution_times(pool: core_pool.CorePool) -> None:
-    job = pool.open(_tasks.Call(divide))
+    job = pool.open(tasks.Call(divide))
     result, failure = pool.outcome(job, pool.push(job, 6, divisor=3))
     assert failure is None
-    seconds, value = _tasks.split_result(result)
+    seconds, value = tasks.split_result(result)
     assert 0 <= seconds < 10
-    assert _pickling.unpack(value) == 2.0
+    assert pickling.unpack(value) == 2.0
 
 
 @pytest.mark.parametrize(
@@ -59,7 +61,7 @@ def test_exceptions_come_back(pool: core_pool.CorePool, exc: BaseException) -> N
     text = str(caught.value.__cause__)
     assert "in raise_it" in text
     assert "runner.py" not in text
-    assert "_tasks.py" not in text
+    assert "tasks.py" not in text
 
 
 def test_sys_exit_is_a_failure_of_the_task(pool: core_pool.CorePool) -> None:
@@ -89,14 +91,14 @@ def test_what_the_node_does_not_have(pool: core_pool.CorePool, tmp_path: Path) -
             (only_here.f, 1, "the function of this task"),
             (str, only_here.C(), "the arguments of this task"),
         ):
-            job = pool.open(_tasks.Call(function), context=seen)
+            job = pool.open(tasks.Call(function), context=seen)
             with pytest.raises(errors.SerializationError) as caught:
                 pool.value(job, pool.push(job, argument))
             assert f"cannot load {what} on node " in str(caught.value)
             assert "No module named 'only_here'" in str(caught.value)
             assert "install it there" in str(caught.value)
 
-        job = pool.open(_tasks.Call(only_here.f))  # with a path that has the folder
+        job = pool.open(tasks.Call(only_here.f))  # with a path that has the folder
         assert pool.value(job, pool.push(job, 1)) == 1
     finally:
         sys.path.remove(str(tmp_path))
@@ -105,41 +107,39 @@ def test_what_the_node_does_not_have(pool: core_pool.CorePool, tmp_path: Path) -
 
 @pytest.mark.parametrize("starred", [False, True])
 def test_a_chunk_up_to_the_item_that_fails(pool: core_pool.CorePool, starred: bool) -> None:
-    job = pool.open(_tasks.MapChunk(divide if starred else lambda x: 1 / x, starred))
+    job = pool.open(tasks.MapChunk(divide if starred else lambda x: 1 / x, starred))
     items: list[Any] = [(1, 2), (1, 0), (1, 1)] if starred else [2, 0, 1]
-    payload = _pickling.dumps(items, "the items")
+    payload = pickling.dumps(items, "the items")
     results, failure = pool.value(job, pool.producer.push(job, payload))
     assert results == [0.5]
     assert failure[:2] == ("exception", "ZeroDivisionError: " + failure[1].split(": ")[1])
-    assert "_tasks.py" not in failure[2]
+    assert "tasks.py" not in failure[2]
 
-    payload = _pickling.dumps([(2, 1)] if starred else [2], "the items")
+    payload = pickling.dumps([(2, 1)] if starred else [2], "the items")
     assert pool.value(job, pool.producer.push(job, payload)) == ([2.0 if starred else 0.5], None)
 
 
 def test_a_chunk_with_an_exception_that_ends_loops(pool: core_pool.CorePool) -> None:
-    job = pool.open(_tasks.MapChunk(raise_it, False))
-    payload = _pickling.dumps([StopIteration(1)], "the items")
+    job = pool.open(tasks.MapChunk(raise_it, False))
+    payload = pickling.dumps([StopIteration(1)], "the items")
     results, failure = pool.value(job, pool.producer.push(job, payload))
     assert (results, failure[1]) == ([], "StopIteration: 1")
 
 
 def test_a_chunk_with_a_result_that_cannot_be_pickled(pool: core_pool.CorePool) -> None:
-    job = pool.open(_tasks.MapChunk(lambda x: threading.Lock() if x == 2 else x, False))
-    payload = _pickling.dumps([1, 2, 3], "the items")
+    job = pool.open(tasks.MapChunk(lambda x: threading.Lock() if x == 2 else x, False))
+    payload = pickling.dumps([1, 2, 3], "the items")
     results, failure = pool.value(job, pool.producer.push(job, payload))
     assert (results, failure[0]) == ([1], "result_not_picklable")
 
 
 def test_shared_functions_are_loaded_once(process_pool: core_pool.CorePool) -> None:
-    functions = _functions.SharedFunctions()
+    shared = functions.SharedFunctions()
     function = lambda: None  # noqa: E731
-    first = functions.pack(((function,), {}), "the arguments")
-    job = process_pool.open(_tasks.Call(id), functions=functions.take_body())
+    first = shared.pack(((function,), {}), "the arguments")
+    job = process_pool.open(tasks.Call(id), functions=shared.take_body())
     late = lambda: None  # noqa: E731
-    payloads = [first] + [
-        functions.pack(((f,), {}), "the arguments") for f in (function, late, late)
-    ]
+    payloads = [first] + [shared.pack(((f,), {}), "the arguments") for f in (function, late, late)]
     ids = [process_pool.value(job, process_pool.producer.push(job, *p)) for p in payloads]
     assert ids[0] == ids[1] != ids[2] == ids[3]
 
@@ -161,7 +161,7 @@ def say_much() -> None:
 
 
 def test_what_a_task_says_comes_as_lines(pool: core_pool.CorePool) -> None:
-    job = pool.open(_tasks.Call(say_much), forward_output=True)
+    job = pool.open(tasks.Call(say_much), forward_output=True)
     sequence = pool.push(job)
     pool.value(job, sequence)
     lines = [line for line in pool.lines(9) if line[0] == job]
@@ -185,9 +185,9 @@ def test_what_a_task_says_comes_as_lines(pool: core_pool.CorePool) -> None:
 
 
 def test_a_job_that_is_not_captured_says_nothing(pool: core_pool.CorePool) -> None:
-    quiet = pool.open(_tasks.Call(say_much), context=core_pool.context(capture=False))
+    quiet = pool.open(tasks.Call(say_much), context=core_pool.context(capture=False))
     pool.value(quiet, pool.push(quiet))
-    loud = pool.open(_tasks.Call(print), forward_output=True)
+    loud = pool.open(tasks.Call(print), forward_output=True)
     pool.value(loud, pool.push(loud, "loud"))
     assert [(line[0], line[6]) for line in pool.lines(1)] == [(loud, "loud")]
 
@@ -197,7 +197,7 @@ def test_a_thread_that_outlives_its_task_may_print(pool: core_pool.CorePool) -> 
         threading.Thread(target=print, args=("leaked",)).start()
         print("own")
 
-    job = pool.open(_tasks.Call(leak), forward_output=True)
+    job = pool.open(tasks.Call(leak), forward_output=True)
     pool.value(job, pool.push(job))
     assert "own" in [line[6] for line in pool.lines(1)]
     assert pool.call(divide, 4, 2) == 2
@@ -278,7 +278,7 @@ def test_a_crash_is_told_with_the_stack(process_pool: core_pool.CorePool) -> Non
     def crash() -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
 
-    job = process_pool.open(_tasks.Call(crash), crash_budget=1)
+    job = process_pool.open(tasks.Call(crash), crash_budget=1)
     code, kind, _, text, _ = process_pool.failure(job, process_pool.push(job))
     assert (code, kind) in (("task_failed", "crashed"), ("task_lost", "crashed"))
     assert "Segmentation fault" in text
@@ -312,7 +312,7 @@ def test_a_cancelled_task_frees_its_slot(
     with core_pool.CorePool(executor, slots=2) as pool:
         for attempt in range(5):
             started = [tmp_path / f"{attempt}-{i}" for i in range(2)]
-            job = pool.open(_tasks.Call(function))
+            job = pool.open(tasks.Call(function))
             sequences = [pool.push(job, str(path)) for path in started]
             core_pool.wait_until(functools.partial(all_exist, started), "the start")
             pool.producer.cancel(job)
@@ -322,14 +322,14 @@ def test_a_cancelled_task_frees_its_slot(
 
 
 def test_a_task_that_runs_too_long(pool: core_pool.CorePool, tmp_path: Path) -> None:
-    job = pool.open(_tasks.Call(busy_until_stopped), timeout=0.1)
+    job = pool.open(tasks.Call(busy_until_stopped), timeout=0.1)
     assert pool.failure(job, pool.push(job, str(tmp_path / "x")))[0] == "task_timed_out"
 
 
 def test_stops_that_come_as_tasks_end(tmp_path: Path) -> None:
     with core_pool.CorePool("thread", slots=2) as pool:
         for _ in range(30):
-            job = pool.open(_tasks.Call(divide))
+            job = pool.open(tasks.Call(divide))
             sequences = [pool.push(job, i) for i in range(20)]
             pool.producer.cancel(job)
             for sequence in sequences:
@@ -347,7 +347,7 @@ def test_the_threads_of_numeric_libraries(process_pool: core_pool.CorePool) -> N
         return found, os.environ.get("OMP_NUM_THREADS")
 
     for limit in (1, 2, 1):
-        job = process_pool.open(_tasks.Call(limits), context=core_pool.context(thread_limit=limit))
+        job = process_pool.open(tasks.Call(limits), context=core_pool.context(thread_limit=limit))
         found, variable = process_pool.value(job, process_pool.push(job))
         assert found <= {limit}
         assert variable == str(limit)

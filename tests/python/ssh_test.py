@@ -11,7 +11,7 @@ import tomllib
 
 import muster
 from muster import SSH, ComputePool, Image, Local, NodesFailed, Worker
-from muster._bring_up import await_nodes
+from muster._pool.bring_up import await_nodes
 from muster.joblib import JoblibPool
 from muster.provider import Hosts, Request
 

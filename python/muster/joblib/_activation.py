@@ -14,7 +14,7 @@ from typing import Any
 import joblib.parallel
 from joblib.parallel import register_parallel_backend
 
-from muster import _active
+from muster._pool import active
 from muster.joblib._batch import inside_backend
 from muster.joblib.backend import MusterBackend
 
@@ -35,7 +35,7 @@ class Activation:
 
     def begin(self) -> None:
         """joblib uses the pool from now on."""
-        _active.enter(self._pool)
+        active.enter(self._pool)
         with _lock:
             if not _activations:
                 _before_all[:] = [joblib.parallel.DEFAULT_BACKEND]
@@ -47,7 +47,7 @@ class Activation:
 
     def end(self) -> None:
         """joblib uses what it would without this block."""
-        _active.leave(self._pool)
+        active.leave(self._pool)
         with _lock:
             _activations.remove(self)
             inner = [

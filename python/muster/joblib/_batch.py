@@ -16,9 +16,9 @@ from typing import Any
 import joblib
 from joblib._parallel_backends import ThreadingBackend
 
-from muster import _tasks
-from muster._pickling import unpack_items
-from muster._portable import Packed
+from muster._data.pickling import unpack_items
+from muster._data.portable import Packed
+from muster._node import tasks
 
 Initializer = tuple[Callable[..., Any], tuple[Any, ...]]
 
@@ -75,7 +75,7 @@ class RunBatch:
             start = perf_counter()
             results = [function(*args, **kwargs) for function, args, kwargs in items]
             seconds = perf_counter() - start
-        return _tasks.join_result(seconds, results)
+        return tasks.join_result(seconds, results)
 
     def _initialize(self) -> None:
         with self._lock:

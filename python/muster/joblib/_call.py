@@ -19,9 +19,10 @@ from typing import Any, Protocol
 
 from joblib import _parallel_backends
 
-from muster import _failures, _pickling, _tasks
-from muster._blobs import Blobs
-from muster._portable import Packed
+from muster._data import failures, pickling
+from muster._data.blobs import Blobs
+from muster._data.portable import Packed
+from muster._node import tasks
 from muster.errors import NoWorker, PoolNotActive, TaskCancelled
 from muster.joblib._batch import Initializer, RunBatch
 from muster.joblib._reductions import BatchFunctions
@@ -67,9 +68,9 @@ class BatchFuture:
         self._failure: Callable[[], BaseException] | None = None
 
     def set_result(self, result: Any, job: _Job | None) -> None:
-        self.seconds, self._result = _tasks.split_result(result)
+        self.seconds, self._result = tasks.split_result(result)
         if job is not None:
-            self._size, self._job = _tasks.counted_bytes(result), job
+            self._size, self._job = tasks.counted_bytes(result), job
         self._settle()
 
     def set_failure(self, failure: Callable[[], BaseException]) -> None:
@@ -117,7 +118,7 @@ class BatchFuture:
     def _load(self) -> Iterator[Any]:
         result, self._result = self._result, None
         assert result is not None
-        values = _pickling.unpack(result)
+        values = pickling.unpack(result)
         del result  # the pool may forget its blobs once they are mapped
         job, self._job = self._job, None
         if job is not None:
@@ -134,7 +135,7 @@ class Call:
     def __init__(
         self,
         session: Any,
-        context: _tasks.JobContext,
+        context: tasks.JobContext,
         blobs: Blobs,
         *,
         initializer: Initializer | None = None,
@@ -229,7 +230,7 @@ class Call:
                 self._outcomes.put(future)
 
     def _open(self, items: Sequence[Item]) -> _Job:
-        body = _tasks.make_body(
+        body = tasks.make_body(
             RunBatch(self._initializer),
             self._context,
             self._functions.take_body(),
@@ -267,7 +268,7 @@ class Call:
         if failure is None:
             future.set_result(result, self._job if self._counts_results else None)
         else:
-            future.set_failure(lambda: _failures.rebuild(failure))
+            future.set_failure(lambda: failures.rebuild(failure))
         self._outcomes.put(future)
 
     # --- The call's own thread ---

@@ -11,7 +11,8 @@ import os
 import threading
 from typing import Any
 
-from muster import _active, _native
+from muster import _native
+from muster._pool import active
 from muster.errors import PoolNotActive
 
 _lock = threading.Lock()
@@ -31,14 +32,14 @@ def connected_pool(broker: str) -> Any:
         if pool is None or not pool.active:
             pool = _connections[broker] = ComputePool(broker=broker)
             pool.start()
-            _active.leave(pool)  # nobody's block
+            active.leave(pool)  # nobody's block
         return pool
 
 
 def default_pool() -> Any:
     """The active pool, else the one that MUSTER_BROKER names or `muster up` started. Raises
     PoolNotActive without one."""
-    pool = _active.innermost()
+    pool = active.innermost()
     if pool is not None:
         return pool
     broker = _native.default_endpoint()

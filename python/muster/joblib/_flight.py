@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from muster._memo import Answer, Spill
+    from muster._link.stores import Answer, Spill
     from muster.joblib.memory import Store
 
 

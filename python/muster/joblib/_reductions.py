@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from muster._functions import SharedFunctions, SharingPickler
-from muster._pickling import DumpError, pack_items, pack_with
-from muster._portable import Packed
+from muster._data.functions import SharedFunctions, SharingPickler
+from muster._data.pickling import DumpError, pack_items, pack_with
+from muster._data.portable import Packed
 
 
 def load_category(module: str, qualname: str) -> type[Warning]:

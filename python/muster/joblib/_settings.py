@@ -7,7 +7,7 @@ import os
 from joblib._parallel_backends import ParallelBackendBase
 from joblib.disk import memstr_to_bytes
 
-from muster._blobs import LEAST_BYTES, Sharing
+from muster._data.blobs import LEAST_BYTES, Sharing
 
 
 def sharing_of(max_nbytes: int | str | None, mmap_mode: str | None) -> Sharing:

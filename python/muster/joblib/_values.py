@@ -17,8 +17,8 @@ import cloudpickle
 from joblib import numpy_pickle
 from joblib.logger import format_time
 
-from muster import _memo
-from muster._memo import Answer
+from muster._link import stores
+from muster._link.stores import Answer
 
 _LONGEST_ID = 1000  # of a function's path in a key
 _LONGEST_TEXT = 60_000  # of what is said of a value
@@ -65,7 +65,7 @@ def load_mapped(file: Any, found: Answer, mmap_mode: str) -> Any:
     name = file.name if isinstance(getattr(file, "name", None), str) else ""
     if name == found.file and name:
         return numpy_pickle.load(name, mmap_mode=mode)
-    descriptor, name = tempfile.mkstemp(dir=_memo._temporary_folder(), prefix="muster-value-")
+    descriptor, name = tempfile.mkstemp(dir=stores._temporary_folder(), prefix="muster-value-")
     try:
         with os.fdopen(descriptor, "wb") as copy:
             while block := file.read(1 << 20):

@@ -26,8 +26,8 @@ from joblib._parallel_backends import (
 )
 from joblib.parallel import EXTERNAL_BACKENDS, register_parallel_backend
 
-from muster._blobs import Blobs, Sharing
-from muster._options import TaskOptions
+from muster._data.blobs import Blobs, Sharing
+from muster._pool.options import TaskOptions
 from muster.errors import NoWorker, PoolNotActive
 from muster.joblib import _connections
 from muster.joblib._batch import Initializer, slot_backend, slot_cores

@@ -31,8 +31,8 @@ from joblib._store_backends import (
 )
 from joblib.disk import memstr_to_bytes
 
-from muster import _memo
-from muster._memo import HIT, YOURS, Answer, Spill, StoreFailed
+from muster._link import stores
+from muster._link.stores import HIT, YOURS, Answer, Spill, StoreFailed
 from muster.errors import BrokerLost, MusterError, PoolNotActive
 from muster.joblib import _flight
 from muster.joblib._flight import Flight, flight_of
@@ -97,11 +97,11 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
             name = name[: -len("joblib")].rstrip("/")
         self._name = name or "default"
         self.location = f"muster://{self._name}"
-        _memo.use_in_tasks(self._name)
+        stores.use_in_tasks(self._name)
 
     @property
-    def _store(self) -> _memo.Store:
-        return _memo.Store(self._name, self._session)
+    def _store(self) -> stores.Store:
+        return stores.Store(self._name, self._session)
 
     def _session(self) -> Any:
         from muster.joblib._connections import connected_pool, default_pool
@@ -138,7 +138,7 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        _memo.use_in_tasks(self._name)
+        stores.use_in_tasks(self._name)
 
     # --- Values
 
@@ -236,7 +236,7 @@ class Store(StoreBackendBase, StoreBackendMixin):  # type: ignore[misc]
         try:
             self._store.put(key, spill, text)
         except StoreFailed:
-            if _memo.runner_link() is None or self._store.look(key).status != HIT:
+            if stores.runner_link() is None or self._store.look(key).status != HIT:
                 raise
         return True
 

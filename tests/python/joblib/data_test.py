@@ -16,7 +16,7 @@ from joblib import Memory, Parallel, delayed
 from work import square, wait
 
 from muster import ComputePool
-from muster._pickling import unpack
+from muster._data.pickling import unpack
 from muster.joblib._reductions import BatchFunctions
 
 

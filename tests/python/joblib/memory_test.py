@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from joblib import Memory, Parallel, delayed
 
-from muster import ComputePool, _memo
+from muster import ComputePool
+from muster._link import stores
 from muster.errors import PoolNotActive
 from muster.joblib import Store
 from muster.joblib import memory as muster_memory
@@ -53,7 +54,7 @@ def test_a_folder_is_still_joblibs_own(tmp_path: Path, folder: str) -> None:
 def test_without_a_pool_a_call_says_what_is_missing(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("muster._active._pools", [])
+    monkeypatch.setattr("muster._pool.active._pools", [])
     cached = Memory("muster://x", verbose=0).cache(work.square)
     with pytest.raises(PoolNotActive, match="muster://x is in a pool, and there is none"):
         cached(folder, 1)
@@ -81,19 +82,19 @@ def test_a_hit_costs_one_question(memory: Memory, folder: str, pool: ComputePool
     cached = memory.cache(work.square)
     cached(folder, 2)
     asked: list[int] = []
-    begin = _memo.Store._begin
+    begin = stores.Store._begin
 
     def count(self: Any, operation: int, key: str, **fields: Any) -> Any:
         asked.append(operation)
         return begin(self, operation, key, **fields)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_memo.Store, "_begin", count)
+        patch.setattr(stores.Store, "_begin", count)
         assert cached(folder, 2) == 4
-        assert asked == [_memo.CLAIM]
+        assert asked == [stores.CLAIM]
         asked.clear()
         cached(folder, 3)
-        assert asked == [_memo.CLAIM, _memo.PUT]
+        assert asked == [stores.CLAIM, stores.PUT]
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
@@ -102,7 +103,7 @@ def test_arrays_come_back_writable_and_the_cache_stays_as_it_is(
     memory: Memory, folder: str, count: int, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if elsewhere:  # values travel in pieces then
-        monkeypatch.setattr(_memo, "_machine", lambda: "another")
+        monkeypatch.setattr(stores, "_machine", lambda: "another")
     cached = memory.cache(work.ramp)
     for _ in range(3):
         array = cached(folder, count)
@@ -132,7 +133,7 @@ def test_memory_maps(
     pool: ComputePool, folder: str, mode: str, elsewhere: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if elsewhere:
-        monkeypatch.setattr(_memo, "_machine", lambda: "another")
+        monkeypatch.setattr(stores, "_machine", lambda: "another")
     memory = Memory(f"muster://{uuid.uuid4().hex}", verbose=0, mmap_mode=mode)
     cached = memory.cache(work.ramp)
     for _ in range(2):

@@ -6,7 +6,8 @@ import pickle
 import sys
 from typing import Any
 
-from muster import ComputePool, _memo
+from muster import ComputePool
+from muster._link import stores
 
 
 class Bomb:
@@ -38,16 +39,16 @@ def ask(operation: int, store: str, key: str, value: bytes = b"", **fields: int)
 def put_in_task(endpoint: str, store: str, key: str, mark: str) -> None:
     """A program that never names the store: its task tries to put a bomb there."""
     with ComputePool(broker=endpoint) as pool:
-        status, text = pool.submit(ask, _memo.PUT, store, key, bomb(mark)).result(60)
-        print("stored" if status == _memo.DONE else text)
+        status, text = pool.submit(ask, stores.PUT, store, key, bomb(mark)).result(60)
+        print("stored" if status == stores.DONE else text)
 
 
 def put_in_program(endpoint: str, store: str, key: str, mark: str) -> None:
     """A program that puts a bomb there itself."""
     with ComputePool(broker=endpoint) as pool:
-        spill = _memo.Spill(None)
+        spill = stores.Spill(None)
         spill.write(bomb(mark))
-        _memo.Store(store, lambda: pool.session).put(key, spill)
+        stores.Store(store, lambda: pool.session).put(key, spill)
         print("stored")
 
 

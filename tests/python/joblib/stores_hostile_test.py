@@ -16,7 +16,8 @@ import pytest
 import store_attacks as attacks
 from joblib import Memory
 
-from muster import ComputePool, _memo
+from muster import ComputePool
+from muster._link import stores
 
 
 def key_of_square(pool: ComputePool, folder: str) -> str:
@@ -46,10 +47,10 @@ def run_program(*arguments: str, **environment: str) -> str:
 @pytest.mark.parametrize(
     ("operation", "fields"),
     [
-        (_memo.PUT, {"value": b"overwritten"}),
-        (_memo.REMOVE, {}),
-        (_memo.REMOVE_ALL, {}),
-        (_memo.TRIM, {"items_limit": 0}),
+        (stores.PUT, {"value": b"overwritten"}),
+        (stores.REMOVE, {}),
+        (stores.REMOVE_ALL, {}),
+        (stores.TRIM, {"items_limit": 0}),
     ],
 )
 def test_a_task_changes_no_value_that_it_did_not_claim(
@@ -61,17 +62,17 @@ def test_a_task_changes_no_value_that_it_did_not_claim(
     key = key_of_square(pool, folder)
     for asked_for in (key, ""):
         status, text = pool.submit(attacks.ask, operation, name, asked_for, **fields).result(60)
-        assert status == _memo.REFUSED and text
+        assert status == stores.REFUSED and text
     assert cached(folder, 3) == 9
     assert not work.computed(folder), "the value is still there"
 
 
-@pytest.mark.parametrize("operation", [_memo.GET, _memo.CLAIM, _memo.CONTAINS, _memo.LIST])
+@pytest.mark.parametrize("operation", [stores.GET, stores.CLAIM, stores.CONTAINS, stores.LIST])
 def test_a_task_reaches_no_store_that_its_program_does_not_use(
     pool: ComputePool, operation: int
 ) -> None:
     status, text = pool.submit(attacks.ask, operation, uuid.uuid4().hex, "key").result(60)
-    assert status == _memo.REFUSED and "make its Memory in the program" in text
+    assert status == stores.REFUSED and "make its Memory in the program" in text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from muster._portable import Portable, Reduced
+from muster._data.portable import Portable, Reduced
 from muster.errors import SerializationError
 
 if TYPE_CHECKING:

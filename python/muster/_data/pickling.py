@@ -2,7 +2,7 @@
 
 Plain data takes the standard library's pickler, everything else cloudpickle, which sends by value
 what another interpreter cannot import: what `__main__` defines, lambdas, closures. Large parts
-become blobs, where there are any (see `_blobs`).
+become blobs, where there are any (see `blobs`).
 Threads: any.
 """
 
@@ -18,20 +18,24 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from muster import _arrays, _portable
-from muster._blobs import Blobs
-from muster._offender import describe_offender
-from muster._portable import (
+from muster._data import arrays
+from muster._data.blobs import Blobs
+from muster._data.offender import describe_offender
+from muster._data.parts import RESULT_BYTES, ArgumentStore, ResultStore, digest_of
+from muster._data.portable import (
     PROTOCOL,
+    STREAMED_BYTES,
     Packed,
     PicklerFactory,
     Portable,
     Readable,
     Reduced,
     Store,
+    decode,
+    encode,
 )
-from muster._scattered import Scattered
-from muster._stores import RESULT_BYTES, ArgumentStore, ResultStore, digest_of
+from muster._data.portable import make as make_portable
+from muster._data.scattered import Scattered
 from muster.errors import BrokerLost, PoolNotActive, SerializationError, TaskCancelled
 
 if TYPE_CHECKING:
@@ -78,7 +82,7 @@ class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
     def __init__(self, file: Any, store: Store) -> None:
         super().__init__(file, PROTOCOL, store.take)
         self.store = store
-        self._numpy = _arrays.numpy_module()
+        self._numpy = arrays.numpy_module()
         self._arrays: Any = () if self._numpy is None else self._numpy.ndarray
         if store.named:
             self.persistent_id = store.handle_of
@@ -86,20 +90,20 @@ class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         """Asked by the pickler for every object that is not of a built-in type."""
         kind = type(obj)
-        if kind in _arrays.kinds_by_name and obj in _arrays.by_name:
+        if kind in arrays.kinds_by_name and obj in arrays.by_name:
             return NotImplemented
         if isinstance(obj, self._arrays):
-            return _arrays.reduce_array(obj, self.store, self._numpy)
+            return arrays.reduce_array(obj, self.store, self._numpy)
         if kind is Scattered:
             return self.store.nest_scattered(obj)
         return super().reducer_override(obj)
 
 
 def make(make_pickler: PicklerFactory, obj: object, what: str, store: Store) -> Portable:
-    """As `_portable.make`. Raises SerializationError that names the part of `obj` that cannot be
+    """As `portable.make`. Raises SerializationError that names the part of `obj` that cannot be
     pickled; `obj` is `what` ("the arguments") there."""
     try:
-        return _portable.make(obj, make_pickler, store)
+        return make_portable(obj, make_pickler, store)
     except (BrokerLost, PoolNotActive, TaskCancelled):
         raise
     except Exception as exc:
@@ -112,7 +116,7 @@ def pack_with(make_pickler: PicklerFactory, obj: object, what: str, blobs: Blobs
     """For a payload of the call that `blobs` belongs to. Raises SerializationError."""
     if _is_plain(obj, 2):
         data = pickle.dumps(obj, PROTOCOL)
-        if len(data) < _portable.STREAMED_BYTES:
+        if len(data) < STREAMED_BYTES:
             return Packed(data)
     store = ArgumentStore(blobs)
     return store.packed(make(make_pickler, obj, what, store))
@@ -178,14 +182,14 @@ def pack_result(value: object, prefix: bytes) -> Packed:
     store = ResultStore(available=to_blob is not None)
     portable = make(Pickler, value, "the result", store)
     blobs = [to_blob(parts) for parts in store.parts] if to_blob else []
-    return Packed(_portable.encode(portable, prefix), blobs)
+    return Packed(encode(portable, prefix), blobs)
 
 
 def scatter(obj: object, blobs: Blobs) -> Scattered:
     """See `pool.scatter`; `blobs` is for this alone."""
     store = ArgumentStore(blobs)
     portable = make(Pickler, obj, "the object", store)
-    if len(portable.stream) >= _portable.STREAMED_BYTES:
+    if len(portable.stream) >= STREAMED_BYTES:
         place = store.put(portable.stream, portable.stream)
         if place is not None:
             portable.stream = b""
@@ -198,13 +202,13 @@ def dumps(obj: object, what: str) -> bytes:
     """A pickle with everything in it. Raises SerializationError."""
     if _is_plain(obj, 2):
         return pickle.dumps(obj, PROTOCOL)
-    return _portable.encode(make(Pickler, obj, what, Store()))
+    return encode(make(Pickler, obj, what, Store()))
 
 
 def unpack(packed: Packed, what: str = "the data of a task") -> Any:
     """What was packed. Raises SerializationError that names what is missing."""
     try:
-        portable = _portable.decode(packed)
+        portable = decode(packed)
     except Exception as exc:
         raise LoadError(f"cannot load {what} on {_node()}: {exc}") from exc
     return load(portable, what)

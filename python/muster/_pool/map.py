@@ -17,15 +17,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from muster import _failures, _pickling, _progress, _tasks
+from muster._data import failures, pickling
+from muster._node import tasks
+from muster._pool.progress import make as make_progress
 from muster.errors import BrokerLost, MusterError, PoolNotActive, SerializationError
 
 if TYPE_CHECKING:
-    from muster._blobs import Blobs
-    from muster._dispatch import Handler, Result
-    from muster._failures import Failure
-    from muster._progress import Progress
-    from muster._session import Job, Session
+    from muster._data.blobs import Blobs
+    from muster._data.failures import Failure
+    from muster._link.dispatch import Handler, Result
+    from muster._link.session import Job, Session
+    from muster._pool.progress import Progress
 
 CHUNK_SECONDS = 0.01
 MAX_CHUNK = 4096  # items: more would save nothing, and make the ends of a map uneven
@@ -134,7 +136,7 @@ class MapResults(Iterator[T]):
         self._progress: Progress | None = None
         try:
             if progress is not None:
-                self._progress = _progress.make(progress, self._left if self._left >= 0 else None)
+                self._progress = make_progress(progress, self._left if self._left >= 0 else None)
             while self._wants_input() and len(self._mailbox.missing) < self._busy_chunks():
                 self._push_next()
         except BaseException:
@@ -249,7 +251,7 @@ class MapResults(Iterator[T]):
         while arrived:
             chunk = arrived.popleft()
             if chunk.result is not None:
-                seconds, value = _tasks.split_result(chunk.result)
+                seconds, value = tasks.split_result(chunk.result)
                 size = len(value.body) + sum(blob.size for blob in value.blobs)
                 self._learn(chunk, seconds, size)
                 if self._progress is not None:
@@ -263,20 +265,20 @@ class MapResults(Iterator[T]):
             if chunk.failure[0] == "task_timed_out" and chunk.items and chunk.count > 1:
                 self._run_one_by_one(chunk.items)
                 return iter(())
-            raise _failures.rebuild(chunk.failure)
+            raise failures.rebuild(chunk.failure)
         assert chunk.result is not None
-        size = _tasks.counted_bytes(chunk.result)
-        value = _tasks.split_result(chunk.result)[1]
+        size = tasks.counted_bytes(chunk.result)
+        value = tasks.split_result(chunk.result)[1]
         chunk.result = None  # the pool may forget its blobs once they are mapped
         if self._single:
-            results, failure = (_pickling.unpack(value, "a result"),), None
+            results, failure = (pickling.unpack(value, "a result"),), None
         else:
-            results, failure = _pickling.unpack(value, "the results")
+            results, failure = pickling.unpack(value, "the results")
         chunk.job.consumed(size)
         if failure is not None:
             self.close()
             kind, message, text, extra = failure
-            self._raise_at_end = _failures.rebuild(("task_failed", kind, message, text, extra))
+            self._raise_at_end = failures.rebuild(("task_failed", kind, message, text, extra))
         return iter(results)
 
     # --- Inputs ---
@@ -351,9 +353,9 @@ class MapResults(Iterator[T]):
         sent = self._blobs.sent_bytes
         if self._single:
             arguments = items[0] if self._starred else (items[0],)
-            payload = _pickling.pack((arguments, {}), "the arguments", self._blobs)
+            payload = pickling.pack((arguments, {}), "the arguments", self._blobs)
         else:
-            payload = _pickling.pack_items(items, "an item of map", self._blobs)
+            payload = pickling.pack_items(items, "an item of map", self._blobs)
         size = len(payload.body) + self._blobs.sent_bytes - sent
         chunk = _Chunk(job, len(items), size, items if self._keep else None)
         with self._mailbox.changed:

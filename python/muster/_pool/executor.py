@@ -12,18 +12,19 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from muster import _pickling, _tasks
-from muster._blobs import Blobs, Sharing
-from muster._compute import ComputeFunction, plain_function
-from muster._map import MapResults
-from muster._options import TaskOptions
-from muster._submit import JobCache, TaskFuture
+from muster._data import pickling
+from muster._data.blobs import Blobs, Sharing
+from muster._node import tasks
+from muster._pool.compute import ComputeFunction, plain_function
+from muster._pool.map import MapResults
+from muster._pool.options import TaskOptions
+from muster._pool.submit import JobCache, TaskFuture
 from muster.provider import check_count
 
 if TYPE_CHECKING:
-    from muster._dispatch import Handler
-    from muster._scattered import Scattered
-    from muster._session import Job, Node, Session
+    from muster._data.scattered import Scattered
+    from muster._link.dispatch import Handler
+    from muster._link.session import Job, Node, Session
     from muster.pool import ComputePool
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class TaskExecutor(concurrent.futures.Executor):
         """Raises PoolNotActive."""
 
     @abstractmethod
-    def _context(self, options: TaskOptions | None = None) -> _tasks.JobContext:
+    def _context(self, options: TaskOptions | None = None) -> tasks.JobContext:
         """What jobs find around them."""
 
     @property
@@ -85,7 +86,7 @@ class TaskExecutor(concurrent.futures.Executor):
             fn = fn.local
         jobs = self._active_jobs()
         blobs = self._blobs(self.task_options, repeated=False)
-        payload = _pickling.pack((args, kwargs), "the arguments", blobs)
+        payload = pickling.pack((args, kwargs), "the arguments", blobs)
         return jobs.submit(fn, payload)
 
     def scatter(self, obj: object, broadcast: bool = True) -> Scattered:
@@ -99,7 +100,7 @@ class TaskExecutor(concurrent.futures.Executor):
         """
         self._active_jobs()
         sharing = Sharing(read_only_bytes=0)
-        return _pickling.scatter(obj, Blobs(self.session.space, sharing, repeated=False))
+        return pickling.scatter(obj, Blobs(self.session.space, sharing, repeated=False))
 
     def _blobs(self, options: TaskOptions, *, repeated: bool) -> Blobs:
         return Blobs(self.session.space, options.sharing, repeated=repeated)
@@ -210,11 +211,11 @@ class TaskExecutor(concurrent.futures.Executor):
         function = plain_function(fn)
         single = options.retries > 0 and fixed is None  # the broker repeats tasks, not items
         if single:
-            callable_object: _tasks.TaskFunction = _tasks.Call(function)
+            callable_object: tasks.TaskFunction = tasks.Call(function)
         else:
-            callable_object = _tasks.MapChunk(function, len(iterables) > 1)
+            callable_object = tasks.MapChunk(function, len(iterables) > 1)
         blobs = self._blobs(options, repeated=True)
-        body = _tasks.make_body(callable_object, self._context(options), blobs=blobs)
+        body = tasks.make_body(callable_object, self._context(options), blobs=blobs)
         label = str(getattr(function, "__qualname__", type(function).__qualname__))
         session = self.session
 
@@ -257,7 +258,7 @@ class PoolView(TaskExecutor):
     def _active_jobs(self) -> JobCache:
         return self._pool._jobs_with(self.task_options)
 
-    def _context(self, options: TaskOptions | None = None) -> _tasks.JobContext:
+    def _context(self, options: TaskOptions | None = None) -> tasks.JobContext:
         return self._pool._context(options or self.task_options)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from muster import _progress
+from muster._pool.progress import make as make_progress
 from muster.errors import MusterError, NodesFailed, Unsupported
 from muster.provider import programs_folder
 
 if TYPE_CHECKING:
-    from muster._progress import Progress
-    from muster._session import Session
+    from muster._link.session import Session
+    from muster._pool.progress import Progress
     from muster.provider import Hosts
 
 _FIRST_LOOK_SECONDS = 0.02
@@ -39,7 +39,7 @@ def await_nodes(status: Callable[[], Mapping[str, Any]], hosts: Hosts) -> None:
     """
     progress: Progress | None = None
     if sys.stderr is not None and sys.stderr.isatty():
-        progress = _progress.make("nodes", hosts.count, "nodes")
+        progress = make_progress("nodes", hosts.count, "nodes")
     try:
         _Start(hosts, progress).wait(status)
     finally:

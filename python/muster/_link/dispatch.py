@@ -13,10 +13,11 @@ import weakref
 from collections.abc import Callable
 from typing import Union
 
-from muster import _failures, _native
-from muster._failures import Failure
-from muster._output import Printer
-from muster._tasks import Result as TaskResult
+from muster import _native
+from muster._data import failures
+from muster._data.failures import Failure
+from muster._link.output import Printer
+from muster._node.tasks import Result as TaskResult
 from muster.errors import MusterError, PoolNotActive
 
 Result = Union[TaskResult, None]
@@ -138,12 +139,12 @@ class Core:
         if self.closing:
             raise PoolNotActive("the pool was shut down")
         if self.failure is not None:
-            raise _failures.rebuild(self.failure)
+            raise failures.rebuild(self.failure)
 
 
 def rebuilt(error: _native.Error) -> BaseException:
     """The public exception for what the core raised."""
-    return _failures.rebuild(failure_of(error))
+    return failures.rebuild(failure_of(error))
 
 
 def failure_of(error: _native.Error) -> Failure:

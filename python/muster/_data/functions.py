@@ -15,10 +15,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from muster._blobs import Blobs, Sharing
-from muster._pickling import Pickler, make, pack_with
-from muster._portable import Packed, Portable, Reduced, Store
-from muster._stores import ArgumentStore, digest_of
+from muster._data.blobs import Blobs, Sharing
+from muster._data.parts import ArgumentStore, digest_of
+from muster._data.pickling import Pickler, make, pack_with
+from muster._data.portable import Packed, Portable, Reduced, Store
 
 _KEPT_FUNCTIONS = 512
 """Unpickled functions that a runner keeps: more than one job has, few enough for their closures."""
@@ -46,7 +46,7 @@ class SharedFunctions:
         self._alive: list[object] = []  # an id is only good while its object lives
 
     def pack(self, obj: object, what: str) -> Packed:
-        """As `muster._pickling.pack`, with references instead of shared functions."""
+        """As `muster._data.pickling.pack`, with references instead of shared functions."""
         return pack_with(functools.partial(SharingPickler, functions=self), obj, what, self.blobs)
 
     def take_body(self) -> dict[bytes, Shared]:

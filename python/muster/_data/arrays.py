@@ -15,10 +15,10 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from muster._portable import Place, Reduced
+from muster._data.portable import Place, Reduced
 
 if TYPE_CHECKING:
-    from muster._portable import Store
+    from muster._data.portable import Store
 
 shares_files: Callable[[], bool] = lambda: True  # noqa: E731 (a runner says better)
 """Whether the files of the client are those of this process."""

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from muster import _arrays, _native
+from muster import _native
+from muster._data import arrays
 from muster.errors import TaskCancelled
 
 if TYPE_CHECKING:
+    from muster._data.scattered import Scattered
     from muster._native import Blob
-    from muster._scattered import Scattered
 
 LEAST_BYTES = 1 << 16
 """As limits.hpp has it, kBlobBytes: below it a copy in a message is cheaper than a file."""
@@ -153,7 +154,7 @@ class Blobs:
         if known is None:
             return None
         if known[1] is None:
-            from muster._pickling import scatter
+            from muster._data.pickling import scatter
 
             sharing = replace(self.sharing, read_only_bytes=0, copied=False)
             handle = scatter(obj, Blobs(self.space, sharing, repeated=False))
@@ -172,7 +173,7 @@ class Blobs:
 
     def put(self, data: Any, owner: Any) -> Blob | None:
         """Contiguous bytes that `owner` exports. None: the pool cannot take them."""
-        owner = _arrays.owner_of(owner)
+        owner = arrays.owner_of(owner)
         if not self._repeated or isinstance(owner, bytearray):
             return self._sent(self._scatter(data))
         key = (_identity(owner), _native.address_of(data), memoryview(data).nbytes)
@@ -190,15 +191,15 @@ class Blobs:
         """A numpy array with gaps between its elements, in order C without them."""
         import numpy
 
-        owner = _arrays.owner_of(array)
-        key = (_identity(owner), _arrays.address_of(array), array.shape, array.strides, array.dtype)
+        owner = arrays.owner_of(array)
+        key = (_identity(owner), arrays.address_of(array), array.shape, array.strides, array.dtype)
         known = self._find(key)
         if known is not None and not self._may_read(known.size, 10 * _SECONDS_PER_BYTE):
             if known.fingerprint == _sample_elements(array):
                 return self._used(key, known)
             known = None
         began = time.monotonic()
-        blob = self._scatter(_arrays.flat_bytes(numpy.ascontiguousarray(array)))
+        blob = self._scatter(arrays.flat_bytes(numpy.ascontiguousarray(array)))
         if not self._repeated:
             return self._sent(blob)
         if known is not None:
@@ -227,9 +228,9 @@ class Blobs:
                 return self.space.scatter(data, lambda: self._over)
             except _native.Error as error:
                 if error.args[0] == "disconnected":
-                    from muster import _failures
+                    from muster._data import failures
 
-                    raise _failures.rebuild(error.args) from None  # type: ignore[arg-type]
+                    raise failures.rebuild(error.args) from None  # type: ignore[arg-type]
                 if attempt == 0 and self._known:
                     self._known.clear()  # what is kept for its next use may be what takes the room
                     continue

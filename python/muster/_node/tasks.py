@@ -3,7 +3,7 @@
 A job's body is the pickle of a callable and of its `JobContext`. The runner loads it once and calls
 the callable with each task's payload; it returns the result as execution seconds (struct "<d") and
 the pickle of the value. Payloads, bodies and results are bytes and the blobs that belong to them
-(`_portable.Packed`).
+(`portable.Packed`).
 Threads: any; one loaded job may run in many threads at once.
 """
 
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Union
 
-from muster import _failures
-from muster._blobs import Blobs, Sharing
-from muster._functions import Shared, add_functions, remove_functions
-from muster._pickling import DumpError, Pickler, load, make, pack_result, unpack, unpack_items
-from muster._portable import Packed
-from muster._stores import ArgumentStore, ResultStore
+from muster._data import failures
+from muster._data.blobs import Blobs, Sharing
+from muster._data.functions import Shared, add_functions, remove_functions
+from muster._data.parts import ArgumentStore, ResultStore
+from muster._data.pickling import DumpError, Pickler, load, make, pack_result, unpack, unpack_items
+from muster._data.portable import Packed
 from muster.errors import TaskStopped
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class MapChunk:
     """One task is many calls; the payload is the pickle of a list of items.
 
     The value is (results, failure): when an item raises, those before it have results, and
-    `failure` says what `_failures.describe` says of it; else it is None. `starred`: each item is a
+    `failure` says what `failures.describe` says of it; else it is None. `starred`: each item is a
     tuple of arguments.
     """
 
@@ -85,7 +85,7 @@ class MapChunk:
         function = self._function
         results: list[Any] = []
         append = results.append
-        failure: _failures.Described | None = None
+        failure: failures.Described | None = None
         start = perf_counter()
         try:
             if self._starred:
@@ -97,7 +97,7 @@ class MapChunk:
         except TaskStopped:
             raise
         except BaseException as exc:
-            failure = _failures.describe(exc)
+            failure = failures.describe(exc)
         seconds = perf_counter() - start
         with contextlib.suppress(DumpError):
             return join_result(seconds, (results, failure))
@@ -105,12 +105,12 @@ class MapChunk:
         return join_result(seconds, (results[:count], failure))
 
 
-def _first_failure(results: list[Any]) -> tuple[int, _failures.Described | None]:
+def _first_failure(results: list[Any]) -> tuple[int, failures.Described | None]:
     for count, result in enumerate(results):
         try:
             make(Pickler, result, "the result", ResultStore(available=False))
         except DumpError as exc:
-            return count, _failures.describe(exc)
+            return count, failures.describe(exc)
     return len(results), None
 
 

@@ -15,10 +15,10 @@ from typing import Any
 import cloudpickle
 
 from muster import errors
-from muster._pickling import DumpError, LoadError, how_to_get
-from muster._portable import PROTOCOL
+from muster._data.pickling import DumpError, LoadError, how_to_get
+from muster._data.portable import PROTOCOL
 
-_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _MAX_MESSAGE = 8 * 1024
 _MAX_TRACEBACK = 48 * 1024
 """With the message and what UTF-8 adds below the protocol's 64 KiB for a text, mostly; the core

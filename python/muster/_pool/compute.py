@@ -118,7 +118,7 @@ def compute(function: Callable[..., R] | None = None, **options: Any) -> Any:
     """
     if function is not None and not options:
         return ComputeFunction(function)
-    from muster._options import TaskOptions
+    from muster._pool.options import TaskOptions
 
     TaskOptions().changed(**options)  # what is wrong is said here, where it was written
     if function is not None:

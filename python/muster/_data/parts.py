@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from muster import _arrays
-from muster._blobs import Blobs
-from muster._portable import Packed, Place, Portable, Store, encode
+from muster._data import arrays
+from muster._data.blobs import Blobs
+from muster._data.portable import Packed, Place, Portable, Store, encode
 
 if TYPE_CHECKING:
+    from muster._data.scattered import Scattered
     from muster._native import Blob
-    from muster._scattered import Scattered
 
 RESULT_BYTES = 1 << 18
 """As limits.hpp has it, kResultBlobBytes."""
@@ -51,7 +51,7 @@ class ArgumentStore(Store):
         if not self._has_room():
             return None
         if array.flags.forc:
-            return self._place(self._blobs_of_call.put(_arrays.flat_bytes(array), array))
+            return self._place(self._blobs_of_call.put(arrays.flat_bytes(array), array))
         return self._place(self._blobs_of_call.put_scattered_elements(array))
 
     def put_file(self, path: str, offset: int, size: int, mode: str, array: Any) -> Any:
@@ -137,7 +137,7 @@ class ResultStore(Store):
             import numpy
 
             array = numpy.ascontiguousarray(array)
-        return self.put(_arrays.flat_bytes(array), array)
+        return self.put(arrays.flat_bytes(array), array)
 
 
 def digest_of(portable: Portable, blobs: Sequence[Blob]) -> bytes:

@@ -23,15 +23,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import cloudpickle
 
-from muster import _failures, _pickling, _tasks
-from muster._map import COMPLAIN_SECONDS
+from muster._data import failures, pickling
+from muster._node import tasks
+from muster._pool.map import COMPLAIN_SECONDS
 from muster.errors import MusterError, TaskCancelled
 
 if TYPE_CHECKING:
-    from muster._dispatch import Handler, Result
-    from muster._failures import Failure
-    from muster._portable import Packed
-    from muster._session import Job
+    from muster._data.failures import Failure
+    from muster._data.portable import Packed
+    from muster._link.dispatch import Handler, Result
+    from muster._link.session import Job
 
 T = TypeVar("T")
 
@@ -112,11 +113,11 @@ class TaskFuture(concurrent.futures.Future[T]):
             return
         try:
             if failure is not None:
-                self.set_exception(_failures.rebuild(failure))
+                self.set_exception(failures.rebuild(failure))
                 return
             assert result is not None
             try:
-                value = _pickling.unpack(_tasks.split_result(result)[1], "the result")
+                value = pickling.unpack(tasks.split_result(result)[1], "the result")
             except BaseException as error:
                 self.set_exception(error)
                 return

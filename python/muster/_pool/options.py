@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from muster._blobs import Sharing
+from muster._data.blobs import Sharing
 from muster.provider import check_count, check_seconds, memory_bytes
 
 _MAX_LABELS = 64  # the protocol's

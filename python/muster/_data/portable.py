@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
+    from muster._data.scattered import Scattered
     from muster._native import Blob
-    from muster._scattered import Scattered
 
 PROTOCOL = 5
 STREAMED_BYTES = 1 << 16
@@ -72,7 +72,7 @@ class Store:
         return None
 
     def put_array(self, array: Any) -> Place | None:
-        """As `put`, for a numpy array of any layout; see `_arrays`."""
+        """As `put`, for a numpy array of any layout; see `arrays`."""
         return None
 
     def put_file(self, path: str, offset: int, size: int, mode: str, array: Any) -> Any:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
-from muster._tasks import JobContext
+from muster._node.tasks import JobContext
 
 if TYPE_CHECKING:
     from muster._native import RunnerLink

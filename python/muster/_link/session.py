@@ -15,11 +15,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from muster import _failures, _memo, _native
-from muster._blobs import Space
-from muster._dispatch import Core, Handler, Route, live_cores, rebuilt
-from muster._output import Printer, Sink
-from muster._portable import Packed
+from muster import _native
+from muster._data import failures
+from muster._data.blobs import Space
+from muster._data.portable import Packed
+from muster._link import stores
+from muster._link.dispatch import Core, Handler, Route, live_cores, rebuilt
+from muster._link.output import Printer, Sink
 
 CONSUMED_STEP = 1 << 18  # bytes: a small part of what the core tells the broker at once
 
@@ -95,7 +97,7 @@ class Job:
                 self._core.producer.cancel(self._number, sequence)
 
     def consumed(self, size: int) -> None:
-        """The program has what was in so many bytes of results (`_tasks.counted_bytes`), of a job
+        """The program has what was in so many bytes of results (`tasks.counted_bytes`), of a job
         that counts them: more of its tasks may start. Does not block."""
         with self._route.lock:
             self._consumed += size
@@ -184,7 +186,7 @@ class Session:
         self.space = Space(producer, one_machine)
         self._finalizer = weakref.finalize(self, Core.close, core)  # also when the program ends
         live_cores.add(core)
-        _memo.tell_names(core)
+        stores.tell_names(core)
         core.start()
 
     @property
@@ -222,7 +224,7 @@ class Session:
         forward_output: bool | None = None,
         counts_results: bool = False,
     ) -> Job:
-        """A job whose tasks run `body` (see `_tasks.make_body`); does not block.
+        """A job whose tasks run `body` (see `tasks.make_body`); does not block.
 
         `handler(sequence, result, failure)` is called once per task on the dispatcher thread, in
         completion order; it must not block. `timeout` in seconds, per task, from its start.
@@ -234,7 +236,7 @@ class Session:
         route = Route(handler)
         with core.lock:  # no outcome can arrive before the route is known: nothing is pushed yet
             if core.failure is not None:
-                raise _failures.rebuild(core.failure)
+                raise failures.rebuild(core.failure)
             try:
                 number = core.producer.open_job(
                     label=label,

@@ -24,8 +24,8 @@ from muster import _native
 from muster.errors import MusterError
 
 if TYPE_CHECKING:
-    from muster._dispatch import Core
-    from muster._session import Session
+    from muster._link.dispatch import Core
+    from muster._link.session import Session
 
 GET, CLAIM, PUT, RELEASE, CONTAINS, LIST, REMOVE, REMOVE_ALL, TRIM, READ, LEAVE = range(11)
 HIT, MISS, YOURS, DONE, CHANGED, REFUSED = range(6)
@@ -189,7 +189,7 @@ def use_in_tasks(name: str) -> None:
     if name in _used_names:
         return
     _used_names.add(name)
-    dispatch = sys.modules.get("muster._dispatch")
+    dispatch = sys.modules.get("muster._link.dispatch")
     for core in list(dispatch.live_cores) if dispatch is not None else ():
         tell_names(core)
 
@@ -302,7 +302,7 @@ def _claimant() -> int:
 
 def _has_pools() -> bool:
     """Whether this process, a runner, has pools of its own and may wait for their tasks."""
-    dispatch = sys.modules.get("muster._dispatch")
+    dispatch = sys.modules.get("muster._link.dispatch")
     return dispatch is not None and len(dispatch.live_cores) > 0
 
 

@@ -1,0 +1,1 @@
+"""What a process that runs tasks has beside them."""
