@@ -115,8 +115,7 @@ class ComputePool(TaskExecutor):
         self._name = name or ""
         self._broker_timeout = check_seconds("broker_timeout", broker_timeout)
         self._plugins = tuple(plugins)
-        asked = {
-            "provider": provider,
+        asked: dict[str, Any] = {
             "nodes": nodes,
             "vcpus": vcpus,
             "worker": worker,
@@ -127,28 +126,19 @@ class ComputePool(TaskExecutor):
             "allocation": allocation,
             "region": region,
             "ttl": ttl,
-            "spool": spool,
         }
         self._spool = os.path.abspath(os.fspath(spool)) if spool is not None else ""
-        shaped = any(value is not None for value in asked.values())
+        shape = {"provider": provider, **asked, "spool": spool}
+        shaped = any(value is not None for value in shape.values())
         self._broker = _endpoint("auto" if broker is None and not shaped else broker)
         if self._broker:
-            _refuse_shape(broker, asked)
+            _refuse_shape(broker, shape)
+        image = image or Image()
         for plugin in self._plugins:
             if hasattr(plugin, "transform_image"):
-                image = plugin.transform_image(image or Image())
-        self._request = Request(
-            nodes=nodes,
-            vcpus=vcpus,
-            worker=worker,
-            image=image or Image(),
-            accelerator=accelerator,
-            memory=memory,
-            machine=machine,
-            allocation=allocation,
-            region=region,
-            ttl=ttl,
-        )
+                image = plugin.transform_image(image)
+        asked["image"] = image
+        self._request = Request(**asked)
         self._plan: Plan | None = None  # None: the pool runs already
         if not self._broker:
             self._plan = (provider or Local()).plan(self._request)
@@ -277,9 +267,6 @@ class ComputePool(TaskExecutor):
 
     def _root(self) -> ComputePool:
         return self
-
-    def _active_jobs(self) -> JobCache:
-        return self._jobs_with(self.task_options)
 
     def _jobs_with(self, options: TaskOptions) -> JobCache:
         """The jobs of submits with these options."""

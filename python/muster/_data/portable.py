@@ -14,11 +14,11 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Union
 
 if TYPE_CHECKING:
     from muster._data.scattered import Scattered
-    from muster._native import Blob
+    from muster._native import Blob, Buffer
 
 PROTOCOL = 5
 STREAMED_BYTES = 1 << 16
@@ -38,6 +38,10 @@ class Packed(NamedTuple):
 
     body: Readable
     blobs: Sequence[Blob] = ()
+
+
+Result = Union[bytes, "Buffer", "tuple[bytes | Buffer, Sequence[Blob]]"]
+"""As an outcome brings it: its bytes, with the blobs that belong to them if there are any."""
 
 
 class Place(NamedTuple):

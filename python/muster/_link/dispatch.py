@@ -16,8 +16,8 @@ from typing import Union
 from muster import _native
 from muster._data import failures
 from muster._data.failures import Failure
+from muster._data.portable import Result as TaskResult
 from muster._link.output import Printer
-from muster._node.tasks import Result as TaskResult
 from muster.errors import MusterError, PoolNotActive
 
 Result = Union[TaskResult, None]

@@ -13,25 +13,20 @@ import contextlib
 import os
 import struct
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any
 
 from muster._data import failures
 from muster._data.blobs import Blobs, Sharing
 from muster._data.functions import Shared, add_functions, remove_functions
 from muster._data.parts import ArgumentStore, ResultStore
 from muster._data.pickling import DumpError, Pickler, load, make, pack_result, unpack, unpack_items
-from muster._data.portable import Packed
+from muster._data.portable import Packed, Result
 from muster.errors import TaskStopped
 
-if TYPE_CHECKING:
-    from muster._native import Blob, Buffer
-
 TaskFunction = Callable[[Packed], Packed]
-Result = Union[bytes, "Buffer", "tuple[bytes | Buffer, Sequence[Blob]]"]
-"""As an outcome brings it: its bytes, with the blobs that belong to them if there are any."""
 
 _SECONDS = struct.Struct("<d")
 

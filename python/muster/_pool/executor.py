@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from muster._data.scattered import Scattered
     from muster._link.dispatch import Handler
     from muster._link.session import Job, Node, Session
-    from muster.pool import ComputePool
 
 T = TypeVar("T")
 
@@ -37,12 +36,12 @@ class TaskExecutor(concurrent.futures.Executor):
     """Of the tasks that go through here."""
 
     @abstractmethod
-    def _root(self) -> ComputePool:
+    def _root(self) -> TaskExecutor:
         """The pool that owns the connection."""
 
     @abstractmethod
-    def _active_jobs(self) -> JobCache:
-        """Raises PoolNotActive."""
+    def _jobs_with(self, options: TaskOptions) -> JobCache:
+        """The jobs of submits with these options. Raises PoolNotActive."""
 
     @abstractmethod
     def _context(self, options: TaskOptions | None = None) -> tasks.JobContext:
@@ -52,6 +51,33 @@ class TaskExecutor(concurrent.futures.Executor):
     @abstractmethod
     def session(self) -> Session:
         """The connection, for other faces of the pool in this package."""
+
+    @property
+    @abstractmethod
+    def total_slots(self) -> int:
+        """How many tasks run at once; follows workers that come and go."""
+
+    @property
+    @abstractmethod
+    def broker(self) -> str:
+        """The endpoint, for `ComputePool(broker=…)` and `muster status --broker` elsewhere."""
+
+    @property
+    @abstractmethod
+    def active(self) -> bool:
+        """Whether tasks can be submitted."""
+
+    @abstractmethod
+    def nodes(self) -> list[Node]:
+        """The workers that are connected now. Blocks for one question to the broker."""
+
+    @abstractmethod
+    def status(self) -> dict[str, Any]:
+        """What `muster status --json` shows. Blocks for one question to the broker."""
+
+    def _active_jobs(self) -> JobCache:
+        """Of submits that go through here. Raises PoolNotActive."""
+        return self._jobs_with(self.task_options)
 
     def with_options(self, **options: Any) -> PoolView:
         """The same pool, whose tasks are run with other options:
@@ -248,15 +274,15 @@ class TaskExecutor(concurrent.futures.Executor):
 class PoolView(TaskExecutor):
     """Made by `with_options`; see there. `shutdown` does nothing: the pool has its own."""
 
-    def __init__(self, pool: ComputePool, options: TaskOptions) -> None:
+    def __init__(self, pool: TaskExecutor, options: TaskOptions) -> None:
         self._pool = pool
         self.task_options = options
 
-    def _root(self) -> ComputePool:
+    def _root(self) -> TaskExecutor:
         return self._pool
 
-    def _active_jobs(self) -> JobCache:
-        return self._pool._jobs_with(self.task_options)
+    def _jobs_with(self, options: TaskOptions) -> JobCache:
+        return self._pool._jobs_with(options)
 
     def _context(self, options: TaskOptions | None = None) -> tasks.JobContext:
         return self._pool._context(options or self.task_options)

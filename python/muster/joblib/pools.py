@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from muster import _native
-from muster import plugins as pool_plugins
 from muster.errors import PoolNotActive, Unsupported
+from muster.joblib import _package
 from muster.joblib._activation import Activation
 from muster.pool import ComputePool
 from muster.provider import DEFAULT_ALLOCATION, Image, Local, Worker
@@ -71,7 +71,7 @@ class JoblibPool(ComputePool):
             worker=worker,
             image=image,
             timeout=timeout,
-            plugins=[*plugins, pool_plugins.joblib(joblib_version)],
+            plugins=[*plugins, _package.joblib(joblib_version)],
             broker=broker,
             machine=machine,
             accelerator=accelerator,
@@ -93,9 +93,7 @@ class ScikitLearnPool(JoblibPool):
             _refuse_versions(sklearn_version=sklearn_version)
         elif sklearn_version is not None and len(args) < _IMAGE_PLACE:
             options.setdefault("image", Image())  # a running pool has the version that it has
-        super().__init__(
-            *args, plugins=[*plugins, pool_plugins.sklearn(sklearn_version)], **options
-        )
+        super().__init__(*args, plugins=[*plugins, _package.sklearn(sklearn_version)], **options)
 
 
 @contextmanager
