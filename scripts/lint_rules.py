@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Rules of the source tree that no compiler knows: which way includes point, what pure files may
-touch, that a type has a name of its own, and how large a file may grow; those of rooms
-are in lint_rooms.py, those of pages in lint_prose.py. docs/design.md says why.
+touch, that a type has a name of its own, and how large a file may grow; those of rooms, classes and
+functions are in lint_rooms.py, those of pages in lint_prose.py. docs/design.md says why.
 Prints `file:line: rule: what to do`.
 
     scripts/lint_rules.py              check the whole tree
@@ -337,7 +337,7 @@ CASES = (
     ("101 do not", {"scripts/a": "\n" + "é" * 101 + "\n"}, "scripts/a:2: columns:"),
     ("500 lines fit", {"broker/a.cpp": "\n" * 500}, None),
     ("501 do not", {"broker/a.cpp": "\n" * 501}, "broker/a.cpp:501: size:"),
-    ("nor do 501 of Python", {"python/muster/a.py": "\n" * 501}, "python/muster/a.py:501: size:"),
+    ("nor do 501 of Python", {"tests/python/a.py": "\n" * 501}, "tests/python/a.py:501: size:"),
     ("prose has no limit", {"docs/a.md": "x" * 101}, None),
 )
 # fmt: on
