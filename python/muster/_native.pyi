@@ -53,7 +53,7 @@ def fingerprint(data: Any) -> int:
 
 Failure = tuple[str, str, str, str, bytes]
 """As `Error.args`."""
-Item = tuple[int, int, bytes | Buffer | tuple[bytes | Buffer, list[Blob]] | None, Failure | None]
+Outcome = tuple[int, int, bytes | Buffer | tuple[bytes | Buffer, list[Blob]] | None, Failure | None]
 """(job, sequence, result or None, failure or None); large results are Buffers, and those that name
 blobs come with them."""
 Line = tuple[int, int, str, int, int, str, str, int]
@@ -150,7 +150,7 @@ class Producer:
     def consumed(self, job: int, bytes: int) -> None: ...
     def close_job(self, job: int) -> None: ...
     def drop_job(self, job: int) -> None: ...
-    def next(self, timeout: float | None, most: int = 1024) -> list[Item]:
+    def next(self, timeout: float | None, most: int = 1024) -> list[Outcome]:
         """Blocks; [] when `timeout` passed or `wake` was called; Error when nothing will come."""
     def wake(self) -> None: ...
     def waiting_reason(self, job: int) -> str: ...

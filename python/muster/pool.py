@@ -146,7 +146,7 @@ class ComputePool(TaskExecutor):
         self.task_options = options.with_resources(resources)
         self._lock = threading.RLock()
         self._session: Session | None = None
-        self._caches: dict[TaskOptions, JobCache] | None = None
+        self._jobs: JobCache | None = None  # of submits
         self._surroundings: contextlib.ExitStack | None = None
         self._over = False
         self._context_of: tuple[Any, ...] = ()
@@ -165,7 +165,7 @@ class ComputePool(TaskExecutor):
                 raise PoolNotActive("this pool was shut down; make a new one")
             session = self._open_session()
             self._session = session
-            self._caches = {}
+            self._jobs = JobCache(self._make_body, self._open_job)
             surroundings = contextlib.ExitStack()
             active.enter(self)
             try:
@@ -193,13 +193,13 @@ class ComputePool(TaskExecutor):
         with self._lock:
             self._over = True
             surroundings, self._surroundings = self._surroundings, None
-            session, caches = self._session, self._caches
+            session, jobs = self._session, self._jobs
         active.leave(self)
         if surroundings is not None:
             surroundings.close()
-        if session is None or caches is None or session.forked:
+        if session is None or jobs is None or session.forked:
             return
-        pending = [future for jobs in list(caches.values()) for future in jobs.pending()]
+        pending = jobs.pending()
         if cancel_futures:
             for future in pending:
                 future.cancel()
@@ -220,7 +220,7 @@ class ComputePool(TaskExecutor):
     def _end(self) -> None:
         with self._lock:
             self._over = True
-            session, self._session, self._caches = self._session, None, None
+            session, self._session, self._jobs = self._session, None, None
         if session is not None:
             session.close()
 
@@ -268,29 +268,23 @@ class ComputePool(TaskExecutor):
     def _root(self) -> ComputePool:
         return self
 
-    def _jobs_with(self, options: TaskOptions) -> JobCache:
-        """The jobs of submits with these options."""
-        caches = self._caches
-        if caches is None or self._over:
+    def _active_jobs(self) -> JobCache:
+        jobs = self._jobs
+        if jobs is None or self._over:
             raise _not_active(self._over)
         # Jobs say what sys.path and the log level are; when these change, new jobs are due.
         context_of = (*sys.path, logging.getLogger().level)
         if context_of != self._context_of:
             self._context_of = context_of
-            for old in list(caches.values()):
-                old.forget()
-        jobs = caches.get(options)
-        if jobs is None:
-
-            def make_body(function: Callable[..., Any]) -> Packed:
-                blobs = self._blobs(options, repeated=False)
-                return tasks.make_body(tasks.Call(function), self._context(options), blobs=blobs)
-
-            def open_job(body: Packed, label: str, handler: Handler) -> Job:
-                return self.session.open_job(body, label, handler, **options.for_job())
-
-            jobs = caches.setdefault(options, JobCache(make_body, open_job))
+            jobs.forget()
         return jobs
+
+    def _make_body(self, options: TaskOptions, function: Callable[..., Any]) -> Packed:
+        blobs = self._blobs(options, repeated=False)
+        return tasks.make_body(tasks.Call(function), self._context(options), blobs=blobs)
+
+    def _open_job(self, options: TaskOptions, body: Packed, label: str, handler: Handler) -> Job:
+        return self.session.open_job(body, label, handler, **options.for_job())
 
     def _context(self, options: TaskOptions | None = None) -> tasks.JobContext:
         main = getattr(sys.modules.get("__main__"), "__file__", None)

@@ -143,17 +143,17 @@ def test_a_lost_broker_ends_every_task(
     job = session.open_job(
         Packed(b"body"),
         "lost",
-        lambda sequence, _result, failure: outcomes.append((sequence, failure)),
+        lambda task, _result, failure: outcomes.append((task, failure)),
     )
-    assert [job.push(Packed(b"")), job.push(Packed(b""))] == [0, 1]
+    assert [job.push(Packed(b""), task) for task in "ab"] == [0, 1]
     broker.kill()
     wait_until(lambda: len(outcomes) == 2)
-    assert [(sequence, failure[0]) for sequence, failure in outcomes] == [  # type: ignore[misc]
-        (0, "disconnected"),
-        (1, "disconnected"),
+    assert [(task, failure[0]) for task, failure in outcomes] == [  # type: ignore[misc]
+        ("a", "disconnected"),
+        ("b", "disconnected"),
     ]
     with pytest.raises(muster.BrokerLost):
-        job.push(Packed(b""))
+        job.push(Packed(b""), "c")
     with pytest.raises(muster.BrokerLost):
         session.open_job(Packed(b"body"), "late", lambda *_: None)
     session.close()

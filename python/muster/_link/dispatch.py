@@ -11,7 +11,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Union
+from typing import Any, Union
 
 from muster import _native
 from muster._data import failures
@@ -21,7 +21,8 @@ from muster._link.output import Printer
 from muster.errors import MusterError, PoolNotActive
 
 Result = Union[TaskResult, None]
-Handler = Callable[[int, Result, Union[Failure, None]], None]
+Handler = Callable[[Any, Result, Union[Failure, None]], None]
+"""Gets what the task's push was given, and the task's outcome."""
 
 _logger = logging.getLogger("muster")
 _CLOSED: Failure = ("task_cancelled", "closed", "the pool was shut down", "", b"")
@@ -30,25 +31,52 @@ _OUTPUT_SECONDS = 3600.0  # the thread that waits for lines is woken by the end 
 
 class Route:
     """Where the outcomes of one job go. Knows neither the session nor the job: the dispatcher
-    holds routes, and must not keep an abandoned pool alive."""
+    holds routes, and must not keep an abandoned pool alive.
 
-    __slots__ = ("ended", "handler", "lock", "missing")
+    Nobody holds the lock while something blocks: the dispatcher waits for it.
+    """
+
+    __slots__ = ("_early", "_handler", "dropped", "ended", "lock", "missing")
 
     def __init__(self, handler: Handler) -> None:
-        self.handler = handler
+        self._handler = handler
         self.lock = threading.Lock()
-        self.missing: set[int] = set()
+        self.missing: dict[int, Any] = {}  # by sequence, what the push was given
+        self._early: dict[int, tuple[Result, Failure | None]] = {}  # of pushes that go on
         self.ended = False  # closed to pushes; forgotten when nothing is missing
+        self.dropped = False
+
+    def expect(self, sequence: int, task: Any) -> None:
+        """Of a task that was pushed; its outcome may be here already."""
+        with self.lock:
+            early = self._early.pop(sequence, None)
+            if early is None:
+                self.missing[sequence] = task
+        if early is not None:
+            self._handle(sequence, task, *early)
 
     def deliver(self, sequence: int, result: Result, failure: Failure | None) -> None:
+        """Each sequence once."""
         with self.lock:
             if sequence not in self.missing:
+                if not self.dropped:
+                    self._early[sequence] = result, failure
                 return
-            self.missing.remove(sequence)
+            task = self.missing.pop(sequence)
+        self._handle(sequence, task, result, failure)
+
+    def drop(self) -> None:
+        """The handler is not called again."""
+        with self.lock:
+            self.dropped = self.ended = True
+            self.missing.clear()
+            self._early.clear()
+
+    def _handle(self, sequence: int, task: Any, result: Result, failure: Failure | None) -> None:
         try:
-            self.handler(sequence, result, failure)
-        except Exception:
-            _logger.exception("internal error: the outcome of task %d was not handled", sequence)
+            self._handler(task, result, failure)
+        except BaseException:  # a user's callback may raise SystemExit: the other outcomes count
+            _logger.exception("the outcome of task %d was not handled", sequence)
 
 
 class Core:
@@ -75,21 +103,26 @@ class Core:
             thread.start()
 
     def dispatch(self) -> None:
-        routes = self.routes
         failure = _CLOSED
         try:
             while not self.closing:
-                for number, sequence, result, error in self.producer.next(None):
-                    route = routes.get(number)
-                    if route is None:
-                        continue  # dropped
-                    route.deliver(sequence, result, error)
-                    if route.ended and not route.missing:
-                        routes.pop(number, None)
+                self.deliver(self.producer.next(None))
         except _native.Error as error:
             if not self.closing:
                 failure = failure_of(error)
+        except BaseException as error:  # whatever it is: nobody may wait for this thread for ever
+            _logger.exception("internal error: outcomes are not received any more")
+            failure = ("invalid", "internal", f"{type(error).__name__}: {error}", "", b"")
         self.end(failure)
+
+    def deliver(self, outcomes: list[_native.Outcome]) -> None:
+        for number, sequence, result, error in outcomes:
+            route = self.routes.get(number)
+            if route is None:
+                continue  # dropped
+            route.deliver(sequence, result, error)
+            if route.ended and not route.missing:
+                self.routes.pop(number, None)
 
     def end(self, failure: Failure) -> None:
         """Every task without outcome ends with `failure`; no push is accepted from now on."""

@@ -58,7 +58,7 @@ class Printer:
                 else:
                     self._print(line)
                     written.add(line.kind)
-            except Exception:
+            except BaseException:  # a sink may raise SystemExit: the lines after this one count
                 if not self._complained:
                     self._complained = True
                     _logger.exception("what tasks say cannot be shown; later failures are silent")
@@ -83,8 +83,8 @@ def _flush(kind: str) -> None:
     try:
         if stream is not None:
             stream.flush()
-    except (OSError, ValueError):
-        return  # closed meanwhile
+    except Exception:
+        return  # closed meanwhile, or the program's own and broken
 
 
 def _log(line: OutputLine, prefix: str) -> None:

@@ -69,26 +69,31 @@ class Job:
         self._route = route
         self._consumed = 0  # bytes that the core was not told yet
 
-    def push(self, payload: Packed) -> int:
-        """Adds a task and returns its sequence; the handler may have been called before this
-        returns. Does not block. Raises what ended the session, if it ended."""
+    def push(self, payload: Packed, task: object) -> int:
+        """Adds a task and returns its sequence; the handler is given `task`, perhaps before this
+        returns and then on this thread. Blocks only where `Space.scatter` does, for payloads beyond
+        1 MiB. Raises what ended the session, if it ended."""
         core = self._core
         if core.forked or core.failure is not None or core.closing:
             core.check()
         route = self._route
-        with route.lock:
-            try:
-                sequence = core.producer.push(self._number, *payload)
-            except _native.Error as error:
-                raise rebuilt(error) from None
-            route.missing.add(sequence)
+        try:
+            sequence = core.producer.push(self._number, *payload)
+        except _native.Error as error:
+            raise rebuilt(error) from None
+        route.expect(sequence, task)
         if core.failure is not None:  # it ended meanwhile, and may have missed this task
             with route.lock:
                 missed = sequence in route.missing
-                route.missing.discard(sequence)
+                route.missing.pop(sequence, None)
             if missed:
                 core.check()
         return sequence
+
+    def missing(self) -> list[Any]:
+        """What the pushes of tasks without outcome were given."""
+        with self._route.lock:
+            return list(self._route.missing.values())
 
     def cancel(self, sequence: int | None = None) -> None:
         """Asks to end one task, or all; their outcomes still arrive, as cancelled at the latest."""
@@ -120,9 +125,7 @@ class Job:
 
     def drop(self) -> None:
         """Cancels what is left; the handler is not called again. Again: no effect."""
-        with self._route.lock:
-            self._route.missing.clear()
-            self._route.ended = True
+        self._route.drop()
         if self._core.routes.pop(self._number, None) is not None and not self._is_over():
             with contextlib.suppress(_native.Error):
                 self._core.producer.drop_job(self._number)
@@ -226,8 +229,9 @@ class Session:
     ) -> Job:
         """A job whose tasks run `body` (see `tasks.make_body`); does not block.
 
-        `handler(sequence, result, failure)` is called once per task on the dispatcher thread, in
-        completion order; it must not block. `timeout` in seconds, per task, from its start.
+        `handler(task, result, failure)` is called once per task with what its push was given, on
+        the dispatcher thread, in completion order (on the pushing thread if the outcome is there
+        before the push returns); it must not block. `timeout` in seconds, per task, from its start.
         `counts_results`: `Job.consumed` says what became of them, and no task starts while the job
         holds too much; otherwise the handler consumes them.
         """

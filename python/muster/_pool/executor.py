@@ -40,8 +40,8 @@ class TaskExecutor(concurrent.futures.Executor):
         """The pool that owns the connection."""
 
     @abstractmethod
-    def _jobs_with(self, options: TaskOptions) -> JobCache:
-        """The jobs of submits with these options. Raises PoolNotActive."""
+    def _active_jobs(self) -> JobCache:
+        """Those of the pool's submits. Raises PoolNotActive."""
 
     @abstractmethod
     def _context(self, options: TaskOptions | None = None) -> tasks.JobContext:
@@ -74,10 +74,6 @@ class TaskExecutor(concurrent.futures.Executor):
     @abstractmethod
     def status(self) -> dict[str, Any]:
         """What `muster status --json` shows. Blocks for one question to the broker."""
-
-    def _active_jobs(self) -> JobCache:
-        """Of submits that go through here. Raises PoolNotActive."""
-        return self._jobs_with(self.task_options)
 
     def with_options(self, **options: Any) -> PoolView:
         """The same pool, whose tasks are run with other options:
@@ -113,7 +109,7 @@ class TaskExecutor(concurrent.futures.Executor):
         jobs = self._active_jobs()
         blobs = self._blobs(self.task_options, repeated=False)
         payload = pickling.pack((args, kwargs), "the arguments", blobs)
-        return jobs.submit(fn, payload)
+        return jobs.submit(self.task_options, fn, payload)
 
     def scatter(self, obj: object, broadcast: bool = True) -> Scattered:
         """Sends `obj` to the pool, once, whatever it is; the handle stands for it anywhere in the
@@ -281,8 +277,8 @@ class PoolView(TaskExecutor):
     def _root(self) -> TaskExecutor:
         return self._pool
 
-    def _jobs_with(self, options: TaskOptions) -> JobCache:
-        return self._pool._jobs_with(options)
+    def _active_jobs(self) -> JobCache:
+        return self._pool._active_jobs()
 
     def _context(self, options: TaskOptions | None = None) -> tasks.JobContext:
         return self._pool._context(options or self.task_options)

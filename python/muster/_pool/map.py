@@ -65,22 +65,22 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self.changed = threading.Condition(threading.Lock())
-        self.missing: dict[int, _Chunk] = {}
+        self.under_way = 0  # chunks that were pushed and have no outcome
         self.arrived: deque[_Chunk] = deque()
         self.awaited: _Chunk | None = None  # None: any will do
 
-    def deliver(self, sequence: int, result: Result, failure: Failure | None) -> None:
+    def expect(self, count: int) -> None:
+        """So many more outcomes."""
         with self.changed:
-            chunk = self.missing.pop(sequence, None)
-            if chunk is None:
-                return
+            self.under_way += count
+
+    def deliver(self, chunk: _Chunk, result: Result, failure: Failure | None) -> None:
+        with self.changed:
+            self.under_way -= 1
             chunk.result, chunk.failure, chunk.has_outcome = result, failure, True
             self.arrived.append(chunk)
             if self.awaited is None or self.awaited is chunk:
                 self.changed.notify()
-
-    def deliver_again(self, sequence: int, result: Result, failure: Failure | None) -> None:
-        self.deliver(~sequence, result, failure)
 
 
 class MapResults(Iterator[T]):
@@ -137,7 +137,7 @@ class MapResults(Iterator[T]):
         try:
             if progress is not None:
                 self._progress = make_progress(progress, self._left if self._left >= 0 else None)
-            while self._wants_input() and len(self._mailbox.missing) < self._busy_chunks():
+            while self._wants_input() and self._mailbox.under_way < self._busy_chunks():
                 self._push_next()
         except BaseException:
             self.close()
@@ -195,7 +195,7 @@ class MapResults(Iterator[T]):
         while True:
             self._read_arrived()
             while self._wants_input() and (
-                not self._next_is_here() or len(self._mailbox.missing) < self._busy_chunks()
+                not self._next_is_here() or self._mailbox.under_way < self._busy_chunks()
             ):
                 self._push_next()
                 if self._mailbox.arrived:
@@ -293,9 +293,9 @@ class MapResults(Iterator[T]):
         if self._window is not None and self._pending_items >= self._window:
             return False
         if not self._measured:
-            return len(self._mailbox.missing) < self._busy_chunks() + UNMEASURED_CHUNKS
+            return self._mailbox.under_way < self._busy_chunks() + UNMEASURED_CHUNKS
         busy = self._busy_chunks()
-        if len(self._pending if self._ordered else self._mailbox.missing) < busy:
+        if (len(self._pending) if self._ordered else self._mailbox.under_way) < busy:
             return True  # whatever they weigh
         if self._pending_items >= max(WINDOW, 2 * self._chunk * busy):
             return False
@@ -358,9 +358,13 @@ class MapResults(Iterator[T]):
             payload = pickling.pack_items(items, "an item of map", self._blobs)
         size = len(payload.body) + self._blobs.sent_bytes - sent
         chunk = _Chunk(job, len(items), size, items if self._keep else None)
-        with self._mailbox.changed:
-            sequence = job.push(payload)
-            self._mailbox.missing[sequence if job is self._job else ~sequence] = chunk
+        mailbox = self._mailbox
+        mailbox.expect(1)
+        try:
+            job.push(payload, chunk)
+        except BaseException:
+            mailbox.expect(-1)
+            raise
         self._pending_items += chunk.count
         self._pending_bytes += chunk.payload_bytes
         return chunk
@@ -369,7 +373,7 @@ class MapResults(Iterator[T]):
         """As a job of their own: the tasks of one job start in the order in which their results are
         taken, or those that nobody takes yet could leave no room for the one that is missing."""
         if self._again is None:
-            self._again = self._open_job(self._mailbox.deliver_again)
+            self._again = self._open_job(self._mailbox.deliver)
         chunks = [self._send([item], self._again) for item in items]
         if self._ordered:
             self._pending.extendleft(reversed(chunks))

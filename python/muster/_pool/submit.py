@@ -2,8 +2,8 @@
 
 A function that another interpreter can import is known by its identity: its job is found in well
 under a microsecond. Anything else goes by value, with what it refers to, so its pickle decides: two
-submits share a job when their pickles are equal. A plain function is pickled again only when what
-it refers to may have changed, which its fingerprint tells.
+submits share a job when their pickles and their options are equal. A plain function is pickled
+again only when what it refers to may have changed, which its fingerprint tells.
 Threads: any.
 """
 
@@ -33,12 +33,13 @@ if TYPE_CHECKING:
     from muster._data.portable import Packed
     from muster._link.dispatch import Handler, Result
     from muster._link.session import Job
+    from muster._pool.options import TaskOptions
 
 T = TypeVar("T")
 
 _logger = logging.getLogger("muster")
 
-MAX_JOBS = 64  # open jobs of a pool's submits; the one that was not used for longest is closed
+MAX_JOBS = 256  # open jobs of a pool's submits; the one that was not used for longest is closed
 
 _ATOMS = (int, float, complex, str, bytes, bool, type(None))
 
@@ -106,62 +107,50 @@ class TaskFuture(concurrent.futures.Future[T]):
             job.session.check()
 
     def _finish(self, result: Result, failure: Failure | None) -> None:
+        """Its job's handler."""
         self._job = None
         if failure is not None and failure[0] == "task_cancelled":
             self._why_cancelled = failure[2]
             self.cancel()
             return
+        value: Any = None
+        error: BaseException | None = None
         try:
             if failure is not None:
-                self.set_exception(failures.rebuild(failure))
-                return
-            assert result is not None
-            try:
+                error = failures.rebuild(failure)
+            else:
+                assert result is not None
                 value = pickling.unpack(tasks.split_result(result)[1], "the result")
-            except BaseException as error:
+        except BaseException as exc:  # whatever the task's own classes raise when they are loaded
+            error = exc
+        with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+            if error is not None:
                 self.set_exception(error)
-                return
-            self.set_result(value)
-        except InvalidStateError:
-            return  # cancelled meanwhile
-
-
-class _Futures:
-    """The futures of one job; its handler. Does not know the job, so that an abandoned pool is
-    collected."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.missing: dict[int, TaskFuture[Any]] = {}
-
-    def deliver(self, sequence: int, result: Result, failure: Failure | None) -> None:
-        with self.lock:
-            future = self.missing.pop(sequence)
-        future._finish(result, failure)
+            else:
+                self.set_result(value)
 
 
 class SubmitJob:
     """An open job of single calls."""
 
-    def __init__(self, open_job: Callable[[Handler], Job]) -> None:
-        self._futures = _Futures()
-        self._job = open_job(self._futures.deliver)
+    def __init__(self, job: Job, options: TaskOptions, digest: bytes) -> None:
+        self._job = job
+        self.options = options
+        self.digest = digest
+        self.pushing = 0  # submits that found it here and have not pushed yet
+        self.retired = False
 
     def submit(self, payload: Packed) -> TaskFuture[Any]:
         future: TaskFuture[Any] = TaskFuture()
         future._job = self._job
-        futures = self._futures
-        with futures.lock:
-            sequence = future._sequence = self._job.push(payload)
-            futures.missing[sequence] = future
+        future._sequence = self._job.push(payload, future)
         return future
 
     def close(self) -> None:
         self._job.close()
 
     def pending(self) -> list[TaskFuture[Any]]:
-        with self._futures.lock:
-            return list(self._futures.missing.values())
+        return self._job.missing()
 
 
 class _Known:
@@ -180,28 +169,50 @@ class _Known:
         self.references = references
 
 
+class _View:
+    """What is open for tasks with the same options."""
+
+    __slots__ = ("by_digest", "by_id")
+
+    def __init__(self) -> None:
+        self.by_id: OrderedDict[int, _Known] = OrderedDict()
+        self.by_digest: dict[bytes, SubmitJob] = {}
+
+
 class JobCache:
-    """The open jobs of a pool's submits."""
+    """The open jobs of a pool's submits, with whatever options."""
 
     def __init__(
         self,
-        make_body: Callable[[Callable[..., Any]], Packed],
-        open_job: Callable[[Packed, str, Handler], Job],
+        make_body: Callable[[TaskOptions, Callable[..., Any]], Packed],
+        open_job: Callable[[TaskOptions, Packed, str, Handler], Job],
     ) -> None:
         self._make_body = make_body
         self._open_job = open_job
         self._lock = threading.RLock()
-        self._by_id: OrderedDict[int, _Known] = OrderedDict()
-        self._by_digest: OrderedDict[bytes, SubmitJob] = OrderedDict()
-        self._retired: list[SubmitJob] = []
+        self._views: dict[TaskOptions, _View] = {}
+        self._open: OrderedDict[SubmitJob, None] = OrderedDict()  # the last used one last
+        self._retired: list[SubmitJob] = []  # closed; those that still miss outcomes among them
+        self._prune_at = MAX_JOBS
 
-    def submit(self, function: Callable[..., Any], payload: Packed) -> TaskFuture[Any]:
+    def submit(
+        self, options: TaskOptions, function: Callable[..., Any], payload: Packed
+    ) -> TaskFuture[Any]:
         """Raises SerializationError, and what opening a job raises."""
-        with self._lock:  # a job that is found here is not closed before the push
-            return self._find(function).submit(payload)
+        with self._lock:
+            job = self._find(options, function)
+            job.pushing += 1  # it stays open
+        try:
+            return job.submit(payload)  # without the lock: it may wait for room
+        finally:
+            with self._lock:
+                job.pushing -= 1
+                if job.retired and not job.pushing:
+                    job.close()
 
-    def _find(self, function: Callable[..., Any]) -> SubmitJob:
-        known = self._by_id.get(id(function))
+    def _find(self, options: TaskOptions, function: Callable[..., Any]) -> SubmitJob:
+        view = self._views.get(options) or _View()
+        known = view.by_id.get(id(function))
         references: list[object] = []
         by_name = known is not None and known.fingerprint == ()
         if by_name or is_importable(function):
@@ -209,43 +220,56 @@ class JobCache:
         else:
             fingerprint = _fingerprint(function, references)
         if known is not None and fingerprint is not None and known.fingerprint == fingerprint:
-            self._by_id.move_to_end(id(function))
+            view.by_id.move_to_end(id(function))
+            self._open.move_to_end(known.job)
             return known.job
-        body = self._make_body(function)
+        body = self._make_body(options, function)
         digest = blake2b(body.body, digest_size=16)
         for blob in body.blobs:
             digest.update(blob.id)
-        key = digest.digest()
-        job = self._by_digest.get(key)
+        job = view.by_digest.get(digest.digest())
         if job is None:
             label = str(getattr(function, "__qualname__", type(function).__qualname__))
-            job = SubmitJob(lambda handler: self._open_job(body, label, handler))
-            self._by_digest[key] = job
-            if len(self._by_digest) > MAX_JOBS:
-                self._retire(*self._by_digest.popitem(last=False))
-        self._by_digest.move_to_end(key)
+            opened = self._open_job(options, body, label, TaskFuture._finish)
+            job = SubmitJob(opened, options, digest.digest())
+            self._views[options] = view
+            view.by_digest[job.digest] = job
+            self._open[job] = None
+            if len(self._open) > MAX_JOBS:
+                self._retire(next(iter(self._open)))
+        self._open.move_to_end(job)
         if fingerprint is not None:
-            self._by_id[id(function)] = _Known(function, job, fingerprint, references)
-            if len(self._by_id) > MAX_JOBS:
-                self._by_id.popitem(last=False)
+            view.by_id[id(function)] = _Known(function, job, fingerprint, references)
+            if len(view.by_id) > MAX_JOBS:
+                view.by_id.popitem(last=False)
         return job
 
-    def _retire(self, _digest: bytes, job: SubmitJob) -> None:
-        for key in [key for key, known in self._by_id.items() if known.job is job]:
-            del self._by_id[key]
-        job.close()
-        self._retired = [old for old in self._retired if old.pending()] + [job]
+    def _retire(self, job: SubmitJob) -> None:
+        del self._open[job]
+        view = self._views[job.options]
+        del view.by_digest[job.digest]
+        for key in [key for key, known in view.by_id.items() if known.job is job]:
+            del view.by_id[key]
+        if not view.by_digest:
+            del self._views[job.options]
+        job.retired = True
+        if not job.pushing:
+            job.close()
+        self._retired.append(job)
+        if len(self._retired) >= self._prune_at:
+            self._retired = [old for old in self._retired if old.pushing or old.pending()]
+            self._prune_at = MAX_JOBS + 2 * len(self._retired)
 
     def forget(self) -> None:
         """New jobs from now on; those that are open are closed, and go on with what they have."""
         with self._lock:
-            while self._by_digest:
-                self._retire(*self._by_digest.popitem())
+            while self._open:
+                self._retire(next(iter(self._open)))
 
     def pending(self) -> list[TaskFuture[Any]]:
         """The futures without outcome."""
         with self._lock:
-            jobs = [*self._by_digest.values(), *self._retired]
+            jobs = [*self._open, *self._retired]
         return [future for job in jobs for future in job.pending()]
 
 

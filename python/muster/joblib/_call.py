@@ -43,7 +43,7 @@ Item = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class _Job(Protocol):
-    def push(self, payload: Packed) -> int: ...
+    def push(self, payload: Packed, task: object) -> int: ...
     def consumed(self, size: int) -> None: ...
     def close(self) -> None: ...
     def drop(self) -> None: ...
@@ -152,6 +152,7 @@ class Call:
         self._initializer = initializer
         self._refill = refill
         self._watch = watch
+        self._callback: Any = None  # the latest of joblib's
         self._blobs = blobs
         self._functions = BatchFunctions(blobs)
         # Reentrant: a generator that is collected while its thread submits aborts its own call.
@@ -160,7 +161,7 @@ class Call:
         self._over = False
         self._pushed = 0
         self._bytes = 0
-        self._pending: dict[int, BatchFuture] = {}
+        self._pending: set[BatchFuture] = set()
         self._outcomes: queue.SimpleQueue[BatchFuture | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._slots_seen = time.monotonic()
@@ -197,20 +198,23 @@ class Call:
                     target=self._deliver, name="muster-joblib-callbacks", daemon=True
                 )
                 self._thread.start()
-            sequence = self._pushed
+            self._pending.add(future)
+            self._callback = callback
             try:
                 sent = self._blobs.sent_bytes
                 payload = self._functions.pack_batch(items)
                 job = self._job or self._open(items)
-                self._pending[sequence] = future  # before the push: outcomes may overtake us
-                job.push(payload)
+                job.push(payload, future)
                 self._pushed += 1
                 self._bytes += len(payload.body) + self._blobs.sent_bytes - sent
             except Exception as error:
-                self._pending.pop(sequence, None)
                 failure = error  # `error` is unbound after this block
-                future.set_failure(lambda: failure)
-                self._outcomes.put(future)
+                if self._take(future):
+                    future.set_failure(lambda: failure)
+                    self._outcomes.put(future)
+            except BaseException:
+                self._take(future)
+                raise
         return future
 
     def drop(self) -> None:
@@ -223,11 +227,24 @@ class Call:
 
     def fail(self, failure: Callable[[], BaseException]) -> None:
         """Ends every batch that is on its way with this exception."""
-        for sequence in list(self._pending):
-            future = self._pending.pop(sequence, None)
-            if future is not None:
-                future.set_failure(failure)
-                self._outcomes.put(future)
+        for future in self._take_pending():
+            future.set_failure(failure)
+            self._outcomes.put(future)
+
+    def _take_pending(self) -> Iterator[BatchFuture]:
+        """Each of those that still miss their outcomes, to be given one; outcomes go on to arrive
+        meanwhile, on the dispatcher's thread."""
+        for future in list(self._pending):
+            if self._take(future):
+                yield future
+
+    def _take(self, future: BatchFuture) -> bool:
+        """Whether it had no outcome: one of all who ask is told so."""
+        try:
+            self._pending.remove(future)
+        except KeyError:
+            return False
+        return True
 
     def _open(self, items: Sequence[Item]) -> _Job:
         body = tasks.make_body(
@@ -256,14 +273,12 @@ class Call:
                 job.drop()
             else:
                 job.close()
-        while self._pending:
-            _sequence, future = self._pending.popitem()
+        for future in self._take_pending():
             future.set_failure(lambda: TaskCancelled("the Parallel call was aborted"))
 
-    def _on_outcome(self, sequence: int, result: Any, failure: Any) -> None:
+    def _on_outcome(self, future: BatchFuture, result: Any, failure: Any) -> None:
         """On the session's dispatcher thread."""
-        future = self._pending.pop(sequence, None)
-        if future is None:
+        if not self._take(future):
             return
         if failure is None:
             future.set_result(result, self._job if self._counts_results else None)
@@ -293,17 +308,20 @@ class Call:
             del future
             if time.monotonic() - watched >= _WATCH_SECONDS and not self._over:
                 watched = time.monotonic()
-                self._look()
+                if self._has_slots() and self._watch is not None:
+                    try:
+                        self._watch()
+                    except BaseException as error:  # the user's generator did, perhaps
+                        _raise_in_caller(self._callback, error)
 
-    def _look(self) -> None:
-        """Fails the call when no slot is left, and lets the backend follow the pool's size."""
+    def _has_slots(self) -> bool:
+        """Fails the call when there has been none for long."""
         try:
             if self._session.closed:
                 self.fail(lambda: PoolNotActive("the pool was shut down during the Parallel call"))
             elif self._session.total_slots() > 0:
                 self._slots_seen = time.monotonic()
-                if self._watch is not None:
-                    self._watch()
+                return True
             elif time.monotonic() - self._slots_seen > NO_WORKER_SECONDS:
                 self.fail(
                     lambda: NoWorker(
@@ -313,6 +331,7 @@ class Call:
                 )
         except Exception:
             _logger.debug("the pool's size is not known", exc_info=True)
+        return False
 
 
 def label_of(items: Sequence[Item]) -> str:

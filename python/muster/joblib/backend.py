@@ -28,7 +28,7 @@ from joblib.parallel import EXTERNAL_BACKENDS, register_parallel_backend
 
 from muster._data.blobs import Blobs, Sharing
 from muster._pool.options import TaskOptions
-from muster.errors import NoWorker, PoolNotActive
+from muster.errors import MusterError, NoWorker, PoolNotActive
 from muster.joblib import _connections
 from muster.joblib._batch import Initializer, slot_backend, slot_cores
 from muster.joblib._call import BatchFuture, Call
@@ -368,7 +368,11 @@ class MusterBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[mis
         parallel, call = self.parallel, self._workers
         if self._requested > 0 or call is None or parallel is None:
             return
-        now = max(int(self._session().total_slots()) + 1 + self._requested, 2)
+        try:
+            slots = int(self._session().total_slots())
+        except MusterError:
+            return  # it is gone: the call is told
+        now = max(slots + 1 + self._requested, 2)
         if now <= self._announced:
             return
         self._announced = now

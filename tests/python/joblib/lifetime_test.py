@@ -14,7 +14,7 @@ from typing import Any
 import joblib
 import pytest
 from joblib import Parallel, delayed
-from work import wait_and_where, wait_until
+from work import wait_and_where, wait_for_file, wait_until
 
 import muster
 from muster import ComputePool
@@ -56,6 +56,29 @@ def test_nodes_that_come_during_a_call_get_tasks(
         processes = Parallel(batch_size=1)(tasks())
     # Four were on their way with one slot; that many stayed on their way if nobody followed.
     assert len(set(processes)) > 5
+
+
+def test_what_a_generator_raises_for_nodes_that_come_ends_the_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    broker = f"ipc://{tmp_path}/broker"
+    go = tmp_path / "go"
+    with ExitStack() as stack:
+        stack.enter_context(running(str(PROGRAMS / "muster-broker"), "--listen", broker))
+        stack.enter_context(running(*worker(broker, 1)))
+        stack.enter_context(in_context("muster", broker=broker, n_jobs=-1))
+
+        def tasks() -> Iterator[Any]:
+            for i in range(4):
+                if i == 3:
+                    stack.enter_context(running(*worker(broker, 8)))
+                yield delayed(wait_for_file)(str(go))
+            go.touch()
+            raise LookupError("the generator")
+
+        with pytest.raises(LookupError, match="the generator"):
+            Parallel(batch_size=1)(tasks())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

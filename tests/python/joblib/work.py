@@ -95,6 +95,10 @@ def fail_when(path: str) -> None:
     raise LookupError("it began")
 
 
+def wait_for_file(path: str) -> None:
+    wait_until(Path(path).exists)
+
+
 def set_variable(name: str, value: str) -> None:
     os.environ[name] = value
 
