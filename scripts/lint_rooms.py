@@ -57,7 +57,7 @@ PYTHON_ARROWS = {
     "_native": "",
     "_programs": "",
     "errors": "",
-    "provider": "errors",
+    "provider": "_native errors",
     "ssh": "errors provider",
     "_data": "_native errors",
     "_link": "_data _native errors",

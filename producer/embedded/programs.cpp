@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <muster/outcome.hpp>
+#include <muster/shared.hpp>
 #include <string_view>
 #include <vector>
 
@@ -55,7 +56,7 @@ std::vector<fs::path> folders(const std::string& chosen) {
 
 std::string find_program(const std::string& name, const std::string& chosen) {
   std::string searched;
-  for (const fs::path& folder : folders(chosen.empty() ? variable("MUSTER_BIN_DIR") : chosen)) {
+  for (const fs::path& folder : folders(chosen.empty() ? variable(kProgramsVariable) : chosen)) {
     const fs::path candidate = folder / name;
     std::error_code ignored;
     if (fs::is_regular_file(candidate, ignored) && access(candidate.c_str(), X_OK) == 0) {

@@ -9,6 +9,28 @@ from typing import Any, final
 VERSION: str
 """Of the software."""
 
+# --- What Python and the core have in common: `muster/shared.hpp` says what each is.
+BLOB_BYTES: int
+RESULT_BLOB_BYTES: int
+MAX_BODY_BYTES: int
+MAX_PAYLOAD_BLOBS: int
+MAX_RESULT_BYTES: int
+MAX_LABELS: int
+MAX_TEXT_BYTES: int
+WINDOW_TASKS: int
+"""`JobOptions::window`."""
+NODE_VARIABLE: str
+SLOT_CORES_VARIABLE: str
+BLOBS_VARIABLE: str
+JOBLIB_CORES_VARIABLE: str
+PROGRAMS_VARIABLE: str
+THREAD_VARIABLES: tuple[str, ...]
+LINE_KINDS: tuple[int, int, int, int]
+"""Of `muster::OutputLine`: standard output, standard error, log, warning."""
+STORE_OPERATIONS: tuple[int, int, int, int, int, int, int, int, int, int, int]
+STORE_STATES: tuple[int, int, int, int, int, int]
+"""In the order of `muster::StoreOperation` and `muster::StoreStatus`."""
+
 def default_endpoint() -> str:
     """What MUSTER_BROKER names, else the user's running broker, else ""."""
 
@@ -182,7 +204,7 @@ class RunnerLink:
         descriptor: int = 3,
         *,
         stop_exception: type[BaseException],
-        max_result_bytes: int = ...,
+        max_result_bytes: int,
     ) -> None: ...
     def ready(self) -> None: ...
     def next(self) -> RunnerTask: ...

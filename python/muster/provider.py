@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from muster import _native
 from muster.errors import MusterError, Unsupported
 
 EXECUTORS = ("process", "thread")
@@ -334,7 +335,7 @@ def with_package(environment: dict[str, str]) -> dict[str, str]:
 
 def programs_folder() -> str:
     """The folder of muster-broker and muster-worker; "": the core looks for them."""
-    if os.environ.get("MUSTER_BIN_DIR"):
+    if os.environ.get(_native.PROGRAMS_VARIABLE):
         return ""  # who says where means there
     package = Path(__file__).absolute().parent
     for folder in (package / "bin", package.parent.parent / "bin"):

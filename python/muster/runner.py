@@ -9,7 +9,6 @@ from __future__ import annotations
 import _signal  # the functions of signal make an enum of every answer, which takes longer
 import argparse
 import contextlib
-import importlib
 import os
 import signal
 import sys
@@ -17,24 +16,15 @@ import threading
 import types
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from muster._native import MAX_RESULT_BYTES, THREAD_VARIABLES, VERSION, RunnerLink
+
 if TYPE_CHECKING:
-    from muster._native import RunnerLink, RunnerTask
+    from muster._native import RunnerTask
     from muster._node.capture import Capture
     from muster._node.tasks import JobContext, LoadedJob
 
 _LINK_DESCRIPTOR = 3
 link: RunnerLink | None = None  # of this process, for what tasks ask of the pool
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMBA_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
-
-
 _UNUSED_SECONDS = 60.0  # that scattered objects are kept for the next task
 
 _SIGNALS = (
@@ -85,7 +75,7 @@ class _ThreadLimit:
         self._modules = 0
         share = os.environ.get("OMP_NUM_THREADS", "")  # the worker's idea of a slot's share
         self._usual = int(share) if share.isdecimal() else len(os.sched_getaffinity(0))
-        self._environment = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
+        self._environment = {name: os.environ.get(name) for name in THREAD_VARIABLES}
 
     def apply(self, limit: int | None) -> None:
         """Cheap while neither the limit nor the set of loaded modules changes."""
@@ -262,21 +252,18 @@ def _current_folder() -> str:
 
 
 def _version() -> str:
-    from muster._native import VERSION
-
     return f"{sys.version_info.major}.{sys.version_info.minor} {VERSION}"
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="muster.runner", description="Started by muster-worker.")
     parser.add_argument("--threads", type=int, default=1, help="run tasks in so many threads")
-    parser.add_argument("--max-result", type=int, default=1 << 30, help="in bytes")
+    parser.add_argument("--max-result", type=int, default=MAX_RESULT_BYTES, help="in bytes")
     parser.add_argument("--version", action="store_true", help="of Python and of Muster")
     return parser.parse_args(arguments)
 
 
 def _connect(max_result_bytes: int) -> RunnerLink:
-    from muster._native import RunnerLink
     from muster.errors import TaskStopped
 
     try:
@@ -305,14 +292,6 @@ def _prepare_process() -> None:
     os.close(null)
 
 
-def _preload() -> None:
-    """Imports what the pool's tasks are going to need, before the first of them waits for it."""
-    for name in os.environ.get("MUSTER_PRELOAD", "").split(","):
-        if name:
-            with contextlib.suppress(Exception):  # the task that needs it tells what is wrong
-                importlib.import_module(name)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """What `python -m muster.runner` does; returns only for --version."""
     options = _parse(arguments)
@@ -326,11 +305,12 @@ def main(arguments: list[str] | None = None) -> None:
     sys.modules["__main__"] = types.ModuleType("__main__")
     from muster._data import arrays, pickling
     from muster._node.capture import Capture  # with it cloudpickle: warm before the first task
+    from muster._node.preload import preload
 
     arrays.shares_files = link.shares_files
     if link.keeps_blobs():
         pickling.make_blob = link.make_blob
-    _preload()
+    preload()
     capture = Capture(link)
     capture.install()
     Runner(link, capture, threads=options.threads).serve()

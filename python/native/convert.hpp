@@ -42,5 +42,6 @@ void bind_common(pybind11::module_& module);
 void bind_producer(pybind11::module_& module);
 void bind_runner(pybind11::module_& module);
 void bind_stores(pybind11::module_& module);
+void bind_shared(pybind11::module_& module);
 
 }  // namespace muster::python

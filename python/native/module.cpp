@@ -5,6 +5,7 @@
 
 PYBIND11_MODULE(_native, module) {
   module.attr("VERSION") = MUSTER_VERSION;
+  muster::python::bind_shared(module);
   muster::python::bind_common(module);
   muster::python::bind_stores(module);
   muster::python::bind_producer(module);

@@ -7,6 +7,7 @@
 #include <future>
 #include <memory>
 #include <muster/producer.hpp>
+#include <muster/shared.hpp>
 #include <optional>
 #include <string>
 #include <thread>
@@ -29,9 +30,6 @@ using Clock = std::chrono::steady_clock;
 constexpr std::chrono::milliseconds kSlice{100};
 // Each slice asks the broker anew, so it must leave a busy one time to answer.
 constexpr std::chrono::milliseconds kStatusSlice{500};
-
-// A payload of this size becomes a blob (Stream::push), and may have to wait for room.
-constexpr std::size_t kBlobRoomBytes = std::size_t{1} << 20;
 
 // Deleting a producer joins its threads: without the GIL, for whoever needs it meanwhile.
 struct Unlocked {
@@ -268,7 +266,7 @@ std::uint64_t push(Session& session, std::uint32_t job, const py::object& payloa
                    const py::iterable& blobs) {
   Bytes bytes = to_bytes(payload);
   const std::vector<Blob> named = to_blobs(blobs);
-  if (bytes.size() < kBlobRoomBytes) {
+  if (bytes.size() <= shared_limits().body_bytes) {
     return session.use(
         [&](Native& native) { return native.channel.push(job, std::move(bytes), named); });
   }

@@ -168,7 +168,7 @@ void bind_runner(py::module_& module) {
 
   py::class_<Link>(module, "RunnerLink", py::is_final())
       .def(py::init<int, py::object, std::uint64_t>(), py::arg("descriptor") = 3, py::kw_only(),
-           py::arg("stop_exception"), py::arg("max_result_bytes") = std::uint64_t{1} << 30)
+           py::arg("stop_exception"), py::arg("max_result_bytes"))
       .def("ready", &Link::ready)
       .def("next", &Link::next)
       .def("current", &Link::current)

@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <muster/shared.hpp>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -48,7 +49,7 @@ int write_parts(int descriptor, std::span<const std::span<const std::byte>> part
 }  // namespace
 
 BlobHome BlobHome::from_environment() {
-  const char* folder = std::getenv("MUSTER_BLOBS");
+  const char* folder = std::getenv(kBlobsVariable);
   const char* owner = std::getenv("MUSTER_BLOB_OWNER");
   if (folder == nullptr || owner == nullptr) return {};
   return {folder, owner};

@@ -15,6 +15,7 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
+#include <muster/shared.hpp>
 #include <stdexcept>
 #include <string_view>
 #include <system_error>
@@ -87,7 +88,7 @@ bool WorkerFolder::make_in_memory() {
 std::string WorkerFolder::disk_folder() const { return options_.disk_root + "/" + name_; }
 
 void WorkerFolder::export_environment() const {
-  ::setenv("MUSTER_BLOBS", path_.c_str(), 1);
+  ::setenv(kBlobsVariable, path_.c_str(), 1);
   ::setenv("MUSTER_BLOB_OWNER", to_hex(options_.worker).c_str(), 1);
 }
 

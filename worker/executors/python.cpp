@@ -12,6 +12,7 @@
 #include <cctype>
 #include <cerrno>
 #include <cstdlib>
+#include <muster/shared.hpp>
 
 #include "worker/system/clock.hpp"
 #include "worker/system/spawn.hpp"
@@ -120,13 +121,13 @@ std::vector<std::pair<std::string, std::string>> runner_environment(std::uint32_
                                                                     std::uint32_t cores,
                                                                     const std::string& node) {
   const std::string share = std::to_string(std::max(1U, cores / slots));
-  std::vector<std::pair<std::string, std::string>> environment = {{"MUSTER_SLOT_CORES", share},
-                                                                  {"MUSTER_NODE", node}};
-  for (const char* name :
-       {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS",
-        "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "LOKY_MAX_CPU_COUNT"}) {
+  std::vector<std::pair<std::string, std::string>> environment = {{kSlotCoresVariable, share},
+                                                                  {kNodeVariable, node}};
+  const auto limit = [&](const char* name) {
     if (std::getenv(name) == nullptr) environment.emplace_back(name, share);
-  }
+  };
+  std::for_each(kThreadVariables.begin(), kThreadVariables.end(), limit);
+  limit(kJoblibCoresVariable);
   return environment;
 }
 

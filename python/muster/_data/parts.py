@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from muster import _native
 from muster._data import arrays
 from muster._data.blobs import Blobs
 from muster._data.portable import Packed, Place, Portable, Store, encode
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
     from muster._data.scattered import Scattered
     from muster._native import Blob
 
-RESULT_BYTES = 1 << 18
-"""As limits.hpp has it, kResultBlobBytes."""
-MOST_BLOBS = 2048
+RESULT_BYTES = _native.RESULT_BLOB_BYTES
+"""Smaller parts of results stay in the stream."""
+MOST_BLOBS = _native.MAX_PAYLOAD_BLOBS // 2
 """Of one payload: half of what the protocol allows. Further parts stay in the stream."""
 
 _OWN_BLOB_BYTES = 1 << 20  # a result's parts from here on are blobs of their own

@@ -16,6 +16,8 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Union
 
+from muster import _native
+
 if TYPE_CHECKING:
     from muster._data.scattered import Scattered
     from muster._native import Blob, Buffer
@@ -24,7 +26,7 @@ PROTOCOL = 5
 STREAMED_BYTES = 1 << 16
 """Single values of this size and more are written past the pickler's own buffer (CPython's frame
 size), so these alone can be told apart."""
-_LARGE_STREAM_BYTES = 1 << 20
+_LARGE_STREAM_BYTES = _native.MAX_BODY_BYTES
 """A stream of this size is stored as one more part: a message should stay small."""
 
 _PACKED = 0

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from muster import _native
 from muster._data.portable import Portable, Reduced
 from muster.errors import SerializationError
 
@@ -85,7 +86,7 @@ def _has_room() -> bool:
     """Whether the node's folder in memory is far from full: what this process has mapped stays
     there, also when the pool has let go of it."""
     try:
-        facts = os.statvfs(os.path.join(os.environ.get("MUSTER_BLOBS", ""), "memory"))
+        facts = os.statvfs(os.path.join(os.environ.get(_native.BLOBS_VARIABLE, ""), "memory"))
     except OSError:
         return True  # there is no such folder
     return 2 * facts.f_bavail >= facts.f_blocks

@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NamedTuple, Union
+from typing import NamedTuple, Union
 
-if TYPE_CHECKING:
-    from muster import _native
+from muster import _native
 
-KINDS = ("output", "error", "log", "warning")
+KINDS = dict(zip(_native.LINE_KINDS, ("output", "error", "log", "warning")))
 _logger = logging.getLogger("muster.output")
 
 

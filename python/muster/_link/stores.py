@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from muster._link.dispatch import Core
     from muster._link.session import Session
 
-GET, CLAIM, PUT, RELEASE, CONTAINS, LIST, REMOVE, REMOVE_ALL, TRIM, READ, LEAVE = range(11)
-HIT, MISS, YOURS, DONE, CHANGED, REFUSED = range(6)
+GET, CLAIM, PUT, RELEASE, CONTAINS, LIST, REMOVE, REMOVE_ALL, TRIM, READ, LEAVE = (
+    _native.STORE_OPERATIONS
+)
+HIT, MISS, YOURS, DONE, CHANGED, REFUSED = _native.STORE_STATES
 
 _PIECE_BYTES = _native.STORE_PIECE_BYTES
 _PIECES_AHEAD = 8
@@ -316,6 +318,6 @@ def _machine() -> str:
 
 
 def _temporary_folder() -> str:
-    folder = os.environ.get("MUSTER_BLOBS", "")
+    folder = os.environ.get(_native.BLOBS_VARIABLE, "")
     disk = os.path.join(folder, "disk")
     return disk if folder and os.access(disk, os.W_OK) else tempfile.gettempdir()

@@ -17,13 +17,13 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
+from muster import _native
 from muster._node.tasks import JobContext
 
 if TYPE_CHECKING:
     from muster._native import RunnerLink
 
-OUTPUT, ERROR, LOG, WARNING = range(4)
-"""The kinds of a line, as in `muster::OutputLine`."""
+OUTPUT, ERROR, LOG, WARNING = _native.LINE_KINDS
 _MAX_LINE = 4000
 """Characters; a longer line is said in pieces. The core cuts at about this."""
 

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from muster import _native
 from muster._data import failures, pickling
 from muster._node import tasks
 from muster._pool.progress import make as make_progress
@@ -33,7 +34,7 @@ CHUNK_SECONDS = 0.01
 MAX_CHUNK = 4096  # items: more would save nothing, and make the ends of a map uneven
 MAX_CHUNK_BYTES = 1 << 20  # beyond it the bytes cost more than the message
 GROWTH = 16  # at most, from one measurement to the next
-WINDOW = 16_384  # items between the oldest missing result and the newest input, as in the core
+WINDOW = _native.WINDOW_TASKS  # items between the oldest missing result and the newest input
 WINDOW_BYTES = 256 << 20
 CHUNKS_PER_SLOT = 2  # always under way, so that no slot runs dry between two looks
 UNMEASURED_CHUNKS = 32  # more than those at the start, before anything is known of the tasks

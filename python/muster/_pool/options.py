@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from muster import _native
 from muster._data.blobs import Sharing
 from muster.provider import check_count, check_seconds, memory_bytes
 
-_MAX_LABELS = 64  # the protocol's
 _MAX_CPUS = 65_536
 
 
@@ -140,6 +140,6 @@ def _check_labels(value: object) -> tuple[str, ...]:
     for label in value:
         if not isinstance(label, str) or not label:
             raise TypeError(f"labels must be words, not {label!r}")
-    if len(value) > _MAX_LABELS:
-        raise ValueError(f"at most {_MAX_LABELS} labels, not {len(value)}")
+    if len(value) > _native.MAX_LABELS:
+        raise ValueError(f"at most {_native.MAX_LABELS} labels, not {len(value)}")
     return tuple(sorted(set(value)))

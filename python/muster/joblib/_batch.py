@@ -16,14 +16,15 @@ from typing import Any
 import joblib
 from joblib._parallel_backends import ThreadingBackend
 
+from muster import _native
 from muster._data.pickling import unpack_items
 from muster._data.portable import Packed
 from muster._node import tasks
 
 Initializer = tuple[Callable[..., Any], tuple[Any, ...]]
 
-_SLOT_CORES = "MUSTER_SLOT_CORES"
-_JOBLIB_CORES = "LOKY_MAX_CPU_COUNT"  # joblib counts so many cores at most
+_SLOT_CORES = _native.SLOT_CORES_VARIABLE
+_JOBLIB_CORES = _native.JOBLIB_CORES_VARIABLE  # joblib counts so many cores at most
 
 
 def slot_cores() -> int | None:

@@ -11,11 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from muster._node.preload import VARIABLE
 from muster.joblib._activation import Activation
 from muster.provider import Image
-
-PRELOAD = "MUSTER_PRELOAD"
-"""The environment variable with the modules that runners import at their start, with commas."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +29,10 @@ class Package:
         cannot install it checks it."""
         wanted = self.name if self.version is None else f"{self.name}=={self.version}"
         pip = image.pip if wanted in image.pip else (*image.pip, wanted)
-        modules = [name for name in image.env.get(PRELOAD, "").split(",") if name]
+        modules = [name for name in image.env.get(VARIABLE, "").split(",") if name]
         if self.module not in modules:
             modules.append(self.module)
-        return dataclasses.replace(image, pip=pip, env={**image.env, PRELOAD: ",".join(modules)})
+        return dataclasses.replace(image, pip=pip, env={**image.env, VARIABLE: ",".join(modules)})
 
     @contextmanager
     def around_client(self, pool: Any) -> Iterator[None]:
