@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gc
 import pickle
 import socket
 import sys
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -230,6 +232,23 @@ def test_two_functions_at_one_address_are_not_mixed_up(job: Job) -> None:
     payloads = [job.payload(by_value(f"def f(): return {i}", "f")) for i in range(50)]
     job.start()
     assert [pickling.loads(payload)[0]() for payload in payloads] == list(range(50))
+
+
+def test_closures_and_classes_of_a_long_call_are_forgotten(job: Job) -> None:
+    kept = by_value(LONG, "f")
+    job.payload(kept)
+    job.start()
+    made = []
+    for number in range(1000):
+        function = by_value(f"def f(): return {number}", "f")
+        kind = by_value("class Point: pass", "Point")
+        made += [weakref.ref(function), weakref.ref(kind)]
+        payload = job.payload(function, kind(), kept)
+        assert len(payload) < 1500, "the body has the one that is used again and again"
+    del function, kind
+    gc.collect()
+    assert sum(reference() is not None for reference in made) < 600
+    assert pickling.loads(payload)[0]() == 999
 
 
 def test_a_digest_that_nobody_knows_is_an_error(job: Job) -> None:

@@ -18,13 +18,22 @@ from muster._link.session import Session
 from muster._pool import submit
 from muster.provider import programs_folder
 
-MEBIBYTE = 1 << 20
-
 
 @pytest.fixture
 def pool() -> Iterator[ComputePool]:
     with ComputePool(worker=Worker(concurrency=2)) as made:
         yield made
+
+
+@pytest.fixture
+def lone_broker(tmp_path: Path) -> Iterator[str]:
+    """A broker without workers."""
+    endpoint = f"ipc://{tmp_path}/broker"
+    program = Path(programs_folder(), "muster-broker")
+    options = ("--listen", endpoint, "--no-worker-timeout", "600")
+    with subprocess.Popen([program, *options]) as broker:
+        yield endpoint
+        broker.kill()
 
 
 def test_options_of_a_loop_leave_few_jobs_open(pool: ComputePool) -> None:
@@ -59,38 +68,26 @@ def test_a_pool_waits_for_tasks_of_closed_jobs(
     assert all(future.done() and future.cancelled() == cancelled for future in futures)
 
 
-@pytest.fixture
-def little_room(tmp_path: Path) -> Iterator[str]:
-    """A broker without workers that keeps 4 MiB of large data."""
-    endpoint = f"ipc://{tmp_path}/broker"
-    program = Path(programs_folder(), "muster-broker")
-    room = ("--blob-memory", "4MiB", "--blob-disk", "0", "--no-worker-timeout", "600")
-    with subprocess.Popen([program, "--listen", endpoint, *room]) as broker:
-        yield endpoint
-        broker.kill()
-
-
-def test_a_job_without_room_stalls_no_outcome(little_room: str) -> None:
+def test_more_jobs_than_a_broker_takes_of_a_program(lone_broker: str) -> None:
+    """Those that it would refuse wait here; the session used to end as one of another version."""
     outcomes: list[int] = []
-    session = Session(broker=little_room, python_version="3.11")
-    job = session.open_job(
-        Packed(b"body"), "full", lambda task, _result, failure: outcomes.append(task)
-    )
-    small = [job.push(Packed(b"small"), number) for number in range(50)]
-    large = [job.push(Packed(bytes([i]) * (3 * MEBIBYTE // 2)), 50 + i) for i in range(2)]
-    waiting = threading.Thread(target=lambda: job.push(Packed(bytes(3 * MEBIBYTE)), 52))
-    waiting.start()
-    for number, sequence in enumerate(small):
-        job.cancel(sequence)
-        wait_until(lambda: len(outcomes) > number)  # noqa: B023 (waits here)
-    assert waiting.is_alive()
-    for sequence in large:
-        job.cancel(sequence)
-    waiting.join(60)
-    assert not waiting.is_alive()
-    job.cancel()
-    wait_until(lambda: len(outcomes) == 53)
-    assert sorted(outcomes) == list(range(53))
+    session = Session(broker=lone_broker, python_version="3.11")
+    jobs = []
+    for number in range(16_384 + 3):
+        jobs.append(
+            session.open_job(
+                Packed(b"body"), "one", lambda task, _result, _failure: outcomes.append(task)
+            )
+        )
+        jobs[-1].push(Packed(b""), number)
+    wait_until(lambda: "as many as one may have" in jobs[-1].waiting_reason(), seconds=120)
+    assert session.status()["counters"]["jobs"] == 16_384
+    for job in jobs[:5]:
+        job.close()
+        job.cancel()
+    wait_until(lambda: session.status()["counters"]["jobs"] == 16_384 + 3, seconds=120)
+    assert jobs[-1].waiting_reason() == ""
+    assert sorted(outcomes) == list(range(5))
     session.close()
 
 

@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from muster import _native
 from muster._data import arrays
-from muster.errors import TaskCancelled
+from muster.errors import MusterError, TaskCancelled
 
 if TYPE_CHECKING:
     from muster._data.scattered import Scattered
     from muster._native import Blob
 
-LEAST_BYTES = 1 << 16
-"""As limits.hpp has it, kBlobBytes: below it a copy in a message is cheaper than a file."""
+LEAST_BYTES = _native.BLOB_BYTES
+"""Below it a copy in a message is cheaper than a file."""
 READ_ONLY_BYTES = 1 << 20
 """joblib's own limit, `max_nbytes`: a task gets smaller arrays as copies that it may write to."""
 _READ_BYTES = 1 << 20
@@ -57,6 +57,10 @@ class Sharing:
     read_only_bytes: int | None = READ_ONLY_BYTES
     copied: bool = False
     mapped: bool = False
+
+
+class NoRoom(MusterError):
+    """The pool has no room for a large part of a pickle, nor has a message."""
 
 
 class Space:
@@ -127,7 +131,7 @@ class Blobs:
         self._repeated = repeated
         self._known: OrderedDict[Any, _Known] = OrderedDict()
         self._gone: deque[Any] = deque()  # keys whose owner is gone, and its address free again
-        self._files: dict[tuple[str, int, int], Blob] = {}
+        self._files: OrderedDict[tuple[str, int, int], Blob] = OrderedDict()
         self._dump = 0
         self._began = time.monotonic()
         self._read_seconds = 0.0
@@ -172,7 +176,8 @@ class Blobs:
         self._files.clear()
 
     def put(self, data: Any, owner: Any) -> Blob | None:
-        """Contiguous bytes that `owner` exports. None: the pool cannot take them."""
+        """Contiguous bytes that `owner` exports. None: they have to stay in the pickle.
+        Raises NoRoom, and what ended the session."""
         owner = arrays.owner_of(owner)
         if not self._repeated or isinstance(owner, bytearray):
             return self._sent(self._scatter(data))
@@ -219,6 +224,8 @@ class Blobs:
                 return None
             if self._repeated:
                 self._files[key] = blob
+                if len(self._files) > _MOST_KNOWN:
+                    self._files.popitem(last=False)
         return blob
 
     def _scatter(self, data: Any) -> Blob | None:
@@ -227,15 +234,21 @@ class Blobs:
             try:
                 return self.space.scatter(data, lambda: self._over)
             except _native.Error as error:
-                if error.args[0] == "disconnected":
-                    from muster._data import failures
+                code, text = error.args[0], error.args[2]
+                if code == "out_of_space":
+                    if attempt == 0 and self._known:
+                        self._known.clear()  # kept for a next use, and perhaps in the way
+                        continue
+                    if memoryview(data).nbytes >= _native.MAX_BODY_BYTES:
+                        raise NoRoom(text) from None
+                    return None  # a message takes it, unless it gets too much
+                if code == "unusable":
+                    self._refused = True
+                    _logger.info("large arguments travel inside messages: %s", text)
+                    return None
+                from muster._data import failures
 
-                    raise failures.rebuild(error.args) from None  # type: ignore[arg-type]
-                if attempt == 0 and self._known:
-                    self._known.clear()  # what is kept for its next use may be what takes the room
-                    continue
-                self._refused = True
-                _logger.info("large arguments travel inside messages: %s", error.args[2])
+                raise failures.rebuild(error.args) from None  # type: ignore[arg-type]
         return None
 
     def _again(self, known: _Known, data: Any, owner: Any) -> Blob | None:

@@ -23,6 +23,11 @@ from muster._data.portable import Packed, Portable, Reduced, Store
 _KEPT_FUNCTIONS = 512
 """Unpickled functions that a runner keeps: more than one job has, few enough for their closures."""
 
+_SHARED = 256
+_OTHERS = 4096
+"""Functions and classes of a call that it remembers: those that go by value, with what they hold,
+and those that go by name."""
+
 Functions = Mapping[bytes, Portable]
 """As the process has them that runs the tasks."""
 
@@ -34,16 +39,20 @@ class SharedFunctions:
     named by its digest from then on; changes to its globals or closure after that stay unseen, and
     in a runner all tasks of the job see one object. Before the first `take_body` the
     payloads only have the digests: put the body in the job that they are for.
+
+    So many are remembered at most, for a program that makes a closure for each payload; what was
+    not met for longest is forgotten, and pickled again when it comes again.
     """
 
     def __init__(self, blobs: Blobs | None = None) -> None:
         """`blobs`: of the call; None: everything stays in the pickles."""
         self.blobs = blobs or Blobs(None, Sharing())
         self._lock = threading.Lock()
-        self._by_id: dict[int, Shared | None] = {}
-        self._bodies: dict[bytes, Shared] = {}
+        # By id, which is only good while its object lives.
+        self._shared: OrderedDict[int, tuple[object, Shared]] = OrderedDict()
+        self._others: dict[int, object] = {}
+        self._bodies: dict[bytes, Shared] = {}  # until they are taken
         self._taken: frozenset[bytes] | None = None
-        self._alive: list[object] = []  # an id is only good while its object lives
 
     def pack(self, obj: object, what: str) -> Packed:
         """As `muster._data.pickling.pack`, with references instead of shared functions."""
@@ -53,25 +62,32 @@ class SharedFunctions:
         """All that was met so far, for the body of the job that the payloads belong to."""
         with self._lock:
             self._taken = frozenset(self._bodies)
-            return dict(self._bodies)
+            taken, self._bodies = self._bodies, {}
+            return taken
 
     def shared(self, obj: Any, reduce: Callable[[Any], Any]) -> Shared | None:
         """None: `obj` does not go by value."""
         key = id(obj)
-        try:
-            return self._by_id[key]
-        except KeyError:
-            pass
-        shared = None
-        if reduce(obj) is not NotImplemented:
-            shared = Shared(obj, self.blobs)
+        if key in self._others:
+            return None
         with self._lock:
-            if key not in self._by_id:
-                self._alive.append(obj)
-                self._by_id[key] = shared
-                if shared:
-                    self._bodies[shared.digest] = shared
-            return self._by_id[key]
+            if key in self._shared:
+                self._shared.move_to_end(key)
+                return self._shared[key][1]
+        if reduce(obj) is NotImplemented:
+            with self._lock:
+                if len(self._others) >= _OTHERS:
+                    self._others.clear()
+                self._others[key] = obj
+            return None
+        shared = Shared(obj, self.blobs)
+        with self._lock:
+            _, shared = self._shared.setdefault(key, (obj, shared))
+            if len(self._shared) > _SHARED:
+                self._shared.popitem(last=False)
+            if self._taken is None:
+                self._bodies[shared.digest] = shared
+        return shared
 
     def inline(self, shared: Shared) -> Shared | None:
         """What goes along with a payload because the body does not have it."""

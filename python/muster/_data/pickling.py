@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from muster import _native
 from muster._data import arrays
-from muster._data.blobs import Blobs
+from muster._data.blobs import Blobs, NoRoom
 from muster._data.offender import describe_offender
 from muster._data.parts import RESULT_BYTES, ArgumentStore, ResultStore, digest_of
 from muster._data.portable import (
@@ -101,10 +102,10 @@ class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
 
 def make(make_pickler: PicklerFactory, obj: object, what: str, store: Store) -> Portable:
     """As `portable.make`. Raises SerializationError that names the part of `obj` that cannot be
-    pickled; `obj` is `what` ("the arguments") there."""
+    pickled; `obj` is `what` ("the arguments") there. Raises NoRoom."""
     try:
         return make_portable(obj, make_pickler, store)
-    except (BrokerLost, PoolNotActive, TaskCancelled):
+    except (BrokerLost, NoRoom, PoolNotActive, TaskCancelled):
         raise
     except Exception as exc:
         if type(exc) is SerializationError:
@@ -266,7 +267,8 @@ class _Recorder(pickle.Unpickler):
 
 
 def _node() -> str:
-    return f"node {os.environ['MUSTER_NODE']}" if "MUSTER_NODE" in os.environ else "this machine"
+    node = os.environ.get(_native.NODE_VARIABLE)
+    return "this machine" if node is None else f"node {node}"
 
 
 def _describe_load_failure(portable: Portable, what: str, exc: Exception) -> str:
