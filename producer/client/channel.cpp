@@ -151,11 +151,11 @@ std::vector<ChannelState::Arrived> ChannelState::take(std::chrono::nanoseconds t
   return taken;
 }
 
-std::vector<ChannelItem> ChannelState::next(std::chrono::nanoseconds timeout, std::size_t most) {
-  std::vector<ChannelItem> items;
+std::vector<ChannelOutcome> ChannelState::next(std::chrono::nanoseconds timeout, std::size_t most) {
+  std::vector<ChannelOutcome> items;
   std::vector<Taken> taken;
   for (const Arrived& arrived : take(timeout, std::max<std::size_t>(most, 1))) {
-    ChannelItem& item = items.emplace_back();
+    ChannelOutcome& item = items.emplace_back();
     item.job = arrived.job;
     item.sequence = arrived.sequence;
     const bool is_one_blob = muster::is_one_blob(arrived.outcome.body);
@@ -254,7 +254,7 @@ void Channel::cancel(std::uint32_t job, std::optional<std::uint64_t> sequence) {
 void Channel::consumed(std::uint32_t job, std::uint64_t bytes) { state_->consumed(job, bytes); }
 void Channel::close(std::uint32_t job) { state_->close(job); }
 void Channel::drop(std::uint32_t job) { state_->drop(job); }
-std::vector<ChannelItem> Channel::next(std::chrono::nanoseconds timeout, std::size_t most) {
+std::vector<ChannelOutcome> Channel::next(std::chrono::nanoseconds timeout, std::size_t most) {
   return state_->next(timeout, most);
 }
 void Channel::wake() { state_->wake(); }

@@ -30,7 +30,7 @@ struct ChannelState final : std::enable_shared_from_this<ChannelState> {
   void consumed(std::uint32_t job, std::uint64_t bytes);
   void close(std::uint32_t job);
   void drop(std::uint32_t job);
-  std::vector<ChannelItem> next(std::chrono::nanoseconds timeout, std::size_t most);
+  std::vector<ChannelOutcome> next(std::chrono::nanoseconds timeout, std::size_t most);
   void wake();
   std::string waiting_reason(std::uint32_t job) const;
   void abandon();  // drops every job

@@ -134,14 +134,14 @@ Owned make(const py::str& endpoint, const py::str& label, bool embedded, unsigne
   return session;
 }
 
-py::tuple to_tuple(const ChannelItem& item) {
-  if (item.error) {
-    return py::make_tuple(item.job, item.sequence, py::none(), failure(*item.error));
+py::tuple to_tuple(const ChannelOutcome& outcome) {
+  if (outcome.error) {
+    return py::make_tuple(outcome.job, outcome.sequence, py::none(), failure(*outcome.error));
   }
   py::object result =
-      item.is_blob ? py::cast(Buffer(item.result, false, true)) : to_python(item.result);
-  if (!item.blobs.empty()) result = py::make_tuple(result, to_python(item.blobs));
-  return py::make_tuple(item.job, item.sequence, result, py::none());
+      outcome.is_blob ? py::cast(Buffer(outcome.result, false, true)) : to_python(outcome.result);
+  if (!outcome.blobs.empty()) result = py::make_tuple(result, to_python(outcome.blobs));
+  return py::make_tuple(outcome.job, outcome.sequence, result, py::none());
 }
 
 py::tuple to_tuple(const OutputLine& line) {
@@ -157,13 +157,13 @@ py::list to_list(const std::optional<Values>& values) {
   return result;
 }
 
-py::list next_items(Session& session, std::optional<double> timeout, std::size_t most) {
+py::list next_outcomes(Session& session, std::optional<double> timeout, std::size_t most) {
   return to_list(
       wait(session, timeout, kSlice, [&](Native& native, std::chrono::nanoseconds slice) {
-        std::optional<std::vector<ChannelItem>> items = native.channel.next(slice, most);
+        std::optional<std::vector<ChannelOutcome>> outcomes = native.channel.next(slice, most);
         // A wake that came while nobody waited ends the next wait.
-        if (items->empty() && !session.take_wake()) items.reset();
-        return items;
+        if (outcomes->empty() && !session.take_wake()) outcomes.reset();
+        return outcomes;
       }));
 }
 
@@ -350,7 +350,7 @@ void bind_channel(py::class_<Session, Owned>& producer) {
             on_channel(session, [&](Channel& channel) { channel.drop(job); });
           },
           py::arg("job"))
-      .def("next", &next_items, py::arg("timeout"), py::arg("most") = 1024)
+      .def("next", &next_outcomes, py::arg("timeout"), py::arg("most") = 1024)
       .def("wake", &Session::wake)
       .def(
           "waiting_reason",

@@ -28,15 +28,15 @@ class ChannelTest : public ::testing::Test {
     return channel.push(job, pack_arguments(arena, arguments...));
   }
   // The next `count` outcomes, however many come at once.
-  std::vector<ChannelItem> take(std::size_t count) {
-    std::vector<ChannelItem> all;
+  std::vector<ChannelOutcome> take(std::size_t count) {
+    std::vector<ChannelOutcome> all;
     while (all.size() < count) {
-      std::vector<ChannelItem> items = channel.next(kLong, count - all.size());
+      std::vector<ChannelOutcome> items = channel.next(kLong, count - all.size());
       if (items.empty()) {
         ADD_FAILURE() << all.size() << " of " << count << " outcomes came";
         break;
       }
-      for (ChannelItem& item : items) all.push_back(std::move(item));
+      for (ChannelOutcome& item : items) all.push_back(std::move(item));
     }
     return all;
   }
@@ -62,7 +62,7 @@ TEST_F(ChannelTest, OutcomesOfManyJobsComeOutOfOnePlace) {
     EXPECT_EQ(push(sums, i, std::int64_t{1}), static_cast<std::uint64_t>(i));
   }
   std::map<std::uint32_t, std::set<std::uint64_t>> seen;
-  for (const ChannelItem& item : take(1000)) {
+  for (const ChannelOutcome& item : take(1000)) {
     ASSERT_FALSE(item.error);
     const auto input = static_cast<std::int64_t>(item.sequence);
     EXPECT_EQ(unpack_value<std::int64_t>(item.result),
@@ -111,7 +111,7 @@ TEST_F(ChannelTest, CancelEndsOneTaskOrAll) {
   EXPECT_EQ(items[0].sequence, 5U);
   EXPECT_EQ(items[0].error->code(), ErrorCode::task_cancelled);
   channel.cancel(job);  // two of them run: threads cannot be killed, the broker answers for them
-  for (const ChannelItem& item : take(5)) {
+  for (const ChannelOutcome& item : take(5)) {
     EXPECT_EQ(item.error->code(), ErrorCode::task_cancelled);
   }
 }
@@ -123,7 +123,7 @@ TEST_F(ChannelTest, NothingComesOfADroppedJob) {
   channel.drop(dropped);
   channel.drop(dropped);
   for (int i = 0; i < 100; ++i) push(kept, std::int64_t{i});
-  for (const ChannelItem& item : take(100)) EXPECT_EQ(item.job, kept);
+  for (const ChannelOutcome& item : take(100)) EXPECT_EQ(item.job, kept);
   EXPECT_TRUE(channel.next(20ms).empty());
   EXPECT_THROW(push(dropped, std::int64_t{1}), Error);
 }
@@ -157,7 +157,7 @@ TEST_F(ChannelTest, ThreadsPushAndTakeAtOnce) {
     });
     threads.emplace_back([&] {
       while (taken < kThreads * kTasks && !wrong) {
-        for (const ChannelItem& item : channel.next(100ms, 64)) {
+        for (const ChannelOutcome& item : channel.next(100ms, 64)) {
           if (item.error || unpack_value<std::int64_t>(item.result) != 2) wrong = true;
           ++taken;
         }
@@ -225,7 +225,7 @@ TEST_F(ChannelTest, ACappedJobRunsFewTasksAtOnceWhileAnotherUsesTheRest) {
   const auto start = std::chrono::steady_clock::now();
   std::size_t capped_before_free = 0;
   std::size_t free_seen = 0;
-  for (const ChannelItem& item : take(104)) {
+  for (const ChannelOutcome& item : take(104)) {
     ASSERT_FALSE(item.error);
     if (item.job == free) ++free_seen;
     if (item.job == capped && free_seen < 100) ++capped_before_free;

@@ -65,7 +65,7 @@ bool channel(Producer& producer) {
   for (int i = 0; i < kFew; ++i) channel.push(job, bytes_of(i));
   std::map<std::uint64_t, std::string> results;
   while (results.size() < kFew) {
-    for (const ChannelItem& item : channel.next(1s)) {
+    for (const ChannelOutcome& item : channel.next(1s)) {
       if (item.error || !results.emplace(item.sequence, text_of(item.result)).second) return false;
     }
   }

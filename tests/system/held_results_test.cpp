@@ -110,7 +110,7 @@ TEST_F(HeldResultsTest, CountUntilTheProgramSaysThatTheyAreConsumedIfItWill) {
   std::uint64_t bytes = 0;
   const auto take = [&](std::chrono::seconds patience) {
     const auto items = channel.next(patience);
-    for (const ChannelItem& item : items) bytes += item.result.size();
+    for (const ChannelOutcome& item : items) bytes += item.result.size();
     taken += items.size();
     return !items.empty();
   };

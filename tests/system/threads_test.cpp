@@ -67,7 +67,7 @@ TEST_F(ThreadsTest, OneThreadPushesAnotherTakes) {
     while (taken < kTasks && !stuck) {
       const auto items = channel.next(kLong);
       stuck = items.empty();
-      for (const ChannelItem& item : items) {
+      for (const ChannelOutcome& item : items) {
         EXPECT_EQ(unpack_value<std::uint64_t>(item.result), item.sequence * item.sequence);
       }
       taken += items.size();

@@ -81,7 +81,7 @@ enum class ResultsCount {
 // One outcome from a Channel. `error` is set when there is no result; `result` is then empty.
 // `blobs` as in a StreamItem; a result beyond 1 MiB counts in the pool as not yet consumed until
 // the last copy of these bytes is gone.
-struct ChannelItem {
+struct ChannelOutcome {
   std::uint32_t job = 0;
   std::uint64_t sequence = 0;
   Bytes result;
@@ -109,16 +109,16 @@ class MUSTER_API Channel {
   // Ends a task, or all of the job; their outcomes still arrive, as cancelled.
   void cancel(std::uint32_t job, std::optional<std::uint64_t> sequence = {});
   // So many bytes of results that were taken are consumed: of a job until_consumed, the sizes of
-  // `ChannelItem::result` where that is not a blob. Others: no effect.
+  // `ChannelOutcome::result` where that is not a blob. Others: no effect.
   void consumed(std::uint32_t job, std::uint64_t bytes);
   // No more pushes; the job is forgotten after its last outcome.
   void close(std::uint32_t job);
   // Cancels what is left of the job; no outcome of it arrives from now on.
   void drop(std::uint32_t job);
   // What came out: blocks until there is something, `timeout` passed or wake() was called (then it
-  // is empty). At most `most` items, at least 1. Throws Error disconnected or refused, after what
-  // had arrived: nothing more comes of the jobs that were open then. Jobs opened later work.
-  std::vector<ChannelItem> next(std::chrono::nanoseconds timeout, std::size_t most = 1024);
+  // is empty). At most `most` outcomes, at least 1. Throws Error disconnected or refused, after
+  // what had arrived: nothing more comes of the jobs that were open then. Jobs opened later work.
+  std::vector<ChannelOutcome> next(std::chrono::nanoseconds timeout, std::size_t most = 1024);
   void wake();  // ends one next(): the one that waits, or else the following
   // As Stream::waiting_reason().
   std::string waiting_reason(std::uint32_t job) const;

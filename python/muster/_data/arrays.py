@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from muster._data.portable import Place, Reduced
 
 if TYPE_CHECKING:
-    from muster._data.portable import Store
+    from muster._data.portable import Parts
 
 shares_files: Callable[[], bool] = lambda: True  # noqa: E731 (a runner says better)
 """Whether the files of the client are those of this process."""
@@ -40,36 +40,36 @@ def numpy_module() -> Any:
     return numpy
 
 
-def reduce_array(array: Any, store: Store, numpy: Any) -> Any:
+def reduce_array(array: Any, parts: Parts, numpy: Any) -> Any:
     """For a pickler's reducer_override; NotImplemented: numpy's own way is right."""
     kind = type(array)
     if array.base is not None and not array.dtype.hasobject:
-        reduced = _reduce_mapped(array, store, numpy)
+        reduced = _reduce_mapped(array, parts, numpy)
         if reduced is not None:
             return reduced
     if kind is numpy.memmap:  # of no file that could be mapped again
         array = array.view(numpy.ndarray)
     elif kind is not numpy.ndarray and kind not in (numpy.matrix, numpy.recarray):
         return NotImplemented
-    if array.nbytes < store.least_bytes or array.dtype.hasobject or not array.dtype.itemsize:
+    if array.nbytes < parts.least_bytes or array.dtype.hasobject or not array.dtype.itemsize:
         if type(array) is not numpy.ndarray:
             return NotImplemented
-        if store.writable and not array.flags.writeable:
+        if parts.writable and not array.flags.writeable:
             return array.copy("K").__reduce_ex__(5)
         return NotImplemented if kind is numpy.ndarray else array.__reduce_ex__(5)
     if type(array) is not numpy.ndarray:
         return view_as, (array.view(numpy.ndarray), kind)
-    place = store.put_array(array)
+    place = parts.put_array(array)
     if place is None:
         return NotImplemented
     make = load_array
-    if store.large_bytes is not None and place.size >= store.large_bytes:
+    if parts.large_bytes is not None and place.size >= parts.large_bytes:
         make = load_mapped
-    return make, (store.token(place), array.dtype, array.shape, _stored_order(array))
+    return make, (parts.token(place), array.dtype, array.shape, _stored_order(array))
 
 
 def _stored_order(array: Any) -> str:
-    """Of the elements where `Store.put_array` has put them."""
+    """Of the elements where `Parts.put_array` has put them."""
     return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
 
 
@@ -149,7 +149,7 @@ def _bounds(array: Any) -> tuple[int, int]:
     return low, high + array.dtype.itemsize
 
 
-def _reduce_mapped(array: Any, store: Store, numpy: Any) -> Any:
+def _reduce_mapped(array: Any, parts: Parts, numpy: Any) -> Any:
     """None: it goes by content."""
     whole = _file_behind(array, numpy)
     name = getattr(whole, "filename", None)
@@ -161,15 +161,15 @@ def _reduce_mapped(array: Any, store: Store, numpy: Any) -> Any:
     low, high = _bounds(array)
     mode = "r+" if whole.mode == "w+" else whole.mode
     offset, size = whole.offset + low - address_of(whole), high - low
-    found = store.put_file(path, offset, size, mode, array)
+    found = parts.put_file(path, offset, size, mode, array)
     if found is None:
         return None
     first = address_of(array) - low
     content = None
     if isinstance(found, Place):
-        content = Reduced((load_strided, (store.token(found), *_layout(array), first)))
+        content = Reduced((load_strided, (parts.token(found), *_layout(array), first)))
     elif isinstance(found, numpy.ndarray):
-        content = Reduced(_reduce_content(found, store, numpy))
+        content = Reduced(_reduce_content(found, parts, numpy))
     flags = array.flags
     order = "C" if flags.c_contiguous else "F" if flags.f_contiguous else ""
     return load_file, (path, offset, size, mode, *_layout(array), first, order, content)
@@ -179,11 +179,11 @@ def _layout(array: Any) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
     return array.dtype, array.shape, array.strides
 
 
-def _reduce_content(array: Any, store: Store, numpy: Any) -> Any:
-    place = store.put_array(array) if array.nbytes >= store.least_bytes else None
+def _reduce_content(array: Any, parts: Parts, numpy: Any) -> Any:
+    place = parts.put_array(array) if array.nbytes >= parts.least_bytes else None
     if place is None:
         return numpy.array(array).__reduce_ex__(5)
-    return load_array, (store.token(place), array.dtype, array.shape, _stored_order(array))
+    return load_array, (parts.token(place), array.dtype, array.shape, _stored_order(array))
 
 
 def load_strided(

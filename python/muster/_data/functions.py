@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from muster._data.blobs import Blobs, Sharing
-from muster._data.parts import ArgumentStore, digest_of
+from muster._data.parts import ArgumentParts, digest_of
 from muster._data.pickling import Pickler, make, pack_with
-from muster._data.portable import Packed, Portable, Reduced, Store
+from muster._data.portable import Packed, Parts, Portable, Reduced
 
 _KEPT_FUNCTIONS = 512
 """Unpickled functions that a runner keeps: more than one job has, few enough for their closures."""
@@ -101,19 +101,19 @@ class Shared:
     __slots__ = ("_blobs", "_portable", "digest")
 
     def __init__(self, obj: object, blobs: Blobs) -> None:
-        store = ArgumentStore(blobs)
-        self._portable = make(Pickler, obj, "the function", store)
-        self._blobs = store.blobs
+        parts = ArgumentParts(blobs)
+        self._portable = make(Pickler, obj, "the function", parts)
+        self._blobs = parts.blobs
         self.digest = digest_of(self._portable, self._blobs)
 
-    def nest(self, store: Any) -> Reduced:
-        """For a pickle that goes to `store`."""
-        return Reduced(store.nest(self._portable, self._blobs))
+    def nest(self, parts: Any) -> Reduced:
+        """For a pickle that goes to `parts`."""
+        return Reduced(parts.nest(self._portable, self._blobs))
 
 
 class SharingPickler(Pickler):
-    def __init__(self, file: Any, store: Store, functions: SharedFunctions) -> None:
-        super().__init__(file, store)
+    def __init__(self, file: Any, parts: Parts, functions: SharedFunctions) -> None:
+        super().__init__(file, parts)
         self._functions = functions
 
     def reducer_override(self, obj: Any) -> Any:
@@ -124,7 +124,7 @@ class SharingPickler(Pickler):
         if shared is None:
             return NotImplemented
         inline = self._functions.inline(shared)
-        return _resolve, (shared.digest, inline.nest(self.store) if inline else None)
+        return _resolve, (shared.digest, inline.nest(self.parts) if inline else None)
 
 
 _table_lock = threading.Lock()

@@ -1,6 +1,6 @@
 """Where the large parts of a pickle go: of arguments into the pool, of results to the client.
 
-Threads: a store belongs to one pickle.
+Threads: Parts belong to one pickle.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from muster import _native
 from muster._data import arrays
 from muster._data.blobs import Blobs
-from muster._data.portable import Packed, Place, Portable, Store, encode
+from muster._data.portable import Packed, Parts, Place, Portable, encode
 
 if TYPE_CHECKING:
     from muster._data.scattered import Scattered
@@ -27,7 +27,7 @@ _OWN_BLOB_BYTES = 1 << 20  # a result's parts from here on are blobs of their ow
 _ALIGNMENT = 64
 
 
-class ArgumentStore(Store):
+class ArgumentParts(Parts):
     """Of what goes to tasks."""
 
     def __init__(self, blobs: Blobs) -> None:
@@ -102,8 +102,8 @@ class ArgumentStore(Store):
         return Place(self.number(blob), 0, blob.size, copied)
 
 
-class ResultStore(Store):
-    """Of what comes back: `parts` has what each blob consists of."""
+class ResultParts(Parts):
+    """Of what comes back: `contents` has what each blob consists of."""
 
     least_bytes = RESULT_BYTES
     writable = True
@@ -112,24 +112,24 @@ class ResultStore(Store):
         """`available`: there are blobs."""
         super().__init__()
         self._available = available
-        self.parts: list[list[Any]] = []
+        self.contents: list[list[Any]] = []
         self._joined: int | None = None  # the blob of parts that are too small for their own
         self._joined_bytes = 0
 
     def put(self, data: Any, owner: object) -> Place | None:
         view = memoryview(data).cast("B")
         size = view.nbytes
-        if not self._available or size < RESULT_BYTES or len(self.parts) >= MOST_BLOBS:
+        if not self._available or size < RESULT_BYTES or len(self.contents) >= MOST_BLOBS:
             return None
         if size >= _OWN_BLOB_BYTES:
-            self.parts.append([view])
-            return Place(len(self.parts) - 1, 0, size, True)
+            self.contents.append([view])
+            return Place(len(self.contents) - 1, 0, size, True)
         if self._joined is None:
-            self._joined = len(self.parts)
-            self.parts.append([])
+            self._joined = len(self.contents)
+            self.contents.append([])
         offset = self._joined_bytes
         padding = -size % _ALIGNMENT
-        self.parts[self._joined] += [view, bytes(padding)] if padding else [view]
+        self.contents[self._joined] += [view, bytes(padding)] if padding else [view]
         self._joined_bytes += size + padding
         return Place(self._joined, offset, size, True)
 

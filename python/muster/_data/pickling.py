@@ -22,16 +22,16 @@ from muster import _native
 from muster._data import arrays
 from muster._data.blobs import Blobs, NoRoom
 from muster._data.offender import describe_offender
-from muster._data.parts import RESULT_BYTES, ArgumentStore, ResultStore, digest_of
+from muster._data.parts import RESULT_BYTES, ArgumentParts, ResultParts, digest_of
 from muster._data.portable import (
     PROTOCOL,
     STREAMED_BYTES,
     Packed,
+    Parts,
     PicklerFactory,
     Portable,
     Readable,
     Reduced,
-    Store,
     decode,
     encode,
 )
@@ -78,15 +78,15 @@ def _are_plain(items: Any, depth: int) -> bool:
 
 
 class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
-    """Hands large parts to its store."""
+    """Hands the large parts over to its Parts."""
 
-    def __init__(self, file: Any, store: Store) -> None:
-        super().__init__(file, PROTOCOL, store.take)
-        self.store = store
+    def __init__(self, file: Any, parts: Parts) -> None:
+        super().__init__(file, PROTOCOL, parts.take)
+        self.parts = parts
         self._numpy = arrays.numpy_module()
         self._arrays: Any = () if self._numpy is None else self._numpy.ndarray
-        if store.named:
-            self.persistent_id = store.handle_of
+        if parts.named:
+            self.persistent_id = parts.handle_of
 
     def reducer_override(self, obj: Any) -> Any:
         """Asked by the pickler for every object that is not of a built-in type."""
@@ -94,17 +94,17 @@ class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]
         if kind in arrays.kinds_by_name and obj in arrays.by_name:
             return NotImplemented
         if isinstance(obj, self._arrays):
-            return arrays.reduce_array(obj, self.store, self._numpy)
+            return arrays.reduce_array(obj, self.parts, self._numpy)
         if kind is Scattered:
-            return self.store.nest_scattered(obj)
+            return self.parts.nest_scattered(obj)
         return super().reducer_override(obj)
 
 
-def make(make_pickler: PicklerFactory, obj: object, what: str, store: Store) -> Portable:
+def make(make_pickler: PicklerFactory, obj: object, what: str, parts: Parts) -> Portable:
     """As `portable.make`. Raises SerializationError that names the part of `obj` that cannot be
     pickled; `obj` is `what` ("the arguments") there. Raises NoRoom."""
     try:
-        return make_portable(obj, make_pickler, store)
+        return make_portable(obj, make_pickler, parts)
     except (BrokerLost, NoRoom, PoolNotActive, TaskCancelled):
         raise
     except Exception as exc:
@@ -119,8 +119,8 @@ def pack_with(make_pickler: PicklerFactory, obj: object, what: str, blobs: Blobs
         data = pickle.dumps(obj, PROTOCOL)
         if len(data) < STREAMED_BYTES:
             return Packed(data)
-    store = ArgumentStore(blobs)
-    return store.packed(make(make_pickler, obj, what, store))
+    parts = ArgumentParts(blobs)
+    return parts.packed(make(make_pickler, obj, what, parts))
 
 
 def pack(obj: object, what: str, blobs: Blobs) -> Packed:
@@ -133,23 +133,23 @@ def pack_items(
 ) -> Packed:
     """For the items of a chunk; `unpack_items` gives them. What one item does to its copies of
     large arrays no other one sees, though the same array is in many."""
-    store = ArgumentStore(blobs)
+    parts = ArgumentParts(blobs)
     if len(items) > 1 and blobs.sharing.copied and not _is_plain(items, 2):
-        portable = make(make_pickler, items, what, store)
+        portable = make(make_pickler, items, what, parts)
         if not portable.buffers:
-            return store.packed(portable)
-        apart = ArgumentStore(blobs)
+            return parts.packed(portable)
+        apart = ArgumentParts(blobs)
         items = [_pack_apart(item, what, apart, blobs, make_pickler) for item in items]
         return apart.packed(make(make_pickler, items, what, apart))
     return pack_with(make_pickler, items, what, blobs)
 
 
 def _pack_apart(
-    item: Any, what: str, outer: ArgumentStore, blobs: Blobs, make_pickler: PicklerFactory
+    item: Any, what: str, outer: ArgumentParts, blobs: Blobs, make_pickler: PicklerFactory
 ) -> Reduced:
-    store = ArgumentStore(blobs)
-    portable = make(make_pickler, item, what, store)
-    return Reduced(outer.nest(portable, store.blobs))
+    parts = ArgumentParts(blobs)
+    portable = make(make_pickler, item, what, parts)
+    return Reduced(outer.nest(portable, parts.blobs))
 
 
 def unpack_items(packed: Packed, what: str) -> Iterable[Any]:
@@ -180,30 +180,30 @@ def pack_result(value: object, prefix: bytes) -> Packed:
         if len(data) < RESULT_BYTES:
             return Packed(prefix + data)
     to_blob = None if getattr(_thread, "inline", False) else make_blob
-    store = ResultStore(available=to_blob is not None)
-    portable = make(Pickler, value, "the result", store)
-    blobs = [to_blob(parts) for parts in store.parts] if to_blob else []
+    parts = ResultParts(available=to_blob is not None)
+    portable = make(Pickler, value, "the result", parts)
+    blobs = [to_blob(contents) for contents in parts.contents] if to_blob else []
     return Packed(encode(portable, prefix), blobs)
 
 
 def scatter(obj: object, blobs: Blobs) -> Scattered:
     """See `pool.scatter`; `blobs` is for this alone."""
-    store = ArgumentStore(blobs)
-    portable = make(Pickler, obj, "the object", store)
+    parts = ArgumentParts(blobs)
+    portable = make(Pickler, obj, "the object", parts)
     if len(portable.stream) >= STREAMED_BYTES:
-        place = store.put(portable.stream, portable.stream)
+        place = parts.put(portable.stream, portable.stream)
         if place is not None:
             portable.stream = b""
             portable.buffers = [*portable.buffers, place]
-    key = digest_of(portable, store.blobs)
-    return Scattered(portable, store.blobs, key, blobs.space, type(obj).__name__)
+    key = digest_of(portable, parts.blobs)
+    return Scattered(portable, parts.blobs, key, blobs.space, type(obj).__name__)
 
 
 def dumps(obj: object, what: str) -> bytes:
     """A pickle with everything in it. Raises SerializationError."""
     if _is_plain(obj, 2):
         return pickle.dumps(obj, PROTOCOL)
-    return encode(make(Pickler, obj, what, Store()))
+    return encode(make(Pickler, obj, what, Parts()))
 
 
 def unpack(packed: Packed, what: str = "the data of a task") -> Any:

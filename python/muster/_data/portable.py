@@ -1,12 +1,12 @@
 """Pickles whose large parts stay outside of them: how such a pickle is made, travels and is loaded.
 
-A `Store` takes the large parts while a pickler runs: buffers of the pickle protocol 5, and `bytes`,
+`Parts` take the large parts while a pickler runs: buffers of the pickle protocol 5, and `bytes`,
 `bytearray` and `str`, which the pickler hands over one by one as it writes. What is left is a small
 `stream`, and a list of places where the parts are. A `Portable` is all of that together; it can be
 a part of another one. In a payload it is either a plain pickle, which begins with the byte 0x80, or
 the byte 0, the length of a head, the head (see `encode`) and the stream.
 
-Threads: any; a Store belongs to one pickle.
+Threads: any; Parts belong to one pickle.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Result = Union[bytes, "Buffer", "tuple[bytes | Buffer, Sequence[Blob]]"]
 
 
 class Place(NamedTuple):
-    """Where a part is: which blob (of those that the store or the payload has), and where in it."""
+    """Where a part is: which of the blobs that the parts or the payload have, and where in it."""
 
     blob: int
     offset: int
@@ -56,7 +56,7 @@ class Place(NamedTuple):
     """Whoever loads it gets a copy of their own (on write); else it is read-only."""
 
 
-class Store:
+class Parts:
     """Takes the large parts of one pickle; subclasses say where they go (`put`)."""
 
     least_bytes = STREAMED_BYTES
@@ -92,7 +92,7 @@ class Store:
         return handle.__reduce__()
 
     def handle_of(self, obj: Any) -> Any:
-        """The pickler's persistent_id, for a store with `named`: what stands for `obj`, or None."""
+        """The pickler's persistent_id, for parts with `named`: what stands for `obj`, or None."""
         return None
 
     def take(self, buffer: pickle.PickleBuffer) -> bool:
@@ -130,15 +130,15 @@ class Pickler(Protocol):
     def dump(self, obj: object, /) -> object: ...
 
 
-PicklerFactory = Callable[[Any, Store], Pickler]
+PicklerFactory = Callable[[Any, Parts], Pickler]
 
 
 class _Stream:
     """The file that a pickler writes to. Large values arrive as they are, each after its opcode and
-    its length, and go to the store if that takes them."""
+    its length, and go to `parts` if these take them."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self.chunks: list[bytes] = []
         self.size = 0
         self.cuts: list[tuple[int, Place]] = []
@@ -146,7 +146,7 @@ class _Stream:
     def write(self, chunk: Any) -> int:
         size = memoryview(chunk).nbytes
         if size >= STREAMED_BYTES and self._is_value(size):
-            place = self._store.put(chunk, chunk)
+            place = self._parts.put(chunk, chunk)
             if place is not None:
                 self.cuts.append((self.size, place))
                 return size
@@ -260,20 +260,20 @@ def _uncut(stream: memoryview, cuts: list[tuple[int, Any]]) -> Iterator[memoryvi
     yield stream[position:]
 
 
-def make(obj: object, make_pickler: PicklerFactory, store: Store) -> Portable:
-    """Pickles `obj`. Its places are those of `store`. Raises what pickling raises."""
-    file = _Stream(store)
-    make_pickler(file, store).dump(obj)
-    buffers = store.places
+def make(obj: object, make_pickler: PicklerFactory, parts: Parts) -> Portable:
+    """Pickles `obj`. Its places are those of `parts`. Raises what pickling raises."""
+    file = _Stream(parts)
+    make_pickler(file, parts).dump(obj)
+    buffers = parts.places
     cuts = [(at, len(buffers) + index) for index, (at, _) in enumerate(file.cuts)]
     buffers = [*buffers, *(place for _, place in file.cuts)]
     stream = file.chunks[0] if len(file.chunks) == 1 else b"".join(file.chunks)
     if buffers and len(stream) >= _LARGE_STREAM_BYTES:
-        place = store.put(stream, stream)
+        place = parts.put(stream, stream)
         if place is not None:
             stream = b""
             buffers.append(place._replace(copied=False))
-    return Portable(stream, buffers, cuts, store.named)
+    return Portable(stream, buffers, cuts, parts.named)
 
 
 def encode(portable: Portable, prefix: bytes = b"") -> bytes:

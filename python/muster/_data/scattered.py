@@ -47,14 +47,14 @@ class Scattered:
         self._kind = kind
         self.nbytes = len(portable.stream) + sum(place.size for place in portable.buffers)
 
-    def nest(self, store: Any, space: Any) -> Any:
-        """What a pickle has of it that goes to `store`."""
+    def nest(self, parts: Any, space: Any) -> Any:
+        """What a pickle has of it that goes to `parts`."""
         if space is not self._space:
             raise SerializationError(
                 f"{self!r} belongs to another pool; scatter the object in the pool that runs the "
                 "tasks"
             )
-        return _resolve, (self._key, Reduced(store.nest(self._portable, self._blobs)))
+        return _resolve, (self._key, Reduced(parts.nest(self._portable, self._blobs)))
 
     def __reduce__(self) -> Any:
         raise SerializationError(

@@ -21,7 +21,7 @@ from typing import Any
 from muster._data import failures
 from muster._data.blobs import Blobs, Sharing
 from muster._data.functions import Shared, add_functions, remove_functions
-from muster._data.parts import ArgumentStore, ResultStore
+from muster._data.parts import ArgumentParts, ResultParts
 from muster._data.pickling import DumpError, Pickler, load, make, pack_result, unpack, unpack_items
 from muster._data.portable import Packed, Result
 from muster.errors import TaskStopped
@@ -103,7 +103,7 @@ class MapChunk:
 def _first_failure(results: list[Any]) -> tuple[int, failures.Described | None]:
     for count, result in enumerate(results):
         try:
-            make(Pickler, result, "the result", ResultStore(available=False))
+            make(Pickler, result, "the result", ResultParts(available=False))
         except DumpError as exc:
             return count, failures.describe(exc)
     return len(results), None
@@ -153,14 +153,14 @@ def make_body(
         context.capture,
         context.thread_limit,
     )
-    store = ArgumentStore(blobs)
+    parts = ArgumentParts(blobs)
     # The callable is a pickle of its own: it is loaded after the path has been extended.
     body = (
         fields,
-        {digest: shared.nest(store) for digest, shared in (functions or {}).items()},
-        Shared(callable_object, blobs).nest(store),
+        {digest: shared.nest(parts) for digest, shared in (functions or {}).items()},
+        Shared(callable_object, blobs).nest(parts),
     )
-    return store.packed(make(Pickler, body, "the function", store))
+    return parts.packed(make(Pickler, body, "the function", parts))
 
 
 class LoadedJob:
