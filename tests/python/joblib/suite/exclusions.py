@@ -6,8 +6,8 @@ import re
 
 EXCLUSIONS: dict[str, str] = {
     r"test_memmapping_leaks": "looks into the client's `temp_folder`",
-    r"test_backend_hinting_and_constraints": "wants loky as the default backend",
-    r"test_parallel_pickling": "wants the words of loky's own error",
+    r"test_backend_hinting_and_constraints": "expects loky as the default backend",
+    r"test_parallel_pickling": "expects the words of loky's own error",
     r"test_threadpool_limitation_in_child_loky": "compares loky's workers with the default backend",
 }
 
