@@ -17,7 +17,7 @@
 #include "common/protocol/message.hpp"
 #include "common/time.hpp"
 #include "producer/session/node_calls.hpp"
-#include "producer/session/store_questions.hpp"
+#include "producer/session/asked_stores.hpp"
 #include "producer/session/submitted_jobs.hpp"
 #include "producer/session/told_blobs.hpp"
 
@@ -219,7 +219,7 @@ class Session {
   SubmittedJobs jobs_;
   NodeCalls node_calls_;
   ToldBlobs blobs_;
-  StoreQuestions stores_;
+  AskedStores stores_;
 
   std::vector<Message> messages_;  // said before anything else
   Events events_;

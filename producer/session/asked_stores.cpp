@@ -1,10 +1,10 @@
-#include "producer/session/store_questions.hpp"
+#include "producer/session/asked_stores.hpp"
 
 #include <utility>
 
 namespace muster {
 
-void StoreQuestions::name(const std::string& store, const std::string& seal,
+void AskedStores::name(const std::string& store, const std::string& seal,
                           std::vector<Message>* messages) {
   if (stores_.emplace(store, seal).second && messages != nullptr) {
     say_name(store, seal, *messages);
@@ -12,7 +12,7 @@ void StoreQuestions::name(const std::string& store, const std::string& seal,
 }
 
 // Its answer says nothing, and finds no question.
-void StoreQuestions::say_name(const std::string& store, const std::string& seal,
+void AskedStores::say_name(const std::string& store, const std::string& seal,
                               std::vector<Message>& messages) {
   message::StoreRequest request;
   request.token = ++last_;
@@ -23,7 +23,7 @@ void StoreQuestions::say_name(const std::string& store, const std::string& seal,
   messages.emplace_back(std::move(request));
 }
 
-std::uint64_t StoreQuestions::ask(std::uint64_t claimant, StoreQuestion question,
+std::uint64_t AskedStores::ask(std::uint64_t claimant, StoreQuestion question,
                                   std::vector<Message>* messages) {
   message::StoreRequest request{++last_, claimant, std::move(question)};
   if (messages != nullptr) messages->emplace_back(request);
@@ -34,12 +34,12 @@ std::uint64_t StoreQuestions::ask(std::uint64_t claimant, StoreQuestion question
   return last_;
 }
 
-void StoreQuestions::resume_names(std::vector<Message>& messages) {
+void AskedStores::resume_names(std::vector<Message>& messages) {
   for (const auto& [store, seal] : stores_) say_name(store, seal, messages);
 }
 
 // What was said on the old connection may be lost: claims begin anew.
-void StoreQuestions::resume(std::vector<Message>& messages) {
+void AskedStores::resume(std::vector<Message>& messages) {
   if (last_ == 0) return;
   message::StoreRequest leave;
   leave.question.operation = StoreOperation::leave;

@@ -12,7 +12,7 @@
 namespace muster {
 
 // With `messages` null nothing is said: there is no connection, resume() will say it.
-class StoreQuestions {
+class AskedStores {
  public:
   // Tasks may use that store from now on, and see its values of this seal.
   void name(const std::string& store, const std::string& seal, std::vector<Message>* messages);
