@@ -5,7 +5,7 @@
 namespace muster {
 
 void AskedStores::name(const std::string& store, const std::string& seal,
-                          std::vector<Message>* messages) {
+                       std::vector<Message>* messages) {
   if (stores_.emplace(store, seal).second && messages != nullptr) {
     say_name(store, seal, *messages);
   }
@@ -13,7 +13,7 @@ void AskedStores::name(const std::string& store, const std::string& seal,
 
 // Its answer says nothing, and finds no question.
 void AskedStores::say_name(const std::string& store, const std::string& seal,
-                              std::vector<Message>& messages) {
+                           std::vector<Message>& messages) {
   message::StoreRequest request;
   request.token = ++last_;
   request.claimant = 1;
@@ -24,7 +24,7 @@ void AskedStores::say_name(const std::string& store, const std::string& seal,
 }
 
 std::uint64_t AskedStores::ask(std::uint64_t claimant, StoreQuestion question,
-                                  std::vector<Message>* messages) {
+                               std::vector<Message>* messages) {
   message::StoreRequest request{++last_, claimant, std::move(question)};
   if (messages != nullptr) messages->emplace_back(request);
   // A new connection says of all claims that they have ended.
