@@ -48,7 +48,7 @@ bool is_greeting(const Message& message) {
 
 BrokerLoop::BrokerLoop(const BrokerOptions& options, int signals, Endpoints& endpoints,
                        const Authenticator& authenticator, NodesControl& nodes, BlobStore& blobs,
-                       MemoServer& memo)
+                       StoreServer& stores)
     : signals_(signals),
       lifeline_(options.lifeline),
       endpoints_(endpoints),
@@ -57,7 +57,7 @@ BrokerLoop::BrokerLoop(const BrokerOptions& options, int signals, Endpoints& end
       local_users_(options.worker_users),
       nodes_(nodes),
       blobs_(blobs),
-      memo_(memo),
+      stores_(stores),
       notifier_(options.service),
       heartbeat_interval_(options.scheduler.heartbeat_interval),
       attention_(clock_now()),
@@ -67,7 +67,7 @@ BrokerLoop::BrokerLoop(const BrokerOptions& options, int signals, Endpoints& end
   router_.watch(poller_);
   poller_.watch(signals_);
   if (lifeline_ >= 0) poller_.watch(lifeline_);
-  poller_.watch(memo_.descriptor());
+  poller_.watch(stores_.descriptor());
   poller_.watch(nodes_.descriptor());
 }
 
@@ -207,12 +207,12 @@ void BrokerLoop::give_up(PeerId peer, SendResult why) {
 void BrokerLoop::serve_stores() {
   for (Scheduler::StoreEvent& event : scheduler_.take_store_events()) {
     if (event.request) {
-      memo_.ask(event.origin, std::move(*event.request));
+      stores_.ask(event.origin, std::move(*event.request));
     } else {
-      memo_.gone(event.origin);
+      stores_.gone(event.origin);
     }
   }
-  for (MemoAnswer& answer : memo_.take_answers()) {
+  for (AddressedReply& answer : stores_.take_answers()) {
     scheduler_.answer(answer.origin, std::move(answer.answer));
   }
 }
@@ -220,7 +220,7 @@ void BrokerLoop::serve_stores() {
 // Also tells people what the counters say happened since the last look.
 void BrokerLoop::tick() {
   scheduler_.set_counter("logins_refused", authenticator_.refused());
-  for (const auto& [name, count] : memo_.counters()) scheduler_.set_counter(name, count);
+  for (const auto& [name, count] : stores_.counters()) scheduler_.set_counter(name, count);
   count_refused_connections();
   scheduler_.set_gauge("bytes_unread", outbox_.unread_bytes());
   scheduler_.tick(now());

@@ -14,7 +14,7 @@
 #include "broker/door/outbox.hpp"
 #include "broker/nodes/nodes_control.hpp"
 #include "broker/scheduling/scheduler.hpp"
-#include "broker/stores/memo_server.hpp"
+#include "broker/stores/store_server.hpp"
 #include "common/attention.hpp"
 #include "common/net/transport.hpp"
 #include "common/system/service_notify.hpp"
@@ -30,17 +30,17 @@ struct BrokerOptions {
   std::vector<std::string> node_plugins = {};  // that every worker reached by ssh loads
   BlobOptions blobs;
   SchedulerOptions scheduler;
-  MemoOptions memo;
+  StoreOptions stores;
   ServiceManager service;  // systemd, which wants to know that the broker is ready and lives
 };
 
 class BrokerLoop {
  public:
   // `signals`: a signalfd; SIGHUP reads the authorized workers again, any other signal ends the
-  // loop. `endpoints`, `authenticator`, `nodes`, `blobs` and `memo` outlive this.
+  // loop. `endpoints`, `authenticator`, `nodes`, `blobs` and `stores` outlive this.
   BrokerLoop(const BrokerOptions& options, int signals, Endpoints& endpoints,
              const Authenticator& authenticator, NodesControl& nodes, BlobStore& blobs,
-             MemoServer& memo);
+             StoreServer& stores);
 
   // Serves until a signal, the lifeline's end or a producer's wish, then ends the workers on the
   // nodes. Blocks for the life of the process.
@@ -71,7 +71,7 @@ class BrokerLoop {
   const LocalUsers local_users_;
   NodesControl& nodes_;
   BlobStore& blobs_;
-  MemoServer& memo_;
+  StoreServer& stores_;
   ServiceNotifier notifier_;
   const Duration heartbeat_interval_;
   Attention attention_;  // what follows, nodes_ and blobs_ know attended times only

@@ -207,8 +207,8 @@ muster::BrokerOptions to_options(const CommandLine& line) {
   options.hosts = line.hosts;
   options.remember_nodes = line.remember_nodes;
   options.node_plugins = line.node_plugins;
-  options.memo.folder = line.spool;
-  options.memo.limit_bytes = line.store_limit_bytes;
+  options.stores.folder = line.spool;
+  options.stores.limit_bytes = line.store_limit_bytes;
   options.blobs = {line.blob_memory, line.blob_disk, line.blob_folder, line.blob_group,
                    !line.private_folder};
   muster::SchedulerOptions& scheduler = options.scheduler;
@@ -268,8 +268,8 @@ void serve(const muster::BrokerOptions& options) {
   if (!options.hosts.empty()) nodes.up_file(options.hosts);
   if (!options.remember_nodes.empty()) nodes.remember(options.remember_nodes);
   muster::BlobStore blobs(options.blobs, muster::first_local(options.endpoints.listen));
-  muster::MemoServer memo(options.memo);
-  muster::BrokerLoop(options, signals, endpoints, authenticator, nodes, blobs, memo).run();
+  muster::StoreServer stores(options.stores);
+  muster::BrokerLoop(options, signals, endpoints, authenticator, nodes, blobs, stores).run();
 }
 
 int run(int argc, char** argv) {

@@ -13,7 +13,7 @@
 
 #include "broker/books/books.hpp"
 #include "broker/books/outgoing_messages.hpp"
-#include "broker/stores/memo_claims.hpp"
+#include "broker/stores/store_claims.hpp"
 #include "common/protocol/message.hpp"
 
 namespace muster {

@@ -1,5 +1,5 @@
 // The files of stored values: they survive the broker, stay within limits, and damage is noticed.
-#include "broker/stores/memo_store.hpp"
+#include "broker/stores/value_store.hpp"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -51,10 +51,10 @@ class Unprivileged {
   const bool was_root_;
 };
 
-class MemoStoreTest : public ::testing::Test {
+class ValueStoreTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string path = (fs::temp_directory_path() / "memo-XXXXXX").string();
+    std::string path = (fs::temp_directory_path() / "stores-XXXXXX").string();
     ASSERT_NE(::mkdtemp(path.data()), nullptr);
     parent_ = path;
     folder_ = path + "/spool";
@@ -67,7 +67,7 @@ class MemoStoreTest : public ::testing::Test {
   }
   void open(std::uint64_t limit_bytes = 1 << 20, std::size_t limit_items = 100) {
     store_.reset();
-    store_ = std::make_unique<MemoStore>(MemoOptions{folder_, limit_bytes, limit_items});
+    store_ = std::make_unique<ValueStore>(StoreOptions{folder_, limit_bytes, limit_items});
   }
   std::string put(const std::string& key, const std::string& value, const std::string& text = "") {
     return store_->put({"s", key}, text, Bytes::copy(value));
@@ -86,10 +86,10 @@ class MemoStoreTest : public ::testing::Test {
 
   std::string parent_;
   std::string folder_;
-  std::unique_ptr<MemoStore> store_;
+  std::unique_ptr<ValueStore> store_;
 };
 
-TEST_F(MemoStoreTest, AValueIsFoundUntilItIsRemoved) {
+TEST_F(ValueStoreTest, AValueIsFoundUntilItIsRemoved) {
   EXPECT_EQ(get("f/1"), "(none)");
   EXPECT_EQ(put("f/1", "one", "{\"time\": 1}"), "");
   EXPECT_EQ(get("f/1"), "one");
@@ -108,16 +108,16 @@ TEST_F(MemoStoreTest, AValueIsFoundUntilItIsRemoved) {
   EXPECT_EQ(keys(), (Keys{"empty", "g/1"}));
 }
 
-TEST_F(MemoStoreTest, ValuesSurviveTheBrokerAndAKill) {
+TEST_F(ValueStoreTest, ValuesSurviveTheBrokerAndAKill) {
   put("f/1", "one", "said");
   put("f/2", std::string(3 * kStorePieceBytes / 2, 'x'));
-  std::unique_ptr<MemoStore::Upload> cut_off;
+  std::unique_ptr<ValueStore::Upload> cut_off;
   ASSERT_EQ(store_->begin(100, cut_off), "");
   EXPECT_EQ(cut_off->append(std::as_bytes(std::span("half", 4))), "");
   // What a killed broker leaves behind, without its lock.
   const std::string copy = parent_ + "/copy";
   fs::copy(folder_, copy, fs::copy_options::recursive);
-  MemoStore after({copy, 1 << 20, 100});
+  ValueStore after({copy, 1 << 20, 100});
   EXPECT_EQ(after.items(), 2U);
   const auto found = after.find({"s", "f/1"});
   ASSERT_TRUE(found.has_value());
@@ -134,7 +134,7 @@ TEST_F(MemoStoreTest, ValuesSurviveTheBrokerAndAKill) {
   EXPECT_EQ(after.damaged(), 0U);
 }
 
-TEST_F(MemoStoreTest, AValueThatCannotBeOpenedNowIsKept) {
+TEST_F(ValueStoreTest, AValueThatCannotBeOpenedNowIsKept) {
   put("f/1", "one");
   open();  // nothing was read yet
   {
@@ -146,7 +146,7 @@ TEST_F(MemoStoreTest, AValueThatCannotBeOpenedNowIsKept) {
   EXPECT_EQ(store_->damaged(), 0U);
 }
 
-TEST_F(MemoStoreTest, AStartThatCannotReadAValueKeepsIt) {
+TEST_F(ValueStoreTest, AStartThatCannotReadAValueKeepsIt) {
   put("f/1", "one");
   const fs::path file = file_of("f/1");
   store_.reset();
@@ -169,16 +169,16 @@ TEST_F(MemoStoreTest, AStartThatCannotReadAValueKeepsIt) {
   EXPECT_EQ(get("f/2"), "two");
 }
 
-TEST_F(MemoStoreTest, TwoBrokersDoNotShareAFolder) {
+TEST_F(ValueStoreTest, TwoBrokersDoNotShareAFolder) {
   try {
-    MemoStore second({folder_, 1 << 20, 100});
+    ValueStore second({folder_, 1 << 20, 100});
     FAIL() << "it took the folder";
   } catch (const std::runtime_error& error) {
     EXPECT_NE(std::string(error.what()).find("another broker uses this folder"), std::string::npos);
   }
 }
 
-TEST_F(MemoStoreTest, DamagedFilesAreLeftOutAndCounted) {
+TEST_F(ValueStoreTest, DamagedFilesAreLeftOutAndCounted) {
   put("good", "good");
   put("short", "cut in its end");
   put("turned", std::string(1000, 'a'));
@@ -198,7 +198,7 @@ TEST_F(MemoStoreTest, DamagedFilesAreLeftOutAndCounted) {
   EXPECT_TRUE(fs::exists(cut.parent_path() / "notes.txt"));
 }
 
-TEST_F(MemoStoreTest, AFileThatSomebodyRemovedIsAMiss) {
+TEST_F(ValueStoreTest, AFileThatSomebodyRemovedIsAMiss) {
   put("f", "one");
   fs::remove(file_of("f"));
   EXPECT_EQ(get("f"), "(none)");
@@ -206,7 +206,7 @@ TEST_F(MemoStoreTest, AFileThatSomebodyRemovedIsAMiss) {
   EXPECT_EQ(get("f"), "again");
 }
 
-TEST_F(MemoStoreTest, TheLeastRecentlyUsedValueMakesRoom) {
+TEST_F(ValueStoreTest, TheLeastRecentlyUsedValueMakesRoom) {
   open(3000);
   const std::string kilobyte(1000, 'x');
   for (const char* key : {"a", "b", "c"}) ASSERT_EQ(put(key, kilobyte), "");
@@ -225,7 +225,7 @@ TEST_F(MemoStoreTest, TheLeastRecentlyUsedValueMakesRoom) {
   EXPECT_EQ(store_->items(), 2U);
 }
 
-TEST_F(MemoStoreTest, TrimKeepsWhatWasUsedLast) {
+TEST_F(ValueStoreTest, TrimKeepsWhatWasUsedLast) {
   for (const char* key : {"a", "b", "c"}) put(key, std::string(100, 'x'));
   store_->put({"other", "a"}, "", Bytes::borrow("stays"));
   get("a");
@@ -243,7 +243,7 @@ TEST_F(MemoStoreTest, TrimKeepsWhatWasUsedLast) {
   EXPECT_TRUE(store_->look_at({"other", "a"}).has_value());
 }
 
-TEST_F(MemoStoreTest, AFileOfTheIncomingFolderIsTakenOver) {
+TEST_F(ValueStoreTest, AFileOfTheIncomingFolderIsTakenOver) {
   const std::string content(2'000'000, 'z');
   open(1 << 24);
   std::ofstream(store_->incoming() + "/mine") << content;
@@ -263,13 +263,13 @@ TEST_F(MemoStoreTest, AFileOfTheIncomingFolderIsTakenOver) {
   EXPECT_NE(store_->adopt({"s", "k2"}, "", "fifo", 0), "");
 }
 
-TEST_F(MemoStoreTest, AFolderOfItsOwnEndsWithItAndAnEmptyOneGoes) {
+TEST_F(ValueStoreTest, AFolderOfItsOwnEndsWithItAndAnEmptyOneGoes) {
   store_.reset();
   EXPECT_FALSE(fs::exists(folder_)) << "nothing was in it";
   ASSERT_EQ(::setenv("XDG_CACHE_HOME", parent_.c_str(), 1), 0);
   std::string folder;
   {
-    MemoStore own({"", 1 << 20, 100});
+    ValueStore own({"", 1 << 20, 100});
     folder = own.folder();
     EXPECT_TRUE(folder.starts_with(parent_));
     own.put({"s", "k"}, "", Bytes::borrow("v"));

@@ -7,7 +7,7 @@
 // - If it may be waiting for something else (a producer that waits for tasks, which need slots that
 //   are taken by who waits for it), nobody waits for it longer than `patience`.
 //
-// Owner: the memo server's thread, or a test.
+// Owner: the store server's thread, or a test.
 #pragma once
 
 #include <cstdint>
@@ -44,40 +44,40 @@ struct StoreAsker {
   auto operator<=>(const StoreAsker&) const = default;
 };
 
-struct MemoName {
+struct ValueName {
   std::string store;
   std::string key;
   // NOLINTNEXTLINE(modernize-use-nullptr)
-  auto operator<=>(const MemoName&) const = default;
+  auto operator<=>(const ValueName&) const = default;
 };
 
-class MemoClaims {
+class StoreClaims {
  public:
   struct Wait {
     StoreAsker asker;
     std::uint64_t token = 0;
     Time since{};
   };
-  explicit MemoClaims(Duration patience) : patience_(patience) {}
+  explicit StoreClaims(Duration patience) : patience_(patience) {}
 
   enum class Answer { yours, wait, too_many };
   // Asking again with the same token changes nothing.
-  Answer claim(const MemoName& name, const StoreAsker& asker, std::uint64_t token, bool may_block,
+  Answer claim(const ValueName& name, const StoreAsker& asker, std::uint64_t token, bool may_block,
                Time now);
 
   // Whether the asker was told to compute this value and has not put or released it since.
-  bool was_told_yours(const MemoName& name, const StoreAsker& asker) const;
-  bool is_claimed(const MemoName& name) const { return claims_.count(name) != 0; }
+  bool was_told_yours(const ValueName& name, const StoreAsker& asker) const;
+  bool is_claimed(const ValueName& name) const { return claims_.count(name) != 0; }
   // It has said its value, or will not.
-  void forget_told(const MemoName& name, const StoreAsker& asker);
+  void forget_told(const ValueName& name, const StoreAsker& asker);
 
   // It asks for something else now, and does not wait any more.
   void stop_waiting(const StoreAsker& asker);
 
   // What these return may go on. The value is there: whoever claims or waits is done.
-  std::vector<Wait> put(const MemoName& name);
+  std::vector<Wait> put(const ValueName& name);
   // There will be no value from this asker: all who waited for it compute it themselves.
-  std::vector<Wait> release(const MemoName& name, const StoreAsker& asker);
+  std::vector<Wait> release(const ValueName& name, const StoreAsker& asker);
   // The asker, or all of an origin, is no more: the next in each line computes.
   std::vector<Wait> leave(const StoreAsker& asker);
   std::vector<Wait> gone(const StoreOrigin& origin);
@@ -97,17 +97,17 @@ class MemoClaims {
     std::deque<std::pair<Wait, bool>> line;  // with the waiter's own may_block
   };
   bool closes_circle(const StoreAsker& holder, const StoreAsker& asker) const;
-  void hold(const MemoName& name, Claim& claim, const StoreAsker& holder, bool may_block);
-  void drop_holder(const MemoName& name, const Claim& claim);
-  void tell_yours(const MemoName& name, const StoreAsker& asker);
+  void hold(const ValueName& name, Claim& claim, const StoreAsker& holder, bool may_block);
+  void drop_holder(const ValueName& name, const Claim& claim);
+  void tell_yours(const ValueName& name, const StoreAsker& asker);
   void forget_told(const StoreAsker& asker);
 
   const Duration patience_;
-  std::map<MemoName, Claim> claims_;
-  std::map<StoreAsker, std::set<MemoName>> held_;
-  std::map<StoreAsker, MemoName> waiting_;
+  std::map<ValueName, Claim> claims_;
+  std::map<StoreAsker, std::set<ValueName>> held_;
+  std::map<StoreAsker, ValueName> waiting_;
   // Those who compute a value beside the one who holds its claim.
-  std::map<StoreAsker, std::set<MemoName>> told_;
+  std::map<StoreAsker, std::set<ValueName>> told_;
   std::size_t told_count_ = 0;
 };
 

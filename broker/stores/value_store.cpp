@@ -1,4 +1,4 @@
-#include "broker/stores/memo_store.hpp"
+#include "broker/stores/value_store.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -15,7 +15,7 @@
 #include <limits>
 #include <utility>
 
-#include "broker/stores/memo_file.hpp"
+#include "broker/stores/value_file.hpp"
 #include "common/protocol/limits.hpp"
 
 namespace muster {
@@ -53,7 +53,7 @@ std::string said_by(const char* what, const std::string& path, int error) {
 
 }  // namespace
 
-MemoStore::MemoStore(const MemoOptions& options)
+ValueStore::ValueStore(const StoreOptions& options)
     : folder_(options.folder),
       limit_bytes_(options.limit_bytes),
       limit_items_(options.limit_items) {
@@ -66,12 +66,12 @@ MemoStore::MemoStore(const MemoOptions& options)
   folder_.make_incoming();
 }
 
-MemoStore::~MemoStore() {
+ValueStore::~ValueStore() {
   if (entries_.empty()) folder_.leave_nothing();
 }
 
-void MemoStore::read_index() {
-  for (const MemoFolder::Value& value : folder_.read()) {
+void ValueStore::read_index() {
+  for (const StoreFolder::Value& value : folder_.read()) {
     const auto known = entries_.find(value.name);  // a put was cut off before it removed the old
     if (known != entries_.end() && known->second.version > value.version) {
       ::unlink(folder_.path_of(value.name, value.version).c_str());
@@ -89,19 +89,19 @@ void MemoStore::read_index() {
 
 // --- Finding ------------------------------------------------------------------------------------
 
-std::optional<MemoStore::Found> MemoStore::look_at(const MemoName& name) {
+std::optional<ValueStore::Found> ValueStore::look_at(const ValueName& name) {
   const auto found = entries_.find(name);
   Descriptor file;
   return found == entries_.end() ? std::nullopt : open(name, found, file);
 }
 
 // Drops a value that is not as it was written. Nothing either while it cannot be read.
-std::optional<MemoStore::Found> MemoStore::open(const MemoName& name, Entries::iterator found,
-                                                Descriptor& file) {
+std::optional<ValueStore::Found> ValueStore::open(const ValueName& name, Entries::iterator found,
+                                                  Descriptor& file) {
   Entry& entry = found->second;
   const std::string path = folder_.path_of(name, entry.version);
   struct stat status {};
-  MemoFileEnd end;
+  ValueFileEnd end;
   int error = open_value(path, file, status, end);
   if (error == 0 && (end.name != name || end.content_bytes != entry.size_bytes)) {
     error = kNotAsWritten;
@@ -123,7 +123,7 @@ std::optional<MemoStore::Found> MemoStore::open(const MemoName& name, Entries::i
   return Found{entry.size_bytes, entry.version, std::move(end.text), path, {}};
 }
 
-std::optional<MemoStore::Found> MemoStore::find(const MemoName& name) {
+std::optional<ValueStore::Found> ValueStore::find(const ValueName& name) {
   const auto found = entries_.find(name);
   if (found == entries_.end()) return std::nullopt;
   Entry& entry = found->second;
@@ -146,8 +146,8 @@ std::optional<MemoStore::Found> MemoStore::find(const MemoName& name) {
   return answer;
 }
 
-std::optional<Bytes> MemoStore::read(const MemoName& name, std::uint64_t version,
-                                     std::uint64_t offset, std::size_t size_bytes) {
+std::optional<Bytes> ValueStore::read(const ValueName& name, std::uint64_t version,
+                                      std::uint64_t offset, std::size_t size_bytes) {
   const auto found = entries_.find(name);
   if (found == entries_.end() || found->second.version != version ||
       size_bytes > kStorePieceBytes || offset > found->second.size_bytes ||
@@ -164,12 +164,12 @@ std::optional<Bytes> MemoStore::read(const MemoName& name, std::uint64_t version
 
 // --- Putting ------------------------------------------------------------------------------------
 
-MemoStore::Upload::~Upload() {
+ValueStore::Upload::~Upload() {
   store_.arriving_bytes_ -= received_bytes_;
   if (!path_.empty()) ::unlink(path_.c_str());
 }
 
-std::string MemoStore::Upload::append(std::span<const std::byte> piece) {
+std::string ValueStore::Upload::append(std::span<const std::byte> piece) {
   if (piece.size() > size_bytes_ - received_bytes_) return "a value of more bytes than announced";
   if (piece.size() > store_.limit_bytes_ - std::min(store_.limit_bytes_, store_.arriving_bytes_)) {
     return "more is on its way at once than the store may hold: start the broker with a larger "
@@ -184,7 +184,7 @@ std::string MemoStore::Upload::append(std::span<const std::byte> piece) {
   return "";
 }
 
-std::string MemoStore::begin(std::uint64_t size_bytes, std::unique_ptr<Upload>& upload) {
+std::string ValueStore::begin(std::uint64_t size_bytes, std::unique_ptr<Upload>& upload) {
   if (std::string error = make_room(size_bytes); !error.empty()) return error;
   upload.reset(new Upload(*this));
   upload->path_ = fmt::format("{}/.{}", folder_.incoming(), ++last_file_);
@@ -198,20 +198,20 @@ std::string MemoStore::begin(std::uint64_t size_bytes, std::unique_ptr<Upload>& 
   return said_by("write", path, error);
 }
 
-std::string MemoStore::finish(const MemoName& name, const std::string& text, Upload& upload) {
+std::string ValueStore::finish(const ValueName& name, const std::string& text, Upload& upload) {
   if (upload.received_bytes_ != upload.size_bytes_) return "a value of fewer bytes than announced";
   return publish(name, text, upload);
 }
 
-std::string MemoStore::put(const MemoName& name, const std::string& text, const Bytes& value) {
+std::string ValueStore::put(const ValueName& name, const std::string& text, const Bytes& value) {
   std::unique_ptr<Upload> upload;
   std::string error = begin(value.size(), upload);
   if (error.empty()) error = upload->append(value.span());
   return error.empty() ? finish(name, text, *upload) : error;
 }
 
-std::string MemoStore::adopt(const MemoName& name, const std::string& text, const std::string& file,
-                             std::uint64_t size_bytes) {
+std::string ValueStore::adopt(const ValueName& name, const std::string& text,
+                              const std::string& file, std::uint64_t size_bytes) {
   if (file.empty() || file.front() == '.' || file.find('/') != std::string::npos) {
     return "a file for a put is named without its folder";
   }
@@ -237,7 +237,7 @@ std::string MemoStore::adopt(const MemoName& name, const std::string& text, cons
 }
 
 // The value is there then, or not. Others may have come since it began: there is to be room now.
-std::string MemoStore::publish(const MemoName& name, const std::string& text, Upload& upload) {
+std::string ValueStore::publish(const ValueName& name, const std::string& text, Upload& upload) {
   if (std::string error = make_room(upload.size_bytes_); !error.empty()) return error;
   const XXH128_hash_t digest = XXH3_128bits_digest(upload.digest_.get());
   const std::string end = encode_end({name, text, upload.size_bytes_, digest.high64, digest.low64});
@@ -258,7 +258,7 @@ std::string MemoStore::publish(const MemoName& name, const std::string& text, Up
   return "";
 }
 
-void MemoStore::add(const MemoName& name, const Entry& entry) {
+void ValueStore::add(const ValueName& name, const Entry& entry) {
   const auto old = entries_.find(name);
   if (old != entries_.end()) drop(old);
   const auto made = entries_.emplace(name, entry).first;
@@ -266,7 +266,7 @@ void MemoStore::add(const MemoName& name, const Entry& entry) {
   bytes_ += entry.size_bytes;
 }
 
-std::string MemoStore::make_room(std::uint64_t size_bytes) {
+std::string ValueStore::make_room(std::uint64_t size_bytes) {
   if (size_bytes > limit_bytes_) {
     return fmt::format(
         "a value of {} bytes is larger than all that the store may hold, {}: start "
@@ -282,19 +282,19 @@ std::string MemoStore::make_room(std::uint64_t size_bytes) {
 
 // --- Removing -----------------------------------------------------------------------------------
 
-void MemoStore::drop(Entries::iterator entry) {
+void ValueStore::drop(Entries::iterator entry) {
   ::unlink(folder_.path_of(entry->first, entry->second.version).c_str());
   bytes_ -= entry->second.size_bytes;
   order_.erase(entry->second.place);
   entries_.erase(entry);
 }
 
-void MemoStore::remove(const MemoName& name) {
+void ValueStore::remove(const ValueName& name) {
   const auto found = entries_.find(name);
   if (found != entries_.end()) drop(found);
 }
 
-void MemoStore::remove_all(const std::string& store, const std::string& prefix) {
+void ValueStore::remove_all(const std::string& store, const std::string& prefix) {
   auto entry = entries_.lower_bound({store, prefix});
   while (entry != entries_.end() && entry->first.store == store &&
          entry->first.key.starts_with(prefix)) {
@@ -302,7 +302,7 @@ void MemoStore::remove_all(const std::string& store, const std::string& prefix) 
   }
 }
 
-std::uint64_t MemoStore::trim(const std::string& store, const StoreLimits& limits) {
+std::uint64_t ValueStore::trim(const std::string& store, const StoreLimits& limits) {
   std::uint64_t bytes = 0;
   std::uint64_t items = 0;
   for (auto entry = entries_.lower_bound({store, ""});
@@ -327,7 +327,7 @@ std::uint64_t MemoStore::trim(const std::string& store, const StoreLimits& limit
   return gone;
 }
 
-std::vector<StoreEntry> MemoStore::list(const MemoName& after, const std::string& prefix) const {
+std::vector<StoreEntry> ValueStore::list(const ValueName& after, const std::string& prefix) const {
   std::vector<StoreEntry> rows;
   auto entry = after.key < prefix ? entries_.lower_bound({after.store, prefix})
                                   : entries_.upper_bound(after);

@@ -1,6 +1,6 @@
-// What the memo server answers, and when: one computes and the others wait; values that arrive in
+// What the store server answers, and when: one computes and the others wait; values that arrive in
 // pieces; what dies, what repeats itself, and what asks for too much.
-#include "broker/stores/memo_server.hpp"
+#include "broker/stores/store_server.hpp"
 
 #include <gtest/gtest.h>
 
@@ -47,9 +47,11 @@ StoreQuestion value(const std::string& key, const std::string& content) {
   return its;
 }
 
-class MemoServerTest : public ::testing::Test {
+class StoreServerTest : public ::testing::Test {
  protected:
-  MemoServerTest() { server_ = std::make_unique<MemoServer>(MemoOptions{spool(), kLimit, 1000}); }
+  StoreServerTest() {
+    server_ = std::make_unique<StoreServer>(StoreOptions{spool(), kLimit, 1000});
+  }
   std::string spool() const { return folder_.path("spool"); }
 
   // Returns the token.
@@ -111,7 +113,7 @@ class MemoServerTest : public ::testing::Test {
     for (int i = 0; i < 2; ++i) {  // counters are told after the answers of a round
       const std::uint64_t token = say(last, question(StoreOperation::contains, "nothing"));
       const bool is_there = testing::wait_until([&] {
-        for (MemoAnswer& answer : server_->take_answers()) {
+        for (AddressedReply& answer : server_->take_answers()) {
           answers_[answer.answer.token] = std::move(answer.answer.reply);
         }
         return answers_.count(token) != 0;
@@ -122,13 +124,13 @@ class MemoServerTest : public ::testing::Test {
   }
 
   testing::TemporaryFolder folder_;
-  std::unique_ptr<MemoServer> server_;
+  std::unique_ptr<StoreServer> server_;
   std::uint64_t token_ = 0;
   std::map<std::uint64_t, StoreReply> answers_;
 };
 
 // Without memory, for example: whoever asks is told, and later all is as before.
-TEST_F(MemoServerTest, GoesOnAfterAQuestionThatItCannotAnswer) {
+TEST_F(StoreServerTest, GoesOnAfterAQuestionThatItCannotAnswer) {
   if (!testing::LittleMemory::kWorks) GTEST_SKIP() << "a sanitizer takes memory as it likes";
   const std::string large(kStorePieceBytes, 'x');
   ASSERT_EQ(status(kFirst, value("large", large)), StoreStatus::done);
@@ -152,7 +154,7 @@ TEST_F(MemoServerTest, GoesOnAfterAQuestionThatItCannotAnswer) {
   EXPECT_EQ(status(kFirst, value("another", "value")), StoreStatus::done);
 }
 
-TEST_F(MemoServerTest, OneComputesAndTheOthersGetItsValue) {
+TEST_F(StoreServerTest, OneComputesAndTheOthersGetItsValue) {
   const std::uint64_t first = claim(kFirst, "k");
   const std::uint64_t second = claim(kSecond, "k");
   const std::uint64_t third = claim(kElsewhere, "k");
@@ -171,13 +173,13 @@ TEST_F(MemoServerTest, OneComputesAndTheOthersGetItsValue) {
 // How a computation may end without a value, and whether only the next in line goes on.
 struct End {
   const char* name;
-  std::function<void(MemoServer&)> happens;
+  std::function<void(StoreServer&)> happens;
   bool all_go_on;
 };
 
-class MemoServerEnds : public MemoServerTest, public ::testing::WithParamInterface<End> {};
+class StoreServerEnds : public StoreServerTest, public ::testing::WithParamInterface<End> {};
 
-TEST_P(MemoServerEnds, TheNextComputes) {
+TEST_P(StoreServerEnds, TheNextComputes) {
   const StoreAsker dying{{true, 7, 7}, 5};
   const std::uint64_t first = claim(dying, "k");
   const std::uint64_t second = claim(kSecond, "k");
@@ -200,31 +202,31 @@ message::StoreRequest request(std::uint64_t claimant, StoreQuestion question) {
 const StoreOrigin kDying{true, 7, 7};
 
 INSTANTIATE_TEST_SUITE_P(
-    Ways, MemoServerEnds,
-    ::testing::Values(End{"TheWorkerDies", [](MemoServer& server) { server.gone(kDying); }, false},
+    Ways, StoreServerEnds,
+    ::testing::Values(End{"TheWorkerDies", [](StoreServer& server) { server.gone(kDying); }, false},
                       End{"TheTaskEnds",
-                          [](MemoServer& server) {
+                          [](StoreServer& server) {
                             server.ask(kDying, request(5, question(StoreOperation::leave, "")));
                           },
                           false},
                       End{"TheConnectionIsNew",
-                          [](MemoServer& server) {
+                          [](StoreServer& server) {
                             server.ask(kDying, request(0, question(StoreOperation::leave, "")));
                           },
                           false},
                       End{"ItSaysSo",
-                          [](MemoServer& server) {
+                          [](StoreServer& server) {
                             server.ask(kDying, request(5, question(StoreOperation::release, "k")));
                           },
                           true},
                       End{"TheValueIsTooLarge",
-                          [](MemoServer& server) {
+                          [](StoreServer& server) {
                             server.ask(kDying, request(5, piece("k", 0, 1, 2 * kLimit)));
                           },
                           true}),
     [](const auto& test) { return std::string(test.param.name); });
 
-TEST_F(MemoServerTest, APeerThatIsGoneGetsNoAnswer) {
+TEST_F(StoreServerTest, APeerThatIsGoneGetsNoAnswer) {
   claim(kFirst, "k");
   const StoreAsker dying{kDying, 5};
   const std::uint64_t waits = claim(dying, "k");
@@ -235,7 +237,7 @@ TEST_F(MemoServerTest, APeerThatIsGoneGetsNoAnswer) {
   EXPECT_EQ(got(other), "v");
 }
 
-TEST_F(MemoServerTest, AClaimantThatAsksForSomethingElseIsNotHandedWhatItWaitedFor) {
+TEST_F(StoreServerTest, AClaimantThatAsksForSomethingElseIsNotHandedWhatItWaitedFor) {
   EXPECT_EQ(status(kElsewhere, value("there", "v")), StoreStatus::done);
   claim(kFirst, "k");
   const std::uint64_t waits = claim(kSecond, "k");
@@ -245,7 +247,7 @@ TEST_F(MemoServerTest, AClaimantThatAsksForSomethingElseIsNotHandedWhatItWaitedF
   EXPECT_EQ(got(claim(kElsewhere, "k")), "(yours)");
 }
 
-TEST_F(MemoServerTest, AValueInPiecesIsThereWhenItIsWhole) {
+TEST_F(StoreServerTest, AValueInPiecesIsThereWhenItIsWhole) {
   const std::size_t whole = 600'000;  // more than an answer holds
   claim(kFirst, "k");
   const std::uint64_t waits = claim(kElsewhere, "k");
@@ -277,9 +279,10 @@ struct NextPiece {
   StoreStatus answer;
 };
 
-class MemoServerPieces : public MemoServerTest, public ::testing::WithParamInterface<NextPiece> {};
+class StoreServerPieces : public StoreServerTest,
+                          public ::testing::WithParamInterface<NextPiece> {};
 
-TEST_P(MemoServerPieces, IsAnsweredAndHarmsNothing) {
+TEST_P(StoreServerPieces, IsAnsweredAndHarmsNothing) {
   EXPECT_EQ(status(kElsewhere, value("other", "v")), StoreStatus::done);
   claim(kFirst, "k");
   EXPECT_EQ(status(kFirst, piece("k", 0, 100, 300)), StoreStatus::done);
@@ -294,7 +297,7 @@ TEST_P(MemoServerPieces, IsAnsweredAndHarmsNothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Odd, MemoServerPieces,
+    Odd, StoreServerPieces,
     ::testing::Values(NextPiece{"ALaterOne", 200, 100, 300, StoreStatus::changed},
                       NextPiece{"AnEarlierOne", 50, 100, 300, StoreStatus::done},
                       NextPiece{"OfAnotherSize", 100, 100, 301, StoreStatus::changed},
@@ -306,7 +309,7 @@ INSTANTIATE_TEST_SUITE_P(
                       NextPiece{"MoreThanItsOwnSize", 0, 100, 99, StoreStatus::refused}),
     [](const auto& test) { return std::string(test.param.name); });
 
-TEST_F(MemoServerTest, WhatItsSenderGaveUpLeavesNothing) {
+TEST_F(StoreServerTest, WhatItsSenderGaveUpLeavesNothing) {
   const StoreAsker dying{kDying, 5};
   for (const char* key : {"a", "b"}) {
     EXPECT_EQ(status(dying, piece(key, 0, 100, 300)), StoreStatus::done);
@@ -324,7 +327,7 @@ TEST_F(MemoServerTest, WhatItsSenderGaveUpLeavesNothing) {
   EXPECT_EQ(files_in_incoming(), 0U);
 }
 
-TEST_F(MemoServerTest, WhatArrivesAtOnceStaysWithinTheLimitToo) {
+TEST_F(StoreServerTest, WhatArrivesAtOnceStaysWithinTheLimitToo) {
   const std::uint64_t most = 700'000;
   for (const StoreAsker& asker : {kFirst, kSecond}) {
     EXPECT_EQ(status(asker, piece("k" + std::to_string(asker.claimant), 0, 300'000, most)),
@@ -340,7 +343,7 @@ TEST_F(MemoServerTest, WhatArrivesAtOnceStaysWithinTheLimitToo) {
   EXPECT_EQ(counter("values"), 1U);
 }
 
-TEST_F(MemoServerTest, TheLeastRecentlyUsedValueGoesFirst) {
+TEST_F(StoreServerTest, TheLeastRecentlyUsedValueGoesFirst) {
   const std::string third(kLimit / 3, 'x');
   for (const char* key : {"a", "b", "c"}) {
     EXPECT_EQ(status(kFirst, value(key, third)), StoreStatus::done);
@@ -356,7 +359,7 @@ TEST_F(MemoServerTest, TheLeastRecentlyUsedValueGoesFirst) {
   EXPECT_EQ(keys, (std::vector<std::string>{"a", "b", "d"}));
 }
 
-TEST_F(MemoServerTest, QuestionsThatMakeNoSenseAreAnswered) {
+TEST_F(StoreServerTest, QuestionsThatMakeNoSenseAreAnswered) {
   EXPECT_EQ(status(kFirst, value("k", "value")), StoreStatus::done);
   EXPECT_EQ(status(kFirst, value("", "v")), StoreStatus::refused) << "no key";
   for (const char* file : {"..", "../lock", "/etc/passwd", ".1", "none"}) {
@@ -395,9 +398,9 @@ struct Attack {
   StoreStatus answer;
 };
 
-class MemoServerAttack : public MemoServerTest, public ::testing::WithParamInterface<Attack> {};
+class StoreServerAttack : public StoreServerTest, public ::testing::WithParamInterface<Attack> {};
 
-TEST_P(MemoServerAttack, ChangesNoValue) {
+TEST_P(StoreServerAttack, ChangesNoValue) {
   EXPECT_EQ(status(kElsewhere, value("k", "v")), StoreStatus::done);
   StoreQuestion attack = question(GetParam().operation, "k");
   attack.value = Bytes::copy("bomb");
@@ -411,14 +414,14 @@ TEST_P(MemoServerAttack, ChangesNoValue) {
 }
 
 INSTANTIATE_TEST_SUITE_P(
-    Of, MemoServerAttack,
+    Of, StoreServerAttack,
     ::testing::Values(Attack{"Put", StoreOperation::put, StoreStatus::refused},
                       Attack{"Remove", StoreOperation::remove, StoreStatus::refused},
                       Attack{"RemoveAll", StoreOperation::remove_all, StoreStatus::refused},
                       Attack{"Trim", StoreOperation::trim, StoreStatus::refused}),
     [](const auto& test) { return std::string(test.param.name); });
 
-TEST_F(MemoServerTest, AWorkerSaysNoValueThatAnotherComputes) {
+TEST_F(StoreServerTest, AWorkerSaysNoValueThatAnotherComputes) {
   const std::uint64_t theirs = claim(kElsewhere, "k");
   EXPECT_EQ(got(theirs), "(yours)");
   EXPECT_EQ(status(kFirst, value("k", "bomb")), StoreStatus::refused);
@@ -427,7 +430,7 @@ TEST_F(MemoServerTest, AWorkerSaysNoValueThatAnotherComputes) {
   EXPECT_EQ(get("k"), "v");
 }
 
-TEST_F(MemoServerTest, AClaimantThatWasToldToComputeMayPut) {
+TEST_F(StoreServerTest, AClaimantThatWasToldToComputeMayPut) {
   const std::uint64_t first = claim(kFirst, "k");
   const std::uint64_t second = claim(kSecond, "k");
   EXPECT_EQ(got(first), "(yours)");
@@ -438,7 +441,7 @@ TEST_F(MemoServerTest, AClaimantThatWasToldToComputeMayPut) {
   EXPECT_EQ(get("k"), "v");
 }
 
-TEST_F(MemoServerTest, AValueThatItsFinderRejectsIsReplacedUnderAClaim) {
+TEST_F(StoreServerTest, AValueThatItsFinderRejectsIsReplacedUnderAClaim) {
   EXPECT_EQ(status(kElsewhere, value("k", "old")), StoreStatus::done);
   StoreQuestion besides = question(StoreOperation::claim, "k");
   besides.version = ask(kFirst, question(StoreOperation::get, "k")).version;

@@ -1,4 +1,4 @@
-#include "broker/stores/memo_server.hpp"
+#include "broker/stores/store_server.hpp"
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
@@ -59,15 +59,15 @@ StoreReply refused(std::string why) {
 
 }  // namespace
 
-MemoServer::MemoServer(MemoOptions options)
+StoreServer::StoreServer(StoreOptions options)
     : options_(std::move(options)),
       bell_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       machine_(boot_id()),
       claims_(kPatience) {
-  if (!options_.folder.empty()) store_ = std::make_unique<MemoStore>(options_);
+  if (!options_.folder.empty()) store_ = std::make_unique<ValueStore>(options_);
 }
 
-MemoServer::~MemoServer() {
+StoreServer::~StoreServer() {
   {
     const std::lock_guard lock(mutex_);
     ending_ = true;
@@ -78,7 +78,7 @@ MemoServer::~MemoServer() {
 
 // --- The loop's side ----------------------------------------------------------------------------
 
-void MemoServer::ask(const StoreOrigin& origin, message::StoreRequest&& request) {
+void StoreServer::ask(const StoreOrigin& origin, message::StoreRequest&& request) {
   const std::uint64_t token = request.token;
   if (too_many(origin)) {
     reply(origin, token, refused(kTooManyQuestions));
@@ -92,21 +92,21 @@ void MemoServer::ask(const StoreOrigin& origin, message::StoreRequest&& request)
 }
 
 // Whether this would be one question too many; counts it otherwise.
-bool MemoServer::too_many(const StoreOrigin& origin) {
+bool StoreServer::too_many(const StoreOrigin& origin) {
   const std::lock_guard lock(mutex_);
   if (waiting_[origin] >= limits::kMaxStoreWaits) return true;
   ++waiting_[origin];
   return false;
 }
 
-void MemoServer::gone(const StoreOrigin& origin) {
+void StoreServer::gone(const StoreOrigin& origin) {
   const std::lock_guard lock(mutex_);
   if (!thread_.joinable()) return;
   events_.emplace_back(origin);
   changed_.notify_all();
 }
 
-std::vector<MemoAnswer> MemoServer::take_answers() {
+std::vector<AddressedReply> StoreServer::take_answers() {
   std::uint64_t ignored = 0;
   if (::read(bell_.get(), &ignored, sizeof ignored) < 0) return {};
   const std::lock_guard lock(mutex_);
@@ -115,14 +115,14 @@ std::vector<MemoAnswer> MemoServer::take_answers() {
   return std::exchange(answers_, {});
 }
 
-std::vector<std::pair<std::string, std::uint64_t>> MemoServer::counters() const {
+std::vector<std::pair<std::string, std::uint64_t>> StoreServer::counters() const {
   const std::lock_guard lock(mutex_);
   return counters_;
 }
 
 // --- The thread ---------------------------------------------------------------------------------
 
-void MemoServer::run() {
+void StoreServer::run() {
   std::unique_lock lock(mutex_);
   while (!ending_) {
     if (events_.empty()) {
@@ -152,12 +152,12 @@ void MemoServer::run() {
 }
 
 // The store goes on, and whoever asked is told.
-void MemoServer::fail(const Event& event, const std::string& why) {
+void StoreServer::fail(const Event& event, const std::string& why) {
   spdlog::error("a question to the stores cannot be answered: {}", why);
   const auto* question = std::get_if<Question>(&event);
   if (question == nullptr) return;
   const message::StoreRequest& request = question->request;
-  const MemoName name{request.question.store, request.question.key};
+  const ValueName name{request.question.store, request.question.key};
   const StoreAsker asker{question->origin, request.claimant};
   reply(question->origin, request.token,
         refused(fmt::format("the broker cannot answer: {}; see its log", why)));
@@ -166,15 +166,15 @@ void MemoServer::fail(const Event& event, const std::string& why) {
 }
 
 // The loop takes answers in every turn: no more of them lie here than it sends in one.
-void MemoServer::await_room() {
+void StoreServer::await_room() {
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [this] { return ending_ || answer_bytes_ < kMostAnswerBytes; });
 }
 
-bool MemoServer::open_store() {
+bool StoreServer::open_store() {
   if (store_) return true;
   try {
-    store_ = std::make_unique<MemoStore>(options_);
+    store_ = std::make_unique<ValueStore>(options_);
     failure_.clear();
   } catch (const std::exception& error) {
     if (failure_ != error.what()) spdlog::error("no stores: {}", error.what());
@@ -183,7 +183,7 @@ bool MemoServer::open_store() {
   return store_ != nullptr;
 }
 
-void MemoServer::handle(Question& question) {
+void StoreServer::handle(Question& question) {
   {
     const std::lock_guard lock(mutex_);
     const auto its = waiting_.find(question.origin);
@@ -191,7 +191,7 @@ void MemoServer::handle(Question& question) {
   }
   const message::StoreRequest& request = question.request;
   const StoreQuestion& q = request.question;
-  const MemoName name{q.store, q.key};
+  const ValueName name{q.store, q.key};
   const std::string forbidden = not_a_workers(question, name);
   if (!forbidden.empty()) {
     reply(question.origin, request.token, refused(forbidden));
@@ -219,7 +219,7 @@ void MemoServer::handle(Question& question) {
 
 // Why a worker must not ask that, or nothing: nodes say values only where their tasks were told to
 // compute them, or where nothing is that anybody could lose.
-std::string MemoServer::not_a_workers(const Question& question, const MemoName& name) const {
+std::string StoreServer::not_a_workers(const Question& question, const ValueName& name) const {
   if (!question.origin.is_worker) return "";
   const StoreAsker asker{question.origin, question.request.claimant};
   switch (question.request.question.operation) {
@@ -245,14 +245,14 @@ std::string MemoServer::not_a_workers(const Question& question, const MemoName& 
   return "";
 }
 
-void MemoServer::handle(const StoreOrigin& gone) {
+void StoreServer::handle(const StoreOrigin& gone) {
   std::erase_if(uploads_, [&](const auto& upload) { return upload.first.first.origin == gone; });
   go_on(claims_.gone(gone));
 }
 
 // What get and claim say first.
-StoreReply MemoServer::found(const MemoName& name, bool& is_there) {
-  std::optional<MemoStore::Found> value = store_->find(name);
+StoreReply StoreServer::found(const ValueName& name, bool& is_there) {
+  std::optional<ValueStore::Found> value = store_->find(name);
   is_there = value.has_value();
   if (!is_there) return status_only(StoreStatus::miss);
   StoreReply reply = status_only(StoreStatus::hit);
@@ -265,14 +265,14 @@ StoreReply MemoServer::found(const MemoName& name, bool& is_there) {
   return reply;
 }
 
-StoreReply MemoServer::yours() const {
+StoreReply StoreServer::yours() const {
   StoreReply reply = status_only(StoreStatus::yours);
   reply.machine = machine_;
   reply.folder = store_->incoming();
   return reply;
 }
 
-void MemoServer::claim(const Question& question, const MemoName& name) {
+void StoreServer::claim(const Question& question, const ValueName& name) {
   const message::StoreRequest& request = question.request;
   bool is_there = false;
   StoreReply value = found(name, is_there);
@@ -286,18 +286,18 @@ void MemoServer::claim(const Question& question, const MemoName& name) {
   }
   switch (claims_.claim(name, {question.origin, request.claimant}, request.token,
                         request.question.may_block, now())) {
-    case MemoClaims::Answer::yours:
+    case StoreClaims::Answer::yours:
       reply(question.origin, request.token, yours());
       break;
-    case MemoClaims::Answer::wait:
+    case StoreClaims::Answer::wait:
       break;
-    case MemoClaims::Answer::too_many:
+    case StoreClaims::Answer::too_many:
       reply(question.origin, request.token, refused("too many claims at once"));
       break;
   }
 }
 
-StoreReply MemoServer::put(const Question& question, const MemoName& name) {
+StoreReply StoreServer::put(const Question& question, const ValueName& name) {
   const StoreQuestion& q = question.request.question;
   const StoreAsker asker{question.origin, question.request.claimant};
   bool whole = true;
@@ -320,7 +320,7 @@ StoreReply MemoServer::put(const Question& question, const MemoName& name) {
   }
   if (whole) {
     claims_.forget_told(name, asker);
-    for (const MemoClaims::Wait& wait : claims_.put(name)) {
+    for (const StoreClaims::Wait& wait : claims_.put(name)) {
       bool is_there = false;
       StoreReply value = found(name, is_there);
       ++hits_;
@@ -330,8 +330,8 @@ StoreReply MemoServer::put(const Question& question, const MemoName& name) {
   return status_only(StoreStatus::done);
 }
 
-std::string MemoServer::put_piece(const Question& question, const MemoName& name, bool& whole,
-                                  bool& changed) {
+std::string StoreServer::put_piece(const Question& question, const ValueName& name, bool& whole,
+                                   bool& changed) {
   const StoreQuestion& q = question.request.question;
   const std::pair key{StoreAsker{question.origin, question.request.claimant}, name};
   whole = false;
@@ -339,7 +339,7 @@ std::string MemoServer::put_piece(const Question& question, const MemoName& name
   if (q.offset == 0) {
     uploads_.erase(key);
     if (uploads_.size() >= kMostUploads) return "too many values are on their way at once";
-    std::unique_ptr<MemoStore::Upload> upload;
+    std::unique_ptr<ValueStore::Upload> upload;
     if (std::string error = store_->begin(q.size_bytes, upload); !error.empty()) return error;
     found = uploads_.insert_or_assign(key, std::move(upload)).first;
   }
@@ -348,7 +348,7 @@ std::string MemoServer::put_piece(const Question& question, const MemoName& name
     changed = true;  // we have restarted: it begins again
     return "";
   }
-  MemoStore::Upload& upload = *found->second;
+  ValueStore::Upload& upload = *found->second;
   if (q.offset < upload.received_bytes()) return "";  // said twice
   if (std::string error = upload.append(q.value.span()); !error.empty()) return error;
   if (upload.received_bytes() < upload.size_bytes()) return "";
@@ -358,7 +358,7 @@ std::string MemoServer::put_piece(const Question& question, const MemoName& name
   return error;
 }
 
-StoreReply MemoServer::answer_at_once(const Question& question, const MemoName& name) {
+StoreReply StoreServer::answer_at_once(const Question& question, const ValueName& name) {
   const StoreQuestion& q = question.request.question;
   StoreReply reply = status_only(StoreStatus::done);
   switch (q.operation) {
@@ -401,11 +401,11 @@ StoreReply MemoServer::answer_at_once(const Question& question, const MemoName& 
   return reply;
 }
 
-void MemoServer::go_on(const std::vector<MemoClaims::Wait>& waits) {
-  for (const MemoClaims::Wait& wait : waits) reply(wait.asker.origin, wait.token, yours());
+void StoreServer::go_on(const std::vector<StoreClaims::Wait>& waits) {
+  for (const StoreClaims::Wait& wait : waits) reply(wait.asker.origin, wait.token, yours());
 }
 
-void MemoServer::reply(const StoreOrigin& origin, std::uint64_t token, StoreReply&& reply) {
+void StoreServer::reply(const StoreOrigin& origin, std::uint64_t token, StoreReply&& reply) {
   {
     const std::lock_guard lock(mutex_);
     answer_bytes_ += reply.value.size();
@@ -415,7 +415,7 @@ void MemoServer::reply(const StoreOrigin& origin, std::uint64_t token, StoreRepl
   [[maybe_unused]] const ssize_t rung = ::write(bell_.get(), &one, sizeof one);
 }
 
-void MemoServer::publish_counters() {
+void StoreServer::publish_counters() {
   if (!store_) return;
   const std::lock_guard lock(mutex_);
   counters_ = {{"stored_waits", claims_.waits()},    {"stored_values", store_->items()},

@@ -1,30 +1,30 @@
-// The folder of a memo store: found or made, locked against other brokers, and read at the start.
+// The folder of a store: found or made, locked against other brokers, and read at the start.
 // At the end nothing is left that is of no use.
 //
-// Owner: a MemoStore. Threads: its owner's. Blocking: on input and output of files.
+// Owner: a ValueStore. Threads: its owner's. Blocking: on input and output of files.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
-#include "broker/stores/memo_claims.hpp"
+#include "broker/stores/store_claims.hpp"
 #include "common/system/descriptor.hpp"
 
 namespace muster {
 
-class MemoFolder {
+class StoreFolder {
  public:
   // Takes this folder; empty: makes one of its own, which goes with this object. Throws
   // std::runtime_error that says what to do.
-  explicit MemoFolder(const std::string& folder);
-  ~MemoFolder();
-  MemoFolder(const MemoFolder&) = delete;
-  MemoFolder& operator=(const MemoFolder&) = delete;
+  explicit StoreFolder(const std::string& folder);
+  ~StoreFolder();
+  StoreFolder(const StoreFolder&) = delete;
+  StoreFolder& operator=(const StoreFolder&) = delete;
 
   // What a value's file says of itself.
   struct Value {
-    MemoName name;
+    ValueName name;
     std::uint64_t size_bytes = 0;
     std::uint64_t version = 0;
     std::uint64_t accessed_ms = 0;
@@ -44,7 +44,7 @@ class MemoFolder {
 
   const std::string& path() const { return path_; }
   const std::string& incoming() const { return incoming_; }
-  std::string path_of(const MemoName& name, std::uint64_t version) const;
+  std::string path_of(const ValueName& name, std::uint64_t version) const;
   std::uint64_t damaged() const { return damaged_; }
 
  private:

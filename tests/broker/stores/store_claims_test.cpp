@@ -1,5 +1,5 @@
 // Who computes and who waits: each value once, and no wait without an end.
-#include "broker/stores/memo_claims.hpp"
+#include "broker/stores/store_claims.hpp"
 
 #include <gtest/gtest.h>
 
@@ -9,33 +9,33 @@ namespace muster {
 namespace {
 
 using std::chrono::seconds;
-using Answer = MemoClaims::Answer;
+using Answer = StoreClaims::Answer;
 
 constexpr Duration kPatience = seconds(10);
 const StoreOrigin kWorker{true, 1, 1};
 const StoreOrigin kProducer{false, 2, 2};
-const MemoName kKey{"store", "f/1"};
-const MemoName kOther{"store", "f/2"};
+const ValueName kKey{"store", "f/1"};
+const ValueName kOther{"store", "f/2"};
 
 StoreAsker task(std::uint64_t number) { return {kWorker, number}; }
 
 class ClaimsTest : public ::testing::Test {
  protected:
-  Answer claim(const StoreAsker& asker, const MemoName& name = kKey, bool may_block = false) {
+  Answer claim(const StoreAsker& asker, const ValueName& name = kKey, bool may_block = false) {
     const Answer answer = claims_.claim(name, asker, asker.claimant, may_block, now_);
     claims_.check_invariants();
     return answer;
   }
   // Who may go on.
-  std::vector<std::uint64_t> tokens(const std::vector<MemoClaims::Wait>& waits) {
+  std::vector<std::uint64_t> tokens(const std::vector<StoreClaims::Wait>& waits) {
     claims_.check_invariants();
     std::vector<std::uint64_t> all;
-    for (const MemoClaims::Wait& wait : waits) all.push_back(wait.token);
+    for (const StoreClaims::Wait& wait : waits) all.push_back(wait.token);
     return all;
   }
   using Tokens = std::vector<std::uint64_t>;
 
-  MemoClaims claims_{kPatience};
+  StoreClaims claims_{kPatience};
   Time now_{seconds(100)};
 };
 
@@ -111,7 +111,7 @@ TEST_F(ClaimsTest, AnyOrderOfEventsKeepsTheTablesRightAndEveryWaitEnds) {
   const auto below = [&](unsigned count) { return random() % count; };
   for (int step = 0; step < 20'000; ++step) {
     const StoreAsker asker{below(2) == 0 ? kWorker : kProducer, 1 + below(6)};
-    const MemoName name{"s", std::string(1, static_cast<char>('a' + below(4)))};
+    const ValueName name{"s", std::string(1, static_cast<char>('a' + below(4)))};
     now_ += seconds(below(3));
     switch (below(8)) {
       case 0:

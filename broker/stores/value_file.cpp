@@ -1,4 +1,4 @@
-#include "broker/stores/memo_file.hpp"
+#include "broker/stores/value_file.hpp"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -21,7 +21,7 @@ constexpr std::size_t kFootBytes = 8 + 3 * 4 + 8 + 16 + 8;
 // A store's name, and the digest of a seal in hex digits.
 constexpr std::size_t kMostStoreBytes = limits::kMaxNameBytes + 1 + 2 * kSealDigestBytes;
 
-int read_end(int file, std::uint64_t file_bytes, MemoFileEnd& end) {
+int read_end(int file, std::uint64_t file_bytes, ValueFileEnd& end) {
   std::array<char, kFootBytes> foot{};
   if (file_bytes < kFootBytes) return kNotAsWritten;
   if (const int error = read_all(file, foot.data(), kFootBytes, file_bytes - kFootBytes)) {
@@ -64,7 +64,7 @@ std::string describe_value_error(int error) {
   return error == kNotAsWritten ? "it is not as it was written" : std::strerror(error);
 }
 
-int open_value(const std::string& path, Descriptor& file, struct stat& status, MemoFileEnd& end) {
+int open_value(const std::string& path, Descriptor& file, struct stat& status, ValueFileEnd& end) {
   file.reset(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (!file || ::fstat(file.get(), &status) != 0) return errno;
   if (!S_ISREG(status.st_mode)) return kNotAsWritten;
@@ -89,7 +89,7 @@ int add_to_digest(const Digest& digest, int file, std::uint64_t size_bytes) {
   return 0;
 }
 
-int check_digest(int file, const MemoFileEnd& end) {
+int check_digest(int file, const ValueFileEnd& end) {
   const Digest state = begin_digest();
   if (const int error = add_to_digest(state, file, end.content_bytes)) return error;
   const XXH128_hash_t digest = XXH3_128bits_digest(state.get());
@@ -97,7 +97,7 @@ int check_digest(int file, const MemoFileEnd& end) {
   return is_same ? 0 : kNotAsWritten;
 }
 
-std::string encode_end(const MemoFileEnd& end) {
+std::string encode_end(const ValueFileEnd& end) {
   std::string data = end.text + end.name.store + end.name.key;
   std::array<char, kFootBytes> foot{};
   kMagic.copy(foot.data(), kMagic.size());

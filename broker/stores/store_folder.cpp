@@ -1,4 +1,4 @@
-#include "broker/stores/memo_folder.hpp"
+#include "broker/stores/store_folder.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -16,7 +16,7 @@
 #include <random>
 #include <stdexcept>
 
-#include "broker/stores/memo_file.hpp"
+#include "broker/stores/value_file.hpp"
 #include "common/blobs/folder_claim.hpp"
 #include "common/system/user_cache.hpp"
 
@@ -102,7 +102,7 @@ bool is_value_name(const std::string& name) {
 
 }  // namespace
 
-MemoFolder::MemoFolder(const std::string& folder) : own_(folder.empty()) {
+StoreFolder::StoreFolder(const std::string& folder) : own_(folder.empty()) {
   if (own_) {
     make_own();
   } else {
@@ -113,19 +113,19 @@ MemoFolder::MemoFolder(const std::string& folder) : own_(folder.empty()) {
 }
 
 // In `incoming` nothing is worth keeping; a folder without values neither.
-MemoFolder::~MemoFolder() {
+StoreFolder::~StoreFolder() {
   remove_folder(own_ ? path_ : incoming_);
   if (own_) remove_empty_folders(path_.substr(0, path_.rfind('/')), own_top_);
   if (!own_ && !is_wanted_) remove_empty_folder(path_);
 }
 
-void MemoFolder::make_incoming() {
+void StoreFolder::make_incoming() {
   if (::mkdir(incoming_.c_str(), 0700) == 0) return;
   throw std::runtime_error(fmt::format("cannot make the folder {}: {}; choose another --spool",
                                        incoming_, std::strerror(errno)));
 }
 
-void MemoFolder::take(const std::string& folder) {
+void StoreFolder::take(const std::string& folder) {
   std::error_code ignored;
   path_ = fs::absolute(folder, ignored).lexically_normal().string();
   while (path_.size() > 1 && path_.ends_with('/')) path_.pop_back();
@@ -145,7 +145,7 @@ void MemoFolder::take(const std::string& folder) {
                                        path_, std::strerror(errno)));
 }
 
-void MemoFolder::make_own() {
+void StoreFolder::make_own() {
   std::random_device random;
   for (const std::string& parent : {cache_folder(), std::string(kNoCache)}) {
     std::error_code ignored;
@@ -161,7 +161,7 @@ void MemoFolder::make_own() {
                   path_, std::strerror(errno)));
 }
 
-std::vector<MemoFolder::Value> MemoFolder::read() {
+std::vector<StoreFolder::Value> StoreFolder::read() {
   std::vector<Value> values;
   std::error_code error;
   for (const fs::path& part : entries_of(path_, error)) {
@@ -191,7 +191,7 @@ std::vector<MemoFolder::Value> MemoFolder::read() {
   return values;
 }
 
-void MemoFolder::read_file(const std::string& path, std::vector<Value>& values) {
+void StoreFolder::read_file(const std::string& path, std::vector<Value>& values) {
   const std::string name = path.substr(path.rfind('/') + 1);
   if (!is_value_name(name)) return;  // not ours
   Value value;
@@ -199,7 +199,7 @@ void MemoFolder::read_file(const std::string& path, std::vector<Value>& values) 
   last_version_ = std::max(last_version_, value.version);
   Descriptor file;
   struct stat status {};
-  MemoFileEnd end;
+  ValueFileEnd end;
   int error = open_value(path, file, status, end);
   if (error == 0 && path_of(end.name, value.version) != path) error = kNotAsWritten;
   if (is_damage(error)) return remove_damaged(path, describe_value_error(error));
@@ -216,7 +216,7 @@ void MemoFolder::read_file(const std::string& path, std::vector<Value>& values) 
   values.push_back(std::move(value));
 }
 
-std::string MemoFolder::path_of(const MemoName& name, std::uint64_t version) const {
+std::string StoreFolder::path_of(const ValueName& name, std::uint64_t version) const {
   std::string text = name.store;
   text.push_back('\0');
   text += name.key;
@@ -225,7 +225,7 @@ std::string MemoFolder::path_of(const MemoName& name, std::uint64_t version) con
   return fmt::format("{}/{}/{}.{:016x}", path_, hex.substr(0, 2), hex, version);
 }
 
-void MemoFolder::remove_damaged(const std::string& path, const std::string& why) {
+void StoreFolder::remove_damaged(const std::string& path, const std::string& why) {
   ++damaged_;
   spdlog::warn("the stored value {} is left out: {}", path, why);
   ::unlink(path.c_str());

@@ -16,30 +16,30 @@
 #include <variant>
 #include <vector>
 
-#include "broker/stores/memo_claims.hpp"
-#include "broker/stores/memo_store.hpp"
+#include "broker/stores/store_claims.hpp"
+#include "broker/stores/value_store.hpp"
 #include "common/protocol/message.hpp"
 #include "common/system/descriptor.hpp"
 
 namespace muster {
 
-struct MemoAnswer {
+struct AddressedReply {
   StoreOrigin origin;
   message::StoreAnswer answer;
 };
 
-class MemoServer {
+class StoreServer {
  public:
   // Takes the folder of `options` at once if it names one; throws std::runtime_error.
-  explicit MemoServer(MemoOptions options);
-  ~MemoServer();
-  MemoServer(const MemoServer&) = delete;
-  MemoServer& operator=(const MemoServer&) = delete;
+  explicit StoreServer(StoreOptions options);
+  ~StoreServer();
+  StoreServer(const StoreServer&) = delete;
+  StoreServer& operator=(const StoreServer&) = delete;
 
   void ask(const StoreOrigin& origin, message::StoreRequest&& request);
   // The session or worker is no more, and with it what it claims.
   void gone(const StoreOrigin& origin);
-  std::vector<MemoAnswer> take_answers();
+  std::vector<AddressedReply> take_answers();
   // Readable when there are answers.
   int descriptor() const { return bell_.get(); }
   // For STATUS.
@@ -58,26 +58,27 @@ class MemoServer {
   void handle(Question& question);
   void handle(const StoreOrigin& gone);
   void fail(const Event& event, const std::string& why);
-  StoreReply found(const MemoName& name, bool& is_there);
-  void claim(const Question& question, const MemoName& name);
-  StoreReply put(const Question& question, const MemoName& name);
-  std::string not_a_workers(const Question& question, const MemoName& name) const;
-  std::string put_piece(const Question& question, const MemoName& name, bool& whole, bool& changed);
-  StoreReply answer_at_once(const Question& question, const MemoName& name);
+  StoreReply found(const ValueName& name, bool& is_there);
+  void claim(const Question& question, const ValueName& name);
+  StoreReply put(const Question& question, const ValueName& name);
+  std::string not_a_workers(const Question& question, const ValueName& name) const;
+  std::string put_piece(const Question& question, const ValueName& name, bool& whole,
+                        bool& changed);
+  StoreReply answer_at_once(const Question& question, const ValueName& name);
   StoreReply yours() const;
   void await_room();
   bool too_many(const StoreOrigin& origin);
   void reply(const StoreOrigin& origin, std::uint64_t token, StoreReply&& reply);
-  void go_on(const std::vector<MemoClaims::Wait>& waits);
+  void go_on(const std::vector<StoreClaims::Wait>& waits);
   void publish_counters();
 
-  MemoOptions options_;
+  StoreOptions options_;
   Descriptor bell_;
   std::string machine_;
-  std::unique_ptr<MemoStore> store_;  // the thread's, once it runs
-  std::string failure_;               // why there is no store
-  MemoClaims claims_;
-  std::map<std::pair<StoreAsker, MemoName>, std::unique_ptr<MemoStore::Upload>> uploads_;
+  std::unique_ptr<ValueStore> store_;  // the thread's, once it runs
+  std::string failure_;                // why there is no store
+  StoreClaims claims_;
+  std::map<std::pair<StoreAsker, ValueName>, std::unique_ptr<ValueStore::Upload>> uploads_;
   std::uint64_t hits_ = 0;
   std::uint64_t misses_ = 0;
 
@@ -86,7 +87,7 @@ class MemoServer {
   std::deque<Event> events_;
   std::map<StoreOrigin, std::size_t>
       waiting_;  // questions in events_, and those just being answered
-  std::vector<MemoAnswer> answers_;
+  std::vector<AddressedReply> answers_;
   std::uint64_t answer_bytes_ = 0;  // of the values in them
   std::vector<std::pair<std::string, std::uint64_t>> counters_;
   bool ending_ = false;

@@ -1,4 +1,4 @@
-#include "broker/stores/memo_claims.hpp"
+#include "broker/stores/store_claims.hpp"
 
 #include <algorithm>
 
@@ -7,8 +7,8 @@
 
 namespace muster {
 
-MemoClaims::Answer MemoClaims::claim(const MemoName& name, const StoreAsker& asker,
-                                     std::uint64_t token, bool may_block, Time now) {
+StoreClaims::Answer StoreClaims::claim(const ValueName& name, const StoreAsker& asker,
+                                       std::uint64_t token, bool may_block, Time now) {
   const auto waits = waiting_.find(asker);
   if (waits != waiting_.end() && waits->second != name) {
     stop_waiting(asker);  // it was interrupted
@@ -36,7 +36,7 @@ MemoClaims::Answer MemoClaims::claim(const MemoName& name, const StoreAsker& ask
 }
 
 // Follows the waits from the holder on.
-bool MemoClaims::closes_circle(const StoreAsker& holder, const StoreAsker& asker) const {
+bool StoreClaims::closes_circle(const StoreAsker& holder, const StoreAsker& asker) const {
   StoreAsker last = holder;
   while (last != asker) {
     const auto waits = waiting_.find(last);
@@ -46,20 +46,20 @@ bool MemoClaims::closes_circle(const StoreAsker& holder, const StoreAsker& asker
   return true;
 }
 
-void MemoClaims::hold(const MemoName& name, Claim& claim, const StoreAsker& holder,
-                      bool may_block) {
+void StoreClaims::hold(const ValueName& name, Claim& claim, const StoreAsker& holder,
+                       bool may_block) {
   claim.holder = holder;
   claim.may_block = may_block;
   held_[holder].insert(name);
 }
 
-void MemoClaims::drop_holder(const MemoName& name, const Claim& claim) {
+void StoreClaims::drop_holder(const ValueName& name, const Claim& claim) {
   const auto held = held_.find(claim.holder);
   held->second.erase(name);
   if (held->second.empty()) held_.erase(held);
 }
 
-std::vector<MemoClaims::Wait> MemoClaims::put(const MemoName& name) {
+std::vector<StoreClaims::Wait> StoreClaims::put(const ValueName& name) {
   std::vector<Wait> over;
   const auto found = claims_.find(name);
   if (found == claims_.end()) return over;
@@ -72,7 +72,7 @@ std::vector<MemoClaims::Wait> MemoClaims::put(const MemoName& name) {
   return over;
 }
 
-bool MemoClaims::was_told_yours(const MemoName& name, const StoreAsker& asker) const {
+bool StoreClaims::was_told_yours(const ValueName& name, const StoreAsker& asker) const {
   const auto claimed = claims_.find(name);
   if (claimed != claims_.end() && claimed->second.holder == asker) return true;
   const auto told = told_.find(asker);
@@ -80,26 +80,27 @@ bool MemoClaims::was_told_yours(const MemoName& name, const StoreAsker& asker) c
 }
 
 // What finds no place here cannot be put while another computes it.
-void MemoClaims::tell_yours(const MemoName& name, const StoreAsker& asker) {
+void StoreClaims::tell_yours(const ValueName& name, const StoreAsker& asker) {
   if (told_count_ >= limits::kMaxStoreWaits) return;
   if (told_[asker].insert(name).second) ++told_count_;
 }
 
-void MemoClaims::forget_told(const MemoName& name, const StoreAsker& asker) {
+void StoreClaims::forget_told(const ValueName& name, const StoreAsker& asker) {
   const auto told = told_.find(asker);
   if (told == told_.end()) return;
   told_count_ -= told->second.erase(name);
   if (told->second.empty()) told_.erase(told);
 }
 
-void MemoClaims::forget_told(const StoreAsker& asker) {
+void StoreClaims::forget_told(const StoreAsker& asker) {
   const auto told = told_.find(asker);
   if (told == told_.end()) return;
   told_count_ -= told->second.size();
   told_.erase(told);
 }
 
-std::vector<MemoClaims::Wait> MemoClaims::release(const MemoName& name, const StoreAsker& asker) {
+std::vector<StoreClaims::Wait> StoreClaims::release(const ValueName& name,
+                                                    const StoreAsker& asker) {
   forget_told(name, asker);
   const auto waits = waiting_.find(asker);
   if (waits != waiting_.end() && waits->second == name) {
@@ -116,7 +117,7 @@ std::vector<MemoClaims::Wait> MemoClaims::release(const MemoName& name, const St
   return over;
 }
 
-void MemoClaims::stop_waiting(const StoreAsker& asker) {
+void StoreClaims::stop_waiting(const StoreAsker& asker) {
   const auto waits = waiting_.find(asker);
   if (waits == waiting_.end()) return;
   std::erase_if(claims_.at(waits->second).line,
@@ -124,14 +125,14 @@ void MemoClaims::stop_waiting(const StoreAsker& asker) {
   waiting_.erase(waits);
 }
 
-std::vector<MemoClaims::Wait> MemoClaims::leave(const StoreAsker& asker) {
+std::vector<StoreClaims::Wait> StoreClaims::leave(const StoreAsker& asker) {
   stop_waiting(asker);
   forget_told(asker);
   std::vector<Wait> over;
   const auto held = held_.find(asker);
   if (held == held_.end()) return over;
-  const std::set<MemoName> names = held->second;
-  for (const MemoName& name : names) {
+  const std::set<ValueName> names = held->second;
+  for (const ValueName& name : names) {
     Claim& claim = claims_.at(name);
     drop_holder(name, claim);
     if (claim.line.empty()) {
@@ -147,7 +148,7 @@ std::vector<MemoClaims::Wait> MemoClaims::leave(const StoreAsker& asker) {
   return over;
 }
 
-std::vector<MemoClaims::Wait> MemoClaims::gone(const StoreOrigin& origin) {
+std::vector<StoreClaims::Wait> StoreClaims::gone(const StoreOrigin& origin) {
   std::vector<StoreAsker> askers;
   for (const auto& [asker, name] : waiting_) {
     if (asker.origin == origin) askers.push_back(asker);
@@ -169,7 +170,7 @@ std::vector<MemoClaims::Wait> MemoClaims::gone(const StoreOrigin& origin) {
   return over;
 }
 
-std::vector<MemoClaims::Wait> MemoClaims::tick(Time now) {
+std::vector<StoreClaims::Wait> StoreClaims::tick(Time now) {
   std::vector<Wait> over;
   for (auto& [name, claim] : claims_) {
     while (claim.may_block && !claim.line.empty() &&
@@ -183,7 +184,7 @@ std::vector<MemoClaims::Wait> MemoClaims::tick(Time now) {
   return over;
 }
 
-Time MemoClaims::next_deadline() const {
+Time StoreClaims::next_deadline() const {
   Time next = kNever;
   if (waiting_.empty()) return next;
   for (const auto& [name, claim] : claims_) {
@@ -193,7 +194,7 @@ Time MemoClaims::next_deadline() const {
   return next;
 }
 
-void MemoClaims::check_invariants() const {
+void StoreClaims::check_invariants() const {
   std::size_t waits = 0;
   for (const auto& [name, claim] : claims_) {
     CHECK(held_.at(claim.holder).count(name) == 1);
@@ -205,7 +206,7 @@ void MemoClaims::check_invariants() const {
   for (const auto& [asker, names] : held_) {
     CHECK(!names.empty());
     held += names.size();
-    for (const MemoName& name : names) CHECK(claims_.at(name).holder == asker);
+    for (const ValueName& name : names) CHECK(claims_.at(name).holder == asker);
   }
   CHECK(held == claims_.size());
   std::size_t told = 0;

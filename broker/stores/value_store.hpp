@@ -11,7 +11,7 @@
 // its digests, removed and counted. One that cannot be opened or read for another reason is kept:
 // for whoever asks there is no value then. The time of last access is the file's modification time.
 //
-// Owner: the memo server's thread, or a test. Blocking: on input and output of files.
+// Owner: the store server's thread, or a test. Blocking: on input and output of files.
 #pragma once
 
 #include <cstdint>
@@ -24,26 +24,26 @@
 #include <string>
 #include <vector>
 
-#include "broker/stores/memo_claims.hpp"
-#include "broker/stores/memo_file.hpp"
-#include "broker/stores/memo_folder.hpp"
+#include "broker/stores/store_claims.hpp"
+#include "broker/stores/store_folder.hpp"
+#include "broker/stores/value_file.hpp"
 #include "common/system/descriptor.hpp"
 
 namespace muster {
 
-struct MemoOptions {
+struct StoreOptions {
   std::string folder = {};  // empty: one of its own, in the user's cache folder, removed at the end
   std::uint64_t limit_bytes = 0;        // 0: a quarter of what is free there, at most 10 GiB
   std::size_t limit_items = 1'000'000;  // what the index takes is then some hundred megabytes
 };
 
-class MemoStore {
+class ValueStore {
  public:
   // Takes the folder and reads the index from its files. Throws std::runtime_error.
-  explicit MemoStore(const MemoOptions& options);
-  ~MemoStore();  // removes the folder if it is its own, or empty
-  MemoStore(const MemoStore&) = delete;
-  MemoStore& operator=(const MemoStore&) = delete;
+  explicit ValueStore(const StoreOptions& options);
+  ~ValueStore();  // removes the folder if it is its own, or empty
+  ValueStore(const ValueStore&) = delete;
+  ValueStore& operator=(const ValueStore&) = delete;
 
   struct Found {
     std::uint64_t size_bytes = 0;
@@ -53,12 +53,12 @@ class MemoStore {
     Bytes value;       // if it is of one piece
   };
   // An access: it makes the value the most recently used one.
-  std::optional<Found> find(const MemoName& name);
-  bool has(const MemoName& name) const { return entries_.count(name) != 0; }
+  std::optional<Found> find(const ValueName& name);
+  bool has(const ValueName& name) const { return entries_.count(name) != 0; }
   // The same without the value, and no access.
-  std::optional<Found> look_at(const MemoName& name);
+  std::optional<Found> look_at(const ValueName& name);
   // Nothing: the value is gone, or another now, or the piece is not in it.
-  std::optional<Bytes> read(const MemoName& name, std::uint64_t version, std::uint64_t offset,
+  std::optional<Bytes> read(const ValueName& name, std::uint64_t version, std::uint64_t offset,
                             std::size_t size_bytes);
 
   // A value that arrives in pieces, in order. It ends before its store.
@@ -72,9 +72,9 @@ class MemoStore {
     std::string append(std::span<const std::byte> piece);  // an error text, empty: done
 
    private:
-    friend class MemoStore;
-    explicit Upload(MemoStore& store) : store_(store) {}
-    MemoStore& store_;
+    friend class ValueStore;
+    explicit Upload(ValueStore& store) : store_(store) {}
+    ValueStore& store_;
     std::string path_;
     Descriptor file_;
     std::uint64_t size_bytes_ = 0;
@@ -83,18 +83,18 @@ class MemoStore {
   };
   // What these return is an error text; empty: done.
   std::string begin(std::uint64_t size_bytes, std::unique_ptr<Upload>& upload);
-  std::string finish(const MemoName& name, const std::string& text, Upload& upload);
-  std::string put(const MemoName& name, const std::string& text, const Bytes& value);
+  std::string finish(const ValueName& name, const std::string& text, Upload& upload);
+  std::string put(const ValueName& name, const std::string& text, const Bytes& value);
   // The value is a file that somebody wrote to `incoming()`.
-  std::string adopt(const MemoName& name, const std::string& text, const std::string& file,
+  std::string adopt(const ValueName& name, const std::string& text, const std::string& file,
                     std::uint64_t size_bytes);
   const std::string& incoming() const { return folder_.incoming(); }
 
-  void remove(const MemoName& name);
+  void remove(const ValueName& name);
   void remove_all(const std::string& store, const std::string& prefix);
   // Returns how many went.
   std::uint64_t trim(const std::string& store, const StoreLimits& limits);
-  std::vector<StoreEntry> list(const MemoName& after, const std::string& prefix) const;
+  std::vector<StoreEntry> list(const ValueName& after, const std::string& prefix) const;
 
   std::uint64_t bytes() const { return bytes_; }
   std::uint64_t items() const { return entries_.size(); }
@@ -104,7 +104,7 @@ class MemoStore {
 
  private:
   struct Entry;
-  using Entries = std::map<MemoName, Entry>;
+  using Entries = std::map<ValueName, Entry>;
   using Order = std::list<Entries::iterator>;  // the least recently used one first
   struct Entry {
     std::uint64_t size_bytes = 0;
@@ -117,13 +117,13 @@ class MemoStore {
   };
 
   void read_index();
-  std::optional<Found> open(const MemoName& name, Entries::iterator entry, Descriptor& file);
+  std::optional<Found> open(const ValueName& name, Entries::iterator entry, Descriptor& file);
   std::string make_room(std::uint64_t size_bytes);
-  std::string publish(const MemoName& name, const std::string& text, Upload& upload);
-  void add(const MemoName& name, const Entry& entry);
+  std::string publish(const ValueName& name, const std::string& text, Upload& upload);
+  void add(const ValueName& name, const Entry& entry);
   void drop(Entries::iterator entry);
 
-  MemoFolder folder_;
+  StoreFolder folder_;
   std::uint64_t limit_bytes_ = 0;
   std::size_t limit_items_ = 0;
   Entries entries_;
