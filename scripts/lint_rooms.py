@@ -79,10 +79,7 @@ METHOD = re.compile(
 EXCEPTIONS = {
     "BlobFolder::State",
     "BlobKeeper",
-    "BlobPulls",
     "Client",
-    "CommandExecutor",
-    "Node",
     "RunnerLink",
     "RunnerLink::State",
     "ThreadExecutor::State",

@@ -136,6 +136,56 @@ void BlobPulls::done(const std::vector<BlobId>& pinned) {
   for (const BlobId& id : pinned) folder_.unpin(id, false, Time{});
 }
 
+// --- Blobs in the incoming folders ---------------------------------------------------------------
+
+// What is larger than all room is not waited for.
+bool BlobPulls::must_wait(const WorkerId& id, const BlobName& name) {
+  return name.size_bytes <= folder_.largest_bytes() && !folder_.make_room_from(name, to_hex(id));
+}
+
+std::string BlobPulls::take_left(const WorkerId& id, Held& held) {
+  while (!held.left.empty() && !must_wait(id, held.left.front())) {
+    const BlobName name = held.left.front();
+    std::string error = folder_.adopt_from(name, to_hex(id));
+    if (!error.empty()) return error;
+    folder_.pin(name.id);
+    held.pinned.push_back(name.id);
+    held.left.erase(held.left.begin());
+  }
+  return "";
+}
+
+// One after another: what is large finds room, too.
+void BlobPulls::take_all_left(const WorkerId& id, Worker& worker, Time now) {
+  while (!worker.crowded.empty()) {
+    const LeaseKey key = worker.crowded.front();
+    const auto found = worker.held.find(key);
+    if (found != worker.held.end()) {
+      const std::string error = take_left(id, found->second);
+      if (!error.empty()) {
+        fail(id, worker, key, kLost, error);
+      } else if (!found->second.left.empty()) {
+        worker.no_room_since = std::min(worker.no_room_since, now);
+        return;
+      } else if (found->second.missing.empty()) {
+        Held complete = std::move(found->second);
+        remove(worker, key);
+        go_on(id, std::move(complete));
+      }
+    }
+    worker.crowded.pop_front();
+    worker.no_room_since = kNever;
+  }
+}
+
+// The files of an outcome that nobody takes.
+void BlobPulls::discard(const WorkerId& id, const Held& held) {
+  const Payload& body = held.outcome.runs.front().outcomes.front().body;
+  for (std::uint32_t i = 0; i < body.blobs; ++i) {
+    folder_.discard_from(blob_at(body, i).id, to_hex(id));
+  }
+}
+
 // --- Chunks -------------------------------------------------------------------------------------
 
 void BlobPulls::connected(const WorkerId& id, Time now) {
@@ -152,36 +202,27 @@ void BlobPulls::disconnected(const WorkerId& id, Time now) {
   Worker& worker = found->second;
   worker.connected = false;
   worker.away_since = now;
-  pending_ -= worker.pending;
-  worker.pending = 0;
-  for (Pull& pull : worker.pulls) {  // again from the first hole on
-    if (!pull.pending.empty()) pull.asked = pull.pending.begin()->first;
-    pull.pending.clear();
-  }
+  pending_ -= worker.chunks.pending();
+  worker.chunks.ask_again();
 }
 
 bool BlobPulls::receive(const WorkerId& id, const message::BlobChunk& chunk, Time now) {
   const auto found = workers_.find(id);
   if (found == workers_.end()) return false;
   Worker& worker = found->second;
-  const auto pull = std::find_if(worker.pulls.begin(), worker.pulls.end(),
-                                 [&](const Pull& one) { return one.name.id == chunk.blob; });
-  if (pull == worker.pulls.end()) return false;
-  const auto asked = pull->pending.find(chunk.offset);
-  if (asked == pull->pending.end()) return false;
   const auto content = unpack_payload(chunk.content);
-  if (!content || content->size() != asked->second) return false;
+  if (!content) return false;
+  const auto taken = worker.chunks.take(chunk.blob, chunk.offset, content->size());
+  if (taken == ChunkRequests::Taken::stranger) return false;
   worker.heard = now;
-  pull->pending.erase(asked);
-  --worker.pending;
   --pending_;
   received_bytes_ += content->size();
   const std::string error = folder_.write(chunk.blob, chunk.offset, content->span());
   if (!error.empty()) {
     end_pull(worker, chunk.blob, true);
     fail_all_with(id, worker, chunk.blob, kTooLarge, error);
-  } else if (pull->pending.empty() && pull->asked >= pull->name.size_bytes) {
-    finish(id, worker, BlobName(pull->name));
+  } else if (taken == ChunkRequests::Taken::last) {
+    finish(id, worker, BlobName(*worker.chunks.find(chunk.blob)));
   }
   return true;
 }
@@ -190,9 +231,7 @@ bool BlobPulls::receive(const WorkerId& id, const message::BlobGone& gone) {
   const auto found = workers_.find(id);
   if (found == workers_.end()) return false;
   Worker& worker = found->second;
-  const auto pull = std::find_if(worker.pulls.begin(), worker.pulls.end(),
-                                 [&](const Pull& one) { return one.name.id == gone.blob; });
-  if (pull == worker.pulls.end() || pull->pending.empty()) return false;
+  if (!worker.chunks.awaits(gone.blob)) return false;
   end_pull(worker, gone.blob, true);
   fail_all_with(id, worker, gone.blob, kLost, "its worker lost it: " + gone.reason);
   return true;
@@ -223,12 +262,10 @@ void BlobPulls::arrived(const WorkerId& id, Worker& worker, const BlobName& name
 }
 
 void BlobPulls::end_pull(Worker& worker, const BlobId& blob, bool abandon) {
-  const auto pull = std::find_if(worker.pulls.begin(), worker.pulls.end(),
-                                 [&](const Pull& one) { return one.name.id == blob; });
-  if (pull == worker.pulls.end()) return;
-  worker.pending -= pull->pending.size();
-  pending_ -= pull->pending.size();
-  worker.pulls.erase(pull);
+  if (worker.chunks.find(blob) == nullptr) return;
+  pending_ -= worker.chunks.pending();
+  worker.chunks.end(blob);
+  pending_ += worker.chunks.pending();
   if (abandon) folder_.abandon(blob);
 }
 
@@ -236,10 +273,8 @@ void BlobPulls::end_pull(Worker& worker, const BlobId& blob, bool abandon) {
 bool BlobPulls::start_pull(const WorkerId& id, Worker& worker, Time now) {
   for (const LeaseKey& key : worker.order) {
     for (const BlobName& name : worker.held.at(key).missing) {
-      const auto pull = std::find_if(worker.pulls.begin(), worker.pulls.end(),
-                                     [&](const Pull& one) { return one.name.id == name.id; });
-      if (pull != worker.pulls.end()) {
-        if (pull->name == name) continue;
+      if (const BlobName* begun = worker.chunks.find(name.id)) {
+        if (*begun == name) continue;
         const BlobId other = name.id;
         fail_all_with(id, worker, other, kLost, "two blobs have the same name");
         return true;
@@ -258,7 +293,7 @@ bool BlobPulls::start_pull(const WorkerId& id, Worker& worker, Time now) {
         return true;
       }
       worker.no_room_since = kNever;
-      worker.pulls.push_back({next, 0, {}});
+      worker.chunks.begin(next);
       if (next.size_bytes == 0) finish(id, worker, next);
       return true;
     }
@@ -268,24 +303,16 @@ bool BlobPulls::start_pull(const WorkerId& id, Worker& worker, Time now) {
 
 // The next chunk that this worker is to send; false: there is none.
 bool BlobPulls::ask_next(const WorkerId& id, Worker& worker, Time now, message::BlobWant& want) {
-  if (!worker.connected || worker.pending >= limits::kBlobChunksAhead) return false;
-  while (true) {
-    const auto pull = std::find_if(worker.pulls.begin(), worker.pulls.end(),
-                                   [](const Pull& one) { return one.asked < one.name.size_bytes; });
-    if (pull == worker.pulls.end()) {
-      if (!start_pull(id, worker, now)) return false;
-      continue;
-    }
-    if (worker.pending == 0) worker.heard = now;
-    const auto bytes = static_cast<std::uint32_t>(
-        std::min<std::uint64_t>(limits::kBlobChunkBytes, pull->name.size_bytes - pull->asked));
-    want = {pull->name.id, pull->asked, bytes};
-    pull->pending[pull->asked] = bytes;
-    pull->asked += bytes;
-    ++worker.pending;
-    ++pending_;
-    return true;
+  if (!worker.connected || worker.chunks.pending() >= limits::kBlobChunksAhead) return false;
+  const bool was_quiet = worker.chunks.pending() == 0;
+  std::optional<message::BlobWant> next;
+  while (!(next = worker.chunks.next())) {
+    if (!start_pull(id, worker, now)) return false;
   }
+  if (was_quiet) worker.heard = now;
+  want = *next;
+  ++pending_;
+  return true;
 }
 
 // One chunk of each worker in turn, as long as there may be more on the way.
@@ -310,8 +337,8 @@ std::vector<std::pair<WorkerId, message::BlobWant>> BlobPulls::take_wants(Time n
 // --- Time ---------------------------------------------------------------------------------------
 
 void BlobPulls::drop(const WorkerId& id, Worker& worker) {
-  pending_ -= worker.pending;
-  for (const Pull& pull : worker.pulls) folder_.abandon(pull.name.id);
+  pending_ -= worker.chunks.pending();
+  for (const BlobName& name : worker.chunks.begun()) folder_.abandon(name.id);
   for (auto& [key, held] : worker.held) {
     discard(id, held);
     done(held.pinned);
@@ -353,19 +380,19 @@ void BlobPulls::review(const WorkerId& id, Worker& worker, Time now) {
            "--blob-disk of the broker");
     }
   }
-  for (const Pull& pull : std::deque<Pull>(worker.pulls)) {
+  for (const BlobName& name : worker.chunks.begun()) {
     const bool wanted = std::any_of(worker.held.begin(), worker.held.end(), [&](const auto& one) {
       const auto& missing = one.second.missing;
-      return std::find(missing.begin(), missing.end(), pull.name) != missing.end();
+      return std::find(missing.begin(), missing.end(), name) != missing.end();
     });
-    if (!wanted) end_pull(worker, pull.name.id, true);
+    if (!wanted) end_pull(worker, name.id, true);
   }
 }
 
 std::vector<WorkerId> BlobPulls::silent(Time before) const {
   std::vector<WorkerId> silent;
   for (const auto& [id, worker] : workers_) {
-    if (worker.pending > 0 && worker.heard < before) silent.push_back(id);
+    if (worker.chunks.pending() > 0 && worker.heard < before) silent.push_back(id);
   }
   return silent;
 }

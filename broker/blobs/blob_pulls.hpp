@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "broker/blobs/chunk_requests.hpp"
 #include "common/blobs/blob_folder.hpp"
 #include "common/protocol/message.hpp"
 #include "common/time.hpp"
@@ -75,16 +76,10 @@ class BlobPulls {
     std::vector<BlobId> pinned;
     Time since{0};
   };
-  struct Pull {
-    BlobName name;
-    std::uint64_t asked = 0;                         // up to here
-    std::map<std::uint64_t, std::uint32_t> pending;  // asked for and not here: offset, bytes
-  };
   struct Worker {
     std::map<LeaseKey, Held> held;
     std::deque<LeaseKey> order;
-    std::deque<Pull> pulls;
-    std::size_t pending = 0;  // chunks
+    ChunkRequests chunks;
     bool connected = false;
     Time away_since{0};  // while it is not
     Time heard{0};

@@ -6,6 +6,7 @@
 #include <system_error>
 #include <utility>
 
+#include "broker/nodes/plugin_files.hpp"
 #include "common/printable.hpp"
 #include "common/system/attach_exit.hpp"
 
@@ -14,6 +15,7 @@ namespace {
 
 // libssh and the resolver need a fraction of it; only what is touched costs memory.
 constexpr std::size_t kStackBytes = std::size_t{512} << 10;
+constexpr std::chrono::seconds kGoodbyeMargin{15};
 
 std::string where(const Host& host) {
   std::string text = host.user.empty() ? host.address : host.user + "@" + host.address;
@@ -266,6 +268,87 @@ void Node::serve(Remote& remote) {
     return;
   }
   if (!stopped()) explain_end(end);
+}
+
+// --- The worker on the node ---------------------------------------------------------------------
+
+AttachEnd Node::attach(Remote& remote, std::uint16_t port) {
+  set_state(State::connecting, "start", "");
+  // Those of the attach before are void.
+  const AttachSecrets secrets = make_attach_secrets(current_);
+  authenticator_.allow(current_.name, secrets.password, secrets.proof, secrets.public_key);
+  AttachEnd end;
+  may_run_ = true;
+  end.status =
+      remote.serve(attach_command(current_, bundle_.value_or(Bundle{})),
+                   attach_input(current_, image_, options_, port, secrets),
+                   [&](std::string_view line, bool is_error) { heard(line, is_error, end); });
+  const std::lock_guard lock(mutex_);
+  held_up_ = false;
+  return end;
+}
+
+void Node::heard(std::string_view line, bool is_error, AttachEnd& end) {
+  if (is_error) {
+    if (line.empty()) return;
+    end.last_words = for_log(line);
+    if (end.last_words.starts_with("muster: ")) end.last_words.erase(0, 8);
+    spdlog::info("node {}: {}", current_.name, end.last_words);
+    return;
+  }
+  if (line.starts_with("lacks ")) {
+    end.lack = for_log(line.substr(6));
+    spdlog::info("node {}: commands and native functions only: {}", current_.name, end.lack);
+  }
+  if (line.starts_with("missing ")) spdlog::info("node {}: {}", current_.name, for_log(line));
+  if (!line.starts_with("ready ")) return;
+  backoff_.up(now());
+  set_state(State::up, "serve",
+            end.lack.empty() ? "" : "commands and native functions only: " + end.lack);
+  const std::lock_guard lock(mutex_);
+  held_up_ = true;
+  ++ups_;
+}
+
+void Node::prepare(Remote& remote) {
+  set_state(State::preparing, "probe", "");
+  const bool ships =
+      !image_.environment.empty() || !image_.include.empty() || !current_.plugins.empty();
+  if (!current_.worker.empty() && !ships) {
+    throw NodeError(NodeError::Kind::lasting, "start",
+                    fmt::format("there is no program {} on the node: install Muster there, or "
+                                "leave out `worker`",
+                                current_.worker));
+  }
+  const NodeFacts facts = probe_node(remote);
+  if (current_.worker.empty()) {
+    check_fits(*bundle_, facts);
+    place_bundle(remote, *bundle_, facts, progress());
+  }
+  place_includes(remote, current_, image_, facts, progress());
+  place_plugins(remote, current_.plugins, facts, progress());
+  if (bundle_) prepare_environment(remote, current_, *bundle_, image_, facts, progress());
+}
+
+// The connection was not there to end the worker: once more, for that alone.
+void Node::say_goodbye() {
+  std::chrono::seconds drain{0};
+  {
+    const std::lock_guard lock(mutex_);
+    if (cut_) return;
+    drain = drain_;
+  }
+  try {
+    hold(make_remote(current_, counters_));
+    remote_->open([](const std::string&) {});
+    remote_->run(attach_command(current_, bundle_.value_or(Bundle{})),
+                 end_input(current_, options_, drain), drain + kGoodbyeMargin);
+  } catch (const std::exception& error) {
+    spdlog::warn(
+        "node {}: cannot end its worker ({}); it ends by itself {} s after it lost the tunnel",
+        current_.name, printable_line(error.what()), current_.orphan_grace.count());
+  }
+  release();
 }
 
 }  // namespace muster

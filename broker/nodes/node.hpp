@@ -18,6 +18,7 @@
 
 #include "broker/door/authenticator.hpp"
 #include "broker/hosts/host.hpp"
+#include "broker/nodes/attach_request.hpp"
 #include "broker/nodes/bundle.hpp"
 #include "broker/nodes/environment.hpp"
 #include "broker/nodes/node_pool.hpp"
@@ -52,11 +53,6 @@ class Node {
  private:
   enum class State { connecting, preparing, up, waiting, failed, ending };
 
-  struct AttachEnd {
-    int status = 0;
-    std::string last_words;  // on its standard error
-    std::string lack;        // why there is no Python although there might be
-  };
   static Time now() {
     return std::chrono::duration_cast<Time>(std::chrono::steady_clock::now().time_since_epoch());
   }
@@ -68,10 +64,7 @@ class Node {
   AttachEnd attach(Remote& remote, std::uint16_t port);
   void prepare(Remote& remote);
   void say_goodbye();
-  std::string attach_command() const;
-  std::string attach_input(std::uint16_t port);
   void heard(std::string_view line, bool is_error, AttachEnd& end);
-  [[noreturn]] void explain_end(const AttachEnd& end) const;
   void failed(const NodeError& error);
   void set_state(State state, const std::string& step, const std::string& detail);
   Progress progress();

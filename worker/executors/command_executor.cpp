@@ -9,8 +9,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cerrno>
 #include <unordered_set>
 #include <utility>
 
@@ -30,9 +28,10 @@ constexpr std::uint64_t kMostOutputBytes = (limits::kMaxPayloadBytes - (std::siz
 constexpr Duration kWatchPipesAfter = std::chrono::milliseconds(2);
 
 constexpr Duration kShutdownGrace = std::chrono::milliseconds(500);
-constexpr std::size_t kReadBytes = std::size_t{64} << 10;
 // Of one pipe in one turn: a command that writes without end must not hold the loop.
 constexpr std::size_t kBytesPerTurn = std::size_t{1} << 20;
+// Of output files at a time, where they have to be copied: a few milliseconds.
+constexpr std::uint64_t kCopyBytes = std::uint64_t{8} << 20;
 constexpr Duration kLookPause = std::chrono::milliseconds(10);  // at what cannot be watched
 // While descriptors or processes are used up, and for how long it is hoped when nothing runs here.
 constexpr Duration kRetryPause = std::chrono::milliseconds(100);
@@ -165,12 +164,13 @@ CommandExecutor::Launch CommandExecutor::launch(std::size_t slot, TaskStart& tas
   child.process = process.pid;
   const std::uint64_t memory_limit = options_.memory.limit_of(task.spec->resources);
   if (memory_limit > 0) child.memory.begin(child.process, memory_limit, now);
-  child.output.pipe = Watched(std::move(output.read));
-  child.error_output.pipe = Watched(std::move(error_output.read));
+  const std::uint64_t asked = command.output_limit_bytes;
+  const std::uint64_t limit_bytes =
+      std::min(asked == 0 ? options_.output_limit_bytes : asked, kMostOutputBytes);
+  child.output = OutputCapture(std::move(output.read), limit_bytes);
+  child.error_output = OutputCapture(std::move(error_output.read), limit_bytes);
   child.exit = Watched(std::move(process.exit_watch));
   watch(child, child.exit, Source::exit);
-  const std::uint64_t asked = command.output_limit_bytes;
-  child.limit_bytes = std::min(asked == 0 ? options_.output_limit_bytes : asked, kMostOutputBytes);
   child.started_unix_us = wall_clock_us();
   child.started = now;
   if (task.spec->timeout.count() > 0) child.deadline = now + task.spec->timeout;
@@ -202,9 +202,10 @@ void CommandExecutor::stop(const std::vector<Lease>& leases) {
     if (child.is_free() || named.count(child.task.lease) == 0) continue;
     if (child.collecting) {
       child.ending = OutcomeStatus::cancelled;
-      free(child, outcome_of(child, std::move(*child.collecting)));
-    } else if (child.ending == OutcomeStatus::result)
+      free(child, outcome_of(child, *child.collecting));
+    } else if (child.ending == OutcomeStatus::result) {
       end(child, OutcomeStatus::cancelled, steady_now());
+    }
   }
 }
 
@@ -258,10 +259,10 @@ void CommandExecutor::take_event(WatchSet::Name name, Time now) {
       finish(child, now);
       return;
     case Source::output:
-      read_pipe(child, child.output, kBytesPerTurn);
+      child.output.read(kBytesPerTurn);
       return;
     case Source::error_output:
-      read_pipe(child, child.error_output, kBytesPerTurn);
+      child.error_output.read(kBytesPerTurn);
       return;
   }
 }
@@ -273,35 +274,14 @@ void CommandExecutor::watch(Child& child, Watched& watched, Source source) {
 
 void CommandExecutor::watch_pipes(Child& child) {
   child.watched = true;
-  watch(child, child.output.pipe, Source::output);
-  watch(child, child.error_output.pipe, Source::error_output);
+  watch(child, child.output.pipe(), Source::output);
+  watch(child, child.error_output.pipe(), Source::error_output);
 }
 
 void CommandExecutor::look_blindly(Child& child, Time now) {
-  read_pipe(child, child.output, kBytesPerTurn);
-  read_pipe(child, child.error_output, kBytesPerTurn);
+  child.output.read(kBytesPerTurn);
+  child.error_output.read(kBytesPerTurn);
   finish(child, now);
-}
-
-// Reads what is there, at most so much; closes the pipe at its end.
-void CommandExecutor::read_pipe(const Child& child, Capture& capture, std::size_t most_bytes) {
-  static thread_local std::array<char, kReadBytes> buffer;
-  while (capture.pipe && most_bytes > 0) {
-    const std::size_t wanted = std::min(buffer.size(), most_bytes);
-    const ssize_t size = ::read(capture.pipe.get(), buffer.data(), wanted);
-    if (size < 0 && errno == EINTR) continue;
-    if (size < 0 && errno == EAGAIN) return;
-    if (size <= 0) {
-      capture.pipe.reset();
-      return;
-    }
-    const auto got = static_cast<std::size_t>(size);
-    const std::size_t kept = std::min<std::uint64_t>(got, child.limit_bytes - capture.text.size());
-    capture.text.append(buffer.data(), kept);
-    capture.truncated = capture.truncated || kept < got;
-    most_bytes -= got;
-    if (got < wanted) return;
-  }
 }
 
 void CommandExecutor::check_deadline(Child& child, Time now) {
@@ -317,6 +297,90 @@ void CommandExecutor::check_deadline(Child& child, Time now) {
   } else {
     ::kill(-child.process, SIGKILL);
     child.deadline = kNever;
+  }
+}
+
+// --- Ends ---------------------------------------------------------------------------------------
+
+// Does nothing while it runs.
+void CommandExecutor::finish(Child& child, Time now) {
+  // Processes that it left behind keep running as under a shell, unless it was to be ended.
+  if (child.ending != OutcomeStatus::result && has_ended(child.process)) {
+    ::kill(-child.process, SIGKILL);
+  }
+  const std::optional<ExitStatus> status = reap(child.process);
+  if (!status) return;
+  child.process = -1;
+  child.exit.reset();
+  child.output.finish();
+  child.error_output.finish();
+  child.busy = now - child.started;
+  CommandResult result = result_of(child, *status);
+  if (child.files != nullptr && has_succeeded(ending_of(child), result)) {
+    child.deadline = kNever;
+    child.memory.end();
+    child.collecting = std::move(result);
+    collect(child);
+  } else {
+    free(child, outcome_of(child, result));
+  }
+}
+
+void CommandExecutor::free(Child& child, Outcome&& outcome) {
+  results_.finished.push_back({child.task.lease, std::move(outcome), child.busy});
+  child = Child{};
+  --running_;
+  retry_at_ = {};
+}
+
+void CommandExecutor::collect(Child& child) {
+  CommandResult& result = *child.collecting;
+  try {
+    if (!child.files->collect(kCopyBytes)) return;
+    result.outputs = child.files->output_names();
+    free(child, success_of(child, result, child.files->outputs()));
+  } catch (const CommandFileError& error) {
+    free(child, failed(OutcomeStatus::error,
+                       {error.kind, error.what(), last_lines(result.error_output.text()),
+                        encode_command_result(result)}));
+  } catch (const BlobError& error) {
+    Failure failure = blob_failure(error);
+    failure.extra = encode_command_result(result);
+    free(child, failed(OutcomeStatus::error, failure));
+  }
+}
+
+CommandResult CommandExecutor::result_of(Child& child, ExitStatus status) const {
+  CommandResult result;
+  result.exit_status = status.status;
+  result.signal = status.signal;
+  result.output = bytes_of(child.output.take_text());
+  result.error_output = bytes_of(child.error_output.take_text());
+  result.truncated = child.output.truncated() || child.error_output.truncated();
+  result.started_unix_us = child.started_unix_us;
+  result.runtime_us = static_cast<std::uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(child.busy).count());
+  result.node = options_.node;
+  return result;
+}
+
+CommandEnding CommandExecutor::ending_of(const Child& child) {
+  return {child.ending, child.task.spec->timeout, &child.memory};
+}
+
+// Of a command that has no output files, or does not deliver them.
+Outcome CommandExecutor::outcome_of(const Child& child, const CommandResult& result) const {
+  const CommandEnding ending = ending_of(child);
+  return has_succeeded(ending, result) ? success_of(child, result, {}) : failure_of(ending, result);
+}
+
+Outcome CommandExecutor::success_of(const Child& child, const CommandResult& result,
+                                    const std::vector<Blob>& outputs) const {
+  try {
+    return {OutcomeStatus::result, blobs_.payload_of(encode_command_result(result), outputs,
+                                                     child.task.spec->inline_results)};
+  } catch (const BlobError& error) {
+    return failed(OutcomeStatus::error, blob_failure(error));
   }
 }
 

@@ -16,6 +16,8 @@
 #include "worker/agent/executor.hpp"
 #include "worker/blobs/task_blobs.hpp"
 #include "worker/executors/command_files.hpp"
+#include "worker/executors/command_outcome.hpp"
+#include "worker/executors/output_capture.hpp"
 #include "worker/system/memory_watch.hpp"
 #include "worker/system/spawn.hpp"
 #include "worker/system/watch_set.hpp"
@@ -51,18 +53,12 @@ class CommandExecutor final : public Executor {
   int wake_descriptor() const override { return watches_.descriptor(); }
 
  private:
-  struct Capture {
-    Watched pipe;
-    std::string text;
-    bool truncated = false;
-  };
   struct Child {
     TaskStart task;
     pid_t process = -1;  // -1: the slot is free
     Watched exit;
-    Capture output;
-    Capture error_output;
-    std::uint64_t limit_bytes = 0;
+    OutputCapture output;
+    OutputCapture error_output;
     std::uint64_t started_unix_us = 0;
     Time started{};
     Time deadline = kNever;  // its timeout, or the end of its grace once it is being ended
@@ -92,14 +88,14 @@ class CommandExecutor final : public Executor {
   void watch(Child& child, Watched& watched, Source source);
   void watch_pipes(Child& child);
   void look_blindly(Child& child, Time now);
-  static void read_pipe(const Child& child, Capture& capture, std::size_t most_bytes);
   void end(Child& child, OutcomeStatus status, Time now);
   void check_deadline(Child& child, Time now);
   void finish(Child& child, Time now);
   void collect(Child& child);
   void free(Child& child, Outcome&& outcome);
   CommandResult result_of(Child& child, ExitStatus status) const;
-  Outcome outcome_of(Child& child, CommandResult&& result) const;
+  static CommandEnding ending_of(const Child& child);
+  Outcome outcome_of(const Child& child, const CommandResult& result) const;
   Outcome success_of(const Child& child, const CommandResult& result,
                      const std::vector<Blob>& outputs) const;
   void report(const Lease& lease, OutcomeStatus status, const Failure& failure);

@@ -1,7 +1,7 @@
 // One executor out of several: routes each task to what runs its kind of function.
 //
 // Native tasks go to threads or runners, python tasks to runners, commands to children of their
-// own; the agent sees to it that the parts share the slots (agent_output.cpp, `allowance`).
+// own; the agent sees to it that the parts share the slots (executor_load.cpp, `allowance`).
 // Threads: as Executor.
 #pragma once
 
