@@ -5,6 +5,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <bit>
 #include <chrono>
 #include <exception>
 #include <fstream>
@@ -153,7 +154,10 @@ void StoreServer::run() {
 
 // The store goes on, and whoever asked is told.
 void StoreServer::fail(const Event& event, const std::string& why) {
-  spdlog::error("a question to the stores cannot be answered: {}", why);
+  if (std::has_single_bit(++failures_)) {
+    spdlog::error("a question to the stores cannot be answered: {} ({} such so far)", why,
+                  failures_);
+  }
   const auto* question = std::get_if<Question>(&event);
   if (question == nullptr) return;
   const message::StoreRequest& request = question->request;

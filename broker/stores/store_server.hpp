@@ -81,6 +81,7 @@ class StoreServer {
   std::map<std::pair<StoreAsker, ValueName>, std::unique_ptr<ValueStore::Upload>> uploads_;
   std::uint64_t hits_ = 0;
   std::uint64_t misses_ = 0;
+  std::uint64_t failures_ = 0;  // questions that ended in an exception
 
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
