@@ -153,7 +153,7 @@ TEST_F(TaskBlobsTest, OfUsersFilesAreCheckedWhenTheyAreNamed) {
   std::string error;
   EXPECT_FALSE(look_at_user_file("relative", 0, 1, error));
   EXPECT_FALSE(look_at_user_file("/dev/zero", 0, 1, error));
-  EXPECT_NE(error.find("no ordinary file"), std::string::npos);
+  EXPECT_NE(error.find("not an ordinary file"), std::string::npos);
   EXPECT_FALSE(look_at_user_file(rig.folder.path("missing"), 0, 1, error));
   std::ofstream(rig.folder.path("four")) << "1234";
   EXPECT_FALSE(look_at_user_file(rig.folder.path("four"), 3, 2, error));

@@ -208,7 +208,7 @@ TEST_F(CommandsWithFiles, SayWhichOutputIsMissing) {
   EXPECT_EQ(missing.traceback, "err\n");
   EXPECT_EQ(decode_command_result(missing.extra)->exit_status, 0);
   EXPECT_EQ(decode_command_result(missing.extra)->output.text(), "out\n");
-  EXPECT_NE(env.failure(1).message.find("no ordinary file"), std::string::npos);
+  EXPECT_NE(env.failure(1).message.find("not an ordinary file"), std::string::npos);
   EXPECT_EQ(env.failure(2).kind, "exit");
   EXPECT_TRUE(rig.incoming().empty());
 }
