@@ -138,7 +138,7 @@ void WorkerLoop::watch() {
   poller_.watch_socket(dealer_->native_monitor());
 }
 
-// Whoever listens at the endpoint may refuse us, or not be our broker: try again in a while.
+// The process at the endpoint may refuse us, or not be our broker: try again in a while.
 void WorkerLoop::check_connection(Time now) {
   if (!dealer_ && now >= dial_at_) connect();
   if (!dealer_) return;

@@ -56,7 +56,7 @@ void BlobPulls::hold(const WorkerId& id, const message::WorkerOutcomes& said, co
   const auto known = workers_.find(id);
   if (known != workers_.end() && known->second.held.count(key) != 0) return;  // said again
   const Payload& body = run_of(held.outcome).outcomes.front().body;
-  if (!books_.expects(id, held.outcome)) {  // late: whoever takes it acknowledges and drops it
+  if (!books_.expects(id, held.outcome)) {  // late: the scheduler acknowledges and drops it
     discard(id, held);
     go_on(id, std::move(held));
     return;

@@ -153,7 +153,7 @@ void BlobServer::hear_bulk(PeerId id, Peer& peer, Message& message, Time now) {
     forget(id, now);
   } else {
     refuse(id, message::RefuseCode::out_of_order,
-           std::string(name_of(message)) + " is no message of a bulk connection", now);
+           std::string(name_of(message)) + " is not a message of a bulk connection", now);
   }
 }
 
@@ -227,7 +227,7 @@ bool BlobServer::serve(PeerId id, Peer& peer, const message::BlobWant& want, Tim
   return send(id, message::BlobChunk{want.blob, want.offset, std::move(content)}, now);
 }
 
-// One chunk for each that waits for some, beginning behind whoever was served last.
+// One chunk for each that waits for some, beginning behind the one that was served last.
 void BlobServer::serve(Time now) {
   std::vector<PeerId> waiting;
   for (auto& [id, peer] : peers_) {
@@ -269,7 +269,7 @@ void BlobServer::turn(Time now) {
   give_ready(now);
 }
 
-// Whoever is no longer a worker here has no bulk connection either.
+// A peer that is no longer a worker here has no bulk connection either.
 void BlobServer::review(Time now) {
   next_review_ = now + kReview;
   std::vector<PeerId> gone;

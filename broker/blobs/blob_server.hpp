@@ -30,7 +30,7 @@ class BlobServer {
   ~BlobServer();
 
   // Takes what concerns it: everything on bulk connections, and outcomes that name blobs. False:
-  // the message is the scheduler's. `user`: whoever is behind a connection that is not local.
+  // the message is the scheduler's. `user`: the one behind a connection that is not local.
   bool hear(PeerId peer, Message& message, Time now, const RemoteUser* user = nullptr,
             const LocalUser& local = {});
   // This connection broke the protocol or is gone: forgets it.

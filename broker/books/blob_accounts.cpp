@@ -236,10 +236,10 @@ void BlobAccounts::hold_results(SessionRecord& session, const message::ResultsHe
   books_.review_limit(*job);
 }
 
-// Whoever takes results, however slowly, gets them before more tasks start. Who takes none may wait
-// for one that has to run again, because its worker was lost, or keeps all blobs: that goes on, one
-// task after another. Other tasks start in order, so that nobody waits for one of them who has not
-// consumed what came before.
+// A program that takes results, however slowly, gets them before more tasks start. One that takes
+// none may wait for one that has to run again, because its worker was lost, or keeps all blobs:
+// that goes on, one task after another. Other tasks start in order, so that nobody waits for one of
+// them who has not consumed what came before.
 void BlobAccounts::review_results(JobRecord& job, Time now) {
   if (!job.is_full() || job.leased > 0 || job.queued == 0 ||
       (job.held_blob_bytes < job.session->held_limit && !job.repeats_tasks())) {

@@ -68,7 +68,7 @@ bool Placement::lease_to_ready(Time now) {
   return leased;
 }
 
-// Other workers are here than before: whoever waits may have waited for these.
+// Other workers are here than before: a job that waits may have waited for these.
 void Placement::review_classes() {
   if (std::exchange(classes_seen_, books_.workers().generation()) == books_.workers().generation())
     return;

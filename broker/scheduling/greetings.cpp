@@ -45,9 +45,9 @@ Refusal check_user(const Greeter& greeter, bool is_worker) {
   if (greeter.user == nullptr && is_worker && !greeter.local.may_work) {
     return refuse(RefuseCode::identity,
                   greeter.local.name +
-                      " may submit tasks here, and bring no workers, because these see and answer "
-                      "what others submit: whoever runs the broker can allow it (muster-broker "
-                      "--worker-users)");
+                      " may submit tasks here, but bring no workers, because these see and answer "
+                      "what others submit. The person who runs the broker can allow it: "
+                      "muster-broker --worker-users");
   }
   return {};
 }

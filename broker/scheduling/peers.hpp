@@ -11,7 +11,7 @@
 
 namespace muster {
 
-// Whoever is behind a connection that came through an endpoint which authenticates.
+// The user behind a connection that came through an endpoint which authenticates.
 struct RemoteUser {
   std::string name;
   std::string proof;        // WELCOME carries it

@@ -51,8 +51,9 @@ Refusal declare(Reactor& reactor, SessionRecord& session, message::Job&& message
     return refuse(
         RefuseCode::malformed,
         name_of_job(message.job) +
-            (is_python ? " is a python job without the interpreter that it needs"
-                       : " has an interpreter but is no python job, or is a command with a body"));
+            (is_python
+                 ? " is a python job without the interpreter that it needs"
+                 : " has an interpreter but is not a python job, or is a command with a body"));
   }
   JobRecord* job = reactor.books.find_job(session, message.job);
   if (job == nullptr) {

@@ -164,7 +164,7 @@ bool Scheduler::not_reading(PeerId id, Time now) {
 void Scheduler::tick(Time now) {
   if (now < next_tick_) return;
   const Duration pause = now - last_tick_ - 4 * kTick;
-  // Whoever calls stood still without saying so; the broker's loop does say so: Attention.
+  // The caller stood still without saying so; the broker's loop does say so: Attention.
   if (pause > Duration(0)) forgive_silence(reactor_, pause, now);
   last_tick_ = now;
   next_tick_ = now + std::min<Duration>(kTick, options().heartbeat_interval);

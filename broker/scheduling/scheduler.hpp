@@ -71,7 +71,7 @@ class Scheduler {
     reactor_.stores.answer(origin, std::move(answer));
   }
 
-  // --- Blobs: what whoever moves their bytes needs to know
+  // --- Blobs: what the mover of their bytes needs to know
   struct WorkerName {
     WorkerId id;
     std::string user;  // empty: the broker's own

@@ -18,7 +18,7 @@
 
 namespace muster {
 
-// What whoever answers has to know.
+// What the one that answers has to know.
 struct StoreEvent {
   StoreOrigin origin;
   std::optional<message::StoreRequest> request;  // nothing: this session or worker is gone

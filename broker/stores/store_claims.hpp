@@ -74,7 +74,7 @@ class StoreClaims {
   // It asks for something else now, and does not wait any more.
   void stop_waiting(const StoreAsker& asker);
 
-  // What these return may go on. The value is there: whoever claims or waits is done.
+  // What these return may go on. The value is there: all that claim it or wait are done.
   std::vector<Wait> put(const ValueName& name);
   // There will be no value from this asker: all who waited for it compute it themselves.
   std::vector<Wait> release(const ValueName& name, const StoreAsker& asker);

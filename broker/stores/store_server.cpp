@@ -152,7 +152,7 @@ void StoreServer::run() {
   }
 }
 
-// The store goes on, and whoever asked is told.
+// The store goes on, and the asker is told.
 void StoreServer::fail(const Event& event, const std::string& why) {
   if (std::has_single_bit(++failures_)) {
     spdlog::error("a question to the stores cannot be answered: {} ({} such so far)", why,
@@ -166,7 +166,7 @@ void StoreServer::fail(const Event& event, const std::string& why) {
   reply(question->origin, request.token,
         refused(fmt::format("the broker cannot answer: {}; see its log", why)));
   uploads_.erase({asker, name});
-  go_on(claims_.release(name, asker));  // no value comes: whoever waits is on its own
+  go_on(claims_.release(name, asker));  // no value comes: all that wait are on their own
 }
 
 // The loop takes answers in every turn: no more of them lie here than it sends in one.
@@ -319,7 +319,7 @@ StoreReply StoreServer::put(const Question& question, const ValueName& name) {
   if (changed) return status_only(StoreStatus::changed);
   if (!error.empty()) {
     uploads_.erase({asker, name});
-    go_on(claims_.release(name, asker));  // no value comes: whoever waits is on its own
+    go_on(claims_.release(name, asker));  // no value comes: all that wait are on their own
     return refused(std::move(error));
   }
   if (whole) {

@@ -224,7 +224,7 @@ std::string ValueStore::adopt(const ValueName& name, const std::string& text,
     return said_by("open", upload.path_, errno);
   }
   if (!S_ISREG(status.st_mode) || static_cast<std::uint64_t>(status.st_size) != size_bytes) {
-    return fmt::format("'{}' is no file of {} bytes", upload.path_, size_bytes);
+    return fmt::format("'{}' is not a file of {} bytes", upload.path_, size_bytes);
   }
   if (size_bytes > limit_bytes_) return make_room(size_bytes);  // and nothing is read
   if (add_to_digest(upload.digest_, upload.file_.get(), size_bytes) != 0 ||

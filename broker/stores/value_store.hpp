@@ -9,7 +9,7 @@
 // either whole or not at all when the broker is killed. Nothing is forced to the disk: after a
 // crash of the machine the latest values may be missing or damaged. A damaged file is noticed by
 // its digests, removed and counted. One that cannot be opened or read for another reason is kept:
-// for whoever asks there is no value then. The time of last access is the file's modification time.
+// for an asker there is no value then. The time of last access is the file's modification time.
 //
 // Owner: the store server's thread, or a test. Blocking: on input and output of files.
 #pragma once

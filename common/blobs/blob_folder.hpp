@@ -11,7 +11,7 @@
 // the folder can enter it, and a broker for several users reads what others made.
 //
 // A blob that is pinned stays; others are kept for `keep` as long as there is room, least recently
-// used ones go first. Pinned blobs beyond the memory limit move to disk: whoever opens a
+// used ones go first. Pinned blobs beyond the memory limit move to disk: a process that opens a
 // blob looks into the memory folder first, then into the disk folder, then once more. Unlinked
 // files live on in the maps of those who use them.
 //

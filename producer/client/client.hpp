@@ -285,7 +285,7 @@ class Client {
   std::deque<Frames> backlog_;  // what the socket did not take
   std::vector<Frames> heard_;   // of one turn
   bool replaced_ = false;       // a new connection was opened since the silence began
-  Time dial_at_ = kNever;       // whoever listens there is no broker: try again then
+  Time dial_at_ = kNever;       // what listens there is not a broker: try again then
   bool stirred_ = false;        // this turn did what a thread may sleep and wait for
 
   std::mutex stop_mutex_;

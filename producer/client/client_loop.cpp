@@ -99,7 +99,7 @@ Time Client::next_turn(Time now) {
   return std::min({session_.next_deadline(), dial_at_, left == kNever ? kNever : now + left});
 }
 
-// The session has given the connection up, or whoever listens was no broker.
+// The session has given the connection up, or what listens was not a broker.
 bool Client::needs_connection(Time now) const {
   return (session_.link() == Session::Link::silent && !replaced_) || now >= dial_at_;
 }

@@ -10,7 +10,7 @@ The line that opens a block (its info string) says it, after the language that G
     ```sh norun="needs two machines"           does not run, and says why
     ```text                        is output, or a form: nothing to run
 
-A block of `toml` that is no file of a session is parsed. In what runs, `# prints TEXT` or
+A block of `toml` without a session is parsed. In what runs, `# prints TEXT` or
 `# WORDS: prints TEXT` at the end of a line promises that TEXT appears in the output, after what
 earlier lines promised.
 """

@@ -63,7 +63,7 @@ void make_private_folder(const std::string& path) {
   if ((folder.st_mode & 077) != 0) ::chmod(path.c_str(), 0700);
 }
 
-// Whether it is a worker that an attach started. Whoever listened first at the control socket was
+// Whether it is a worker that an attach started. The first that listened at the control socket was
 // that attach: its number may be another process's by now.
 bool is_worker(pid_t process) {
   std::ifstream file(fmt::format("/proc/{}/cmdline", process), std::ios::binary);

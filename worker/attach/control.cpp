@@ -82,7 +82,8 @@ Control::Control(Descriptor listener) : listener_(std::move(listener)) {
   // Not for runners: as long as this socket lives, so does the worker.
   ::fcntl(listener_.get(), F_SETFD, FD_CLOEXEC);
   ::fcntl(listener_.get(), F_SETFL, O_NONBLOCK);
-  // Whoever connects from now on learns of this process, not of the attach that made the socket.
+  // A peer that connects from now on learns of this process, not of the attach that made the
+  // socket.
   ::listen(listener_.get(), static_cast<int>(kMostConnections));
   watches_.watch_lasting(listener_.get(), {});
 }

@@ -221,7 +221,7 @@ void BulkLink::State::handle(Message&& message, Time now) {
   if (const auto* answer = std::get_if<message::Welcome>(&message)) {
     welcome(*answer, now);
   } else if (std::holds_alternative<message::Unknown>(message)) {
-    // Whoever says so learns no more than before.
+    // The peer that says so learns no more than before.
     if (is_welcome_) cache_.disconnected();
     is_welcome_ = false;
     hello_at_ = std::min(hello_at_, now + kHelloPause);

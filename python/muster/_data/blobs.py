@@ -77,7 +77,7 @@ class Space:
         try:
             return self._producer.has_blobs()
         except _native.Error:
-            return False  # it was closed: whoever pushes says so
+            return False  # it was closed: the push says so
 
     def scatter(self, data: Any, is_over: Callable[[], bool] = lambda: False) -> Blob:
         """Puts contiguous bytes into the pool, unless they are there. Blocks while they are copied,

@@ -53,7 +53,7 @@ class Place(NamedTuple):
     offset: int
     size: int
     copied: bool
-    """Whoever loads it gets a copy of their own (on write); else it is read-only."""
+    """A process that loads it gets a copy of its own (on write); else it is read-only."""
 
 
 class Parts:

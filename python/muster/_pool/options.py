@@ -84,8 +84,8 @@ class TaskOptions:
                 fields["labels"] = _check_labels(() if value is None else value)
             else:
                 raise TypeError(
-                    f"{name!r} is no option of tasks; there are timeout, retries, priority, cpu, "
-                    "memory, gpus, labels and mmap_mode"
+                    f"{name!r} is not an option of tasks; there are timeout, retries, priority, "
+                    "cpu, memory, gpus, labels and mmap_mode"
                 )
         return dataclasses.replace(self, **fields)
 
