@@ -37,7 +37,7 @@ Client::~Client() { stop(); }
 bool Client::wait_connected(std::chrono::nanoseconds timeout) {
   std::unique_lock lock(mutex_);
   link_changed_.wait_for(lock, timeout, [&] { return (welcomed_ && pool_known_) || refused_; });
-  if (refused_) throw Error(ErrorCode::refused, "refused", *refused_);
+  if (refused_) throw Error(*refused_);
   return welcomed_ && pool_known_;
 }
 

@@ -226,7 +226,7 @@ class Client {
   void receive(Time now);
   void hear(const Frames& frames, Time now);
   void tell_unreadable(const Session::Unreadable& unreadable);
-  void refuse(std::string why);
+  void refuse(Error why);
   void dispatch();
   void dispatch(Session::Delivered&& delivered);
   void report_link();
@@ -264,9 +264,9 @@ class Client {
   bool pool_known_ = false;
   bool unheard_ = false;  // every wait was ended, and the broker was not heard since
   unsigned slot_waiters_ = 0;
-  std::uint64_t failures_ = 0;          // times that every wait was ended ...
-  std::optional<Error> failure_;        // ... and why, the last time
-  std::optional<std::string> refused_;  // why this client is of no use any more
+  std::uint64_t failures_ = 0;    // times that every wait was ended ...
+  std::optional<Error> failure_;  // ... and why, the last time
+  std::optional<Error> refused_;  // why this client is of no use any more
   std::atomic<bool> pack_{false};
   std::atomic<std::uint32_t> total_slots_{0};
   OutputQueue output_;

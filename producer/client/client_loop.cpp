@@ -225,8 +225,7 @@ void Client::name_store(const std::string& store) {
 void Client::follow_link(Time now) {
   if (needs_connection(now)) reconnect();
   if (session_.link() == Session::Link::refused) {
-    fail_all(
-        Error(ErrorCode::refused, "refused", refused_.value_or("the broker refused this program")));
+    if (refused_) fail_all(*refused_);
     return;
   }
   const Absence::Silence silent = silence(now);
@@ -293,9 +292,10 @@ void Client::hear(const Frames& frames, Time now) {
 void Client::tell_unreadable(const Session::Unreadable& unreadable) {
   if (unreadable.is_last) {
     refuse(
-        fmt::format("the broker at {} sends messages that this program cannot read ({}): use "
-                    "the same version of Muster on both sides, here it is {}",
-                    options_.endpoint, unreadable.reason, MUSTER_VERSION));
+        Error(ErrorCode::refused, "version",
+              fmt::format("the broker at {} sends messages that this program cannot read ({}): use "
+                          "the same version of Muster on both sides, here it is {}",
+                          options_.endpoint, unreadable.reason, MUSTER_VERSION)));
   } else {
     tell_person(
         fmt::format("muster: a message of the broker at {} cannot be read ({}); connecting "
@@ -305,7 +305,7 @@ void Client::tell_unreadable(const Session::Unreadable& unreadable) {
 }
 
 // Lasting: every wait ends with it, now and later.
-void Client::refuse(std::string why) {
+void Client::refuse(Error why) {
   const std::lock_guard lock(mutex_);
   refused_ = std::move(why);
   link_changed_.notify_all();
@@ -355,7 +355,7 @@ void Client::dispatch() {
     found->second.set_value(std::move(answer.reply));
     store_waiters_.erase(found);
   }
-  if (events.refused) refuse("the broker refused: " + *events.refused);
+  if (events.refused) refuse(refusal(*events.refused));
   if (events.unreadable) tell_unreadable(*events.unreadable);
 }
 

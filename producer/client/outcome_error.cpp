@@ -29,6 +29,22 @@ ErrorCode code_of(OutcomeStatus status, const std::string& kind) {
   return ErrorCode::task_failed;
 }
 
+std::string kind_of(message::RefuseCode code) {
+  switch (code) {
+    case message::RefuseCode::version:
+      return "version";
+    case message::RefuseCode::malformed:
+      return "malformed";
+    case message::RefuseCode::over_limit:
+      return "over_limit";
+    case message::RefuseCode::out_of_order:
+      return "out_of_order";
+    case message::RefuseCode::identity:
+      return "identity";
+  }
+  return "refused";
+}
+
 // The same bytes, which keep the blob that they are of.
 Bytes together(const Blob& blob, Bytes bytes) {
   const std::span<const std::byte> view = bytes.span();
@@ -66,6 +82,10 @@ OpenedOutcome open_outcome(const Outcome& outcome, Consumed consumed) {
   return {Error(code, printable_line(failure.kind), printable(failure.message),
                 printable(failure.traceback), std::move(failure.extra)),
           std::move(blobs)};
+}
+
+Error refusal(const message::Refuse& refuse) {
+  return {ErrorCode::refused, kind_of(refuse.code), "the broker refused: " + refuse.text};
 }
 
 std::chrono::steady_clock::time_point detail::deadline_after(std::chrono::nanoseconds timeout) {

@@ -24,6 +24,10 @@ enum class Consumed { now, with_its_bytes };
 // Of an outcome that came out of a Client. The content of one that is a blob is mapped.
 OpenedOutcome open_outcome(const Outcome& outcome, Consumed consumed = Consumed::now);
 
+// What everything ends with that waits for a broker which has refused this program. The kind says
+// why: "version", "malformed", "over_limit", "out_of_order" or "identity".
+Error refusal(const message::Refuse& refuse);
+
 namespace detail {
 
 // When a wait of `timeout` that begins now ends; a century at most.

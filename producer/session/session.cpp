@@ -17,7 +17,7 @@ constexpr Duration kUnreadableMemory = std::chrono::minutes(1);
 }  // namespace
 
 Session::Session(SessionOptions options)
-    : options_(std::move(options)), jobs_(options_.acknowledgement_window) {}
+    : options_(std::move(options)), jobs_(options_.acknowledgement_window, options_.most_jobs) {}
 
 void Session::set_now(Time now) {
   now_ = now;
@@ -125,7 +125,7 @@ void Session::resume(const message::Welcome& welcome) {
 void Session::on(message::Refuse&& refuse) {
   link_ = Link::refused;
   messages_.clear();
-  events_.refused = printable(refuse.text);
+  events_.refused = message::Refuse{refuse.code, printable(refuse.text)};
 }
 
 // While an answer to HELLO is awaited this answers something older: WELCOME follows.
@@ -216,7 +216,7 @@ std::vector<Message> Session::take_messages() {
     // Acknowledgements go first: they free the credit that the tasks after them use.
     jobs_.talk(blobs_.has_releases(), messages);
     blobs_.talk(messages);
-    if (!blobs_.in_doubt()) jobs_.send(messages);
+    if (!blobs_.in_doubt()) jobs_.send(messages, events_.notices);
   }
   if (closed_ && !std::exchange(goodbye_said_, true) && link_lives() && greeted_) {
     messages.emplace_back(message::Goodbye{});

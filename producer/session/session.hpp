@@ -16,8 +16,8 @@
 #include "common/protocol/limits.hpp"
 #include "common/protocol/message.hpp"
 #include "common/time.hpp"
-#include "producer/session/node_calls.hpp"
 #include "producer/session/asked_stores.hpp"
+#include "producer/session/node_calls.hpp"
 #include "producer/session/submitted_jobs.hpp"
 #include "producer/session/told_blobs.hpp"
 
@@ -29,6 +29,8 @@ struct SessionOptions {
   // Acknowledgements of outcomes wait for tasks to send, so long at most: a lone task then costs
   // one message less.
   Duration acknowledgement_window = Duration(0);
+  // A broker refuses a session with more that have not ended: those wait here.
+  std::size_t most_jobs = limits::kMaxJobs;
 };
 
 // Where the broker keeps blobs (WELCOME); no folders: nowhere.
@@ -63,7 +65,7 @@ class Session {
     std::vector<message::Output> outputs;
     std::optional<message::Pool> pool;  // the latest
     std::optional<message::Status> status;
-    std::optional<std::string> refused;  // the broker's text
+    std::optional<message::Refuse> refused;
     std::optional<Unreadable> unreadable;
     std::optional<BlobTerms> blob_terms;
     std::vector<BlobAnswer> blob_answers;  // of blobs that are put

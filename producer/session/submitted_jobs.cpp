@@ -42,8 +42,9 @@ void say_ranges(JobId id, std::vector<SequenceRange>& ranges, std::vector<Messag
 
 }  // namespace
 
-SubmittedJobs::SubmittedJobs(Duration acknowledgement_window)
+SubmittedJobs::SubmittedJobs(Duration acknowledgement_window, std::size_t most_jobs)
     : acknowledgement_window_(acknowledgement_window),
+      most_jobs_(most_jobs),
       cancelled_(failed(OutcomeStatus::cancelled,
                         {"cancelled", "the task was cancelled before it was sent", "", {}})) {}
 
@@ -164,6 +165,7 @@ void SubmittedJobs::set_credit(std::uint64_t tasks, std::uint64_t bytes) {
 void SubmittedJobs::resume(const std::vector<message::JobProgress>& known,
                            std::vector<Message>& messages) {
   tasks_at_broker_ = bytes_at_broker_ = 0;
+  declared_ = 0;
   std::map<JobId, std::uint64_t> listed;
   for (const auto& progress : known) listed[progress.job] = value(progress.next_sequence);
   for (auto& [id, job] : jobs_) {
@@ -189,6 +191,7 @@ void SubmittedJobs::say_held_results(std::vector<Message>& messages) const {
 // `next_sequence`: the broker has the job, and every task before this one.
 void SubmittedJobs::resume_job(JobId id, Job& job, std::optional<std::uint64_t> next_sequence) {
   job.declared = next_sequence.has_value();
+  if (job.declared) ++declared_;
   job.end_said = false;
   job.acknowledgements.clear();
   job.cancels.clear();
@@ -304,6 +307,7 @@ bool SubmittedJobs::credit_allows(std::size_t size_bytes) const {
 
 // Whether another turn would send tasks now.
 bool SubmittedJobs::can_send() const {
+  if (may_declare() && !held_back_.empty()) return true;
   if (senders_.empty()) return false;
   const auto found = jobs_.find(senders_.front());
   if (found == jobs_.end() || found->second.all_sent()) return true;  // a turn clears it away
@@ -337,13 +341,37 @@ void SubmittedJobs::talk(bool hurry, std::vector<Message>& messages) {
   }
 }
 
-void SubmittedJobs::send(std::vector<Message>& messages) {
+void SubmittedJobs::hold_back(JobId id, std::vector<message::Notice>& notices) {
+  held_back_.push_back(id);
+  notices.push_back({id, "this program has " + std::to_string(most_jobs_) +
+                             " jobs at the broker, as many as one may have: the job waits for the "
+                             "end of another"});
+}
+
+// As many as the broker has places for now.
+void SubmittedJobs::let_in(std::vector<message::Notice>& notices) {
+  for (std::size_t room = most_jobs_ - declared_; room > 0 && !held_back_.empty(); --room) {
+    const auto found = jobs_.find(held_back_.front());
+    held_back_.pop_front();
+    if (found == jobs_.end()) continue;
+    senders_.push_back(found->first);
+    notices.push_back({found->first, ""});
+  }
+}
+
+void SubmittedJobs::send(std::vector<Message>& messages, std::vector<message::Notice>& notices) {
+  if (may_declare()) let_in(notices);
   for (int turn = 0; turn < kBatchesPerTurn && !senders_.empty(); ++turn) {
     const JobId id = senders_.front();
     const auto found = jobs_.find(id);
     if (found != jobs_.end()) {
       Job& job = found->second;
       const std::uint64_t before = job.next_to_send;
+      if (!job.declared && !may_declare()) {
+        hold_back(id, notices);
+        senders_.pop_front();
+        continue;
+      }
       send_batch(id, job, messages);
       if (!job.all_sent() && job.next_to_send == before) return;  // the credit is spent
       job.sending = !job.all_sent();
@@ -376,6 +404,7 @@ void SubmittedJobs::send_batch(JobId id, Job& job, std::vector<Message>& message
   job.sent_end = std::max(job.sent_end, next);
   if (submit.payloads.empty()) return;
   if (!std::exchange(job.declared, true)) {
+    ++declared_;
     messages.emplace_back(message::Job{id, job.spec});
     const auto held = held_results_.find(id);
     if (held != held_results_.end()) say_held(id, held->second, messages);
@@ -391,7 +420,9 @@ void SubmittedJobs::settle(Jobs::iterator found, std::vector<Message>& messages)
   if (job.declared && !std::exchange(job.end_said, true)) {
     messages.emplace_back(message::EndJob{found->first});
   }
-  if (job.tasks.empty() && job.acknowledgements.empty()) jobs_.erase(found);
+  if (!job.tasks.empty() || !job.acknowledgements.empty()) return;
+  if (job.declared) --declared_;  // the broker forgets it when it hears this
+  jobs_.erase(found);
 }
 
 void SubmittedJobs::check_invariants(bool is_up) const {
@@ -399,7 +430,9 @@ void SubmittedJobs::check_invariants(bool is_up) const {
   std::uint64_t in_hand_bytes = 0;
   std::uint64_t at_broker = 0;
   std::uint64_t at_broker_bytes = 0;
+  std::size_t declared = 0;
   for (const auto& [id, job] : jobs_) {
+    if (job.declared) ++declared;
     CHECK(value(id) >= 1 && value(id) <= last_job_);
     CHECK(job.next_to_send >= job.tasks.begin());
     CHECK(job.next_to_send <= job.tasks.end());
@@ -416,6 +449,7 @@ void SubmittedJobs::check_invariants(bool is_up) const {
       at_broker_bytes += task.payload.bytes.size();
     }
   }
+  CHECK(!is_up || (declared == declared_ && declared_ <= most_jobs_));
   std::uint64_t held_bytes = 0;
   for (const auto& [job, bytes] : held_results_) {
     CHECK(bytes > 0);

@@ -28,8 +28,9 @@ class SubmittedJobs {
  public:
   using Delivered = std::vector<DeliveredOutcomes>;
 
-  // Acknowledgements wait for tasks to send, so long at most.
-  explicit SubmittedJobs(Duration acknowledgement_window);
+  // Acknowledgements wait for tasks to send, so long at most. `most_jobs`: a broker refuses a
+  // session with more that have not ended, so those beyond are held back until others have.
+  SubmittedJobs(Duration acknowledgement_window, std::size_t most_jobs);
 
   // The time of all that follows, until the next call.
   void set_now(Time now) { now_ = now; }
@@ -61,7 +62,8 @@ class SubmittedJobs {
   Time next_acknowledgement() const;  // kNever: none is owed
   // `hurry`: also acknowledgements that may wait.
   void talk(bool hurry, std::vector<Message>& messages);
-  void send(std::vector<Message>& messages);
+  // Appends notices of jobs that are held back, and empty ones of those that are no longer.
+  void send(std::vector<Message>& messages, std::vector<message::Notice>& notices);
 
   bool knows(JobId job) const { return jobs_.count(job) != 0; }
   bool ever_knew(JobId job) const { return value(job) >= 1 && value(job) <= last_job_; }
@@ -92,7 +94,7 @@ class SubmittedJobs {
     bool end_said = false;  // END_JOB was said on this link
     bool talking = false;   // in talkers_
     bool owing = false;     // in debtors_
-    bool sending = false;   // in senders_
+    bool sending = false;   // in senders_ or held_back_
     bool all_sent() const { return next_to_send == tasks.end(); }
   };
   using Jobs = std::map<JobId, Job>;
@@ -110,16 +112,22 @@ class SubmittedJobs {
   void finish(Job& job, std::uint64_t sequence);
   void cancel_unsent(JobId id, Job& job, std::uint64_t first, std::uint64_t end,
                      Delivered& delivered);
+  bool may_declare() const { return declared_ < most_jobs_; }
+  void hold_back(JobId id, std::vector<message::Notice>& notices);
+  void let_in(std::vector<message::Notice>& notices);
   void send_batch(JobId id, Job& job, std::vector<Message>& messages);
   void settle(Jobs::iterator job, std::vector<Message>& messages);
 
   const Duration acknowledgement_window_;
+  const std::size_t most_jobs_;
   Time now_{0};
   Jobs jobs_;
   std::uint32_t last_job_ = 0;
-  std::vector<JobId> talkers_;  // have something else than tasks to say
-  std::deque<JobId> senders_;   // have tasks to send, in turn
-  std::vector<JobId> debtors_;  // have outcomes to acknowledge
+  std::vector<JobId> talkers_;   // have something else than tasks to say
+  std::deque<JobId> senders_;    // have tasks to send, in turn
+  std::deque<JobId> held_back_;  // the same of jobs that the broker has no place for
+  std::size_t declared_ = 0;     // jobs that the broker has
+  std::vector<JobId> debtors_;   // have outcomes to acknowledge
   Time owed_since_{0};
   std::size_t owed_outcomes_ = 0;
   std::size_t owed_bytes_ = 0;

@@ -97,7 +97,7 @@ class BrokerLost(MusterError, ConnectionError):
 
 
 class VersionMismatch(MusterError):
-    """The broker refused this program because their versions or limits differ."""
+    """The broker is of another version, or no node has this program's version of Python."""
 
 
 class PoolNotActive(MusterError, RuntimeError):

@@ -171,6 +171,8 @@ def test_sys_exit_does_not_end_the_client(code: Any, message: str) -> None:
         ("no_worker", "no_worker", errors.NoWorker),
         ("no_worker", "wrong_interpreter", errors.VersionMismatch),
         ("refused", "version", errors.VersionMismatch),
+        ("refused", "over_limit", errors.MusterError),
+        ("refused", "identity", errors.MusterError),
         ("disconnected", "disconnected", errors.BrokerLost),
         ("wait_timed_out", "wait_timed_out", TimeoutError),
         ("invalid", "invalid", errors.MusterError),

@@ -86,7 +86,7 @@ def test_more_jobs_than_a_broker_takes_of_a_program(lone_broker: str) -> None:
         job.close()
         job.cancel()
     wait_until(lambda: session.status()["counters"]["jobs"] == 16_384 + 3, seconds=120)
-    assert jobs[-1].waiting_reason() == ""
+    assert "as many as one may have" not in jobs[-1].waiting_reason()
     assert sorted(outcomes) == list(range(5))
     session.close()
 

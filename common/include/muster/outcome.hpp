@@ -17,7 +17,7 @@ enum class ErrorCode {
   task_lost,       // every worker that ran it was lost (crash budget spent)
   no_worker,       // no connected worker can run it
   disconnected,    // the broker did not answer for Options::broker_timeout
-  refused,         // the broker refused this program: versions or limits differ
+  refused,         // the broker refused this program; kind "version": install the same as there
   wait_timed_out,  // the result did not arrive within the time the caller gave; it may still come
   unusable,        // the embedded pool could not be started, or the endpoint is not valid
   out_of_space,    // no room for a blob: let go of handles, or give the pool more memory or disk

@@ -99,6 +99,7 @@ std::string advice(const Error& error, const std::string& endpoint) {
       return fmt::format("{}: no worker can run this; start one: muster-worker --connect {} ({})",
                          broker, endpoint.empty() ? "ENDPOINT" : endpoint, what);
     case ErrorCode::refused:
+      if (error.kind() != "version") return fmt::format("{}: {}", broker, what);
       return fmt::format(
           "{} refused this program: install the same version of Muster on both "
           "sides ({})",

@@ -14,15 +14,15 @@ from typing import Any
 
 import cloudpickle
 
-from muster import errors
+from muster import _native, errors
 from muster._data.pickling import DumpError, LoadError, how_to_get
 from muster._data.portable import PROTOCOL
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _MAX_MESSAGE = 8 * 1024
-_MAX_TRACEBACK = 48 * 1024
-"""With the message and what UTF-8 adds below the protocol's 64 KiB for a text, mostly; the core
-cuts the rest."""
+_MAX_TRACEBACK = _native.MAX_TEXT_BYTES - 2 * _MAX_MESSAGE
+"""With the message and what UTF-8 adds below the protocol's limit of a text, mostly; the core cuts
+the rest."""
 _MAX_EXTRA_BYTES = 1 << 20
 """An exception that carries more than this with it comes back as text."""
 
@@ -45,8 +45,8 @@ def describe(exc: BaseException, frames_to_skip: int = 0) -> Described:
         return "unpickle", _cut(str(exc), _MAX_MESSAGE), text, b""
     if isinstance(exc, DumpError):
         return "result_not_picklable", _cut(str(exc), _MAX_MESSAGE), text, b""
-    if isinstance(exc, ModuleNotFoundError) and "MUSTER_NODE" in os.environ:
-        text += f"On node {os.environ['MUSTER_NODE']}: {how_to_get(exc.name)}\n"
+    if isinstance(exc, ModuleNotFoundError) and _native.NODE_VARIABLE in os.environ:
+        text += f"On node {os.environ[_native.NODE_VARIABLE]}: {how_to_get(exc.name)}\n"
     if isinstance(exc, SystemExit):
         code = "" if exc.code is None else _safely(repr, exc.code)
         return "system_exit", f"the task called sys.exit({code})", text, b""
@@ -150,7 +150,7 @@ def rebuild(failure: Failure) -> BaseException:
 
 
 def _rebuilt(code: str, kind: str, message: str, text: str, extra: bytes) -> BaseException:
-    if kind == "wrong_interpreter" or code == "refused":
+    if kind == "wrong_interpreter" or (code, kind) == ("refused", "version"):
         return errors.VersionMismatch(message)
     if code in _BY_CODE:
         return _BY_CODE[code](message, kind, text)

@@ -30,8 +30,9 @@ Message through_codec(Kind message) {
 
 class SessionEnv {
  public:
-  explicit SessionEnv(Duration acknowledgement_window = Duration(0))
-      : session({SessionId{1, 2}, "test", acknowledgement_window}) {}
+  explicit SessionEnv(Duration acknowledgement_window = Duration(0),
+                      std::size_t most_jobs = limits::kMaxJobs)
+      : session({SessionId{1, 2}, "test", acknowledgement_window, most_jobs}) {}
   ~SessionEnv() {
     collect();
     for (const Message& message : sent) ADD_FAILURE() << "unexpected " << name_of(message);
@@ -119,7 +120,7 @@ class SessionEnv {
     for (auto& output : events.outputs) outputs.push_back(std::move(output));
     if (events.pool) pool = events.pool;
     if (events.status) status = std::move(events.status);
-    if (events.refused) refused = *events.refused;
+    if (events.refused) refused = events.refused->text;
     if (events.unreadable) unreadable = events.unreadable;
   }
   template <typename Kind>

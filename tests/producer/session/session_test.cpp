@@ -266,6 +266,67 @@ TEST(Session, KeepsTheLinkAliveAndAnswersHeartbeats) {
   EXPECT_EQ(env.session.next_deadline(), env.now + 2s);
 }
 
+TEST(Session, HoldsJobsBackThatABrokerWouldRefuse) {
+  constexpr std::size_t kMost = 20;
+  SessionEnv env(Duration(0), kMost);
+  env.connect_and_welcome();
+  std::vector<JobId> jobs;
+  for (std::size_t i = 0; i < kMost; ++i) {
+    jobs.push_back(env.open());
+    env.submit(jobs.back());
+  }
+  env.collect();
+  EXPECT_EQ(env.sent.size(), 2 * kMost) << "JOB and SUBMIT of each";
+  env.sent.clear();
+  for (int i = 0; i < 3; ++i) {
+    jobs.push_back(env.open());
+    env.submit(jobs.back());
+  }
+  env.expect_nothing();
+  EXPECT_EQ(env.notices.size(), 3U);
+  EXPECT_NE(env.notices.front().find("20 jobs"), std::string::npos) << env.notices.front();
+  env.notices.clear();
+
+  const JobId cancelled = jobs[kMost];
+  env.session.cancel(cancelled);
+  env.session.end_job(cancelled);
+  env.collect();
+  EXPECT_EQ(env.delivered(cancelled), 1U) << "no broker has to know of it";
+
+  env.session.end_job(jobs[0]);
+  env.expect<message::EndJob>();
+  env.expect_nothing();
+  env.finish(jobs[0], 0);  // the broker forgets it with this acknowledgement
+  env.expect_acknowledged(jobs[0], {range(0, 1)});
+  env.expect_nothing();
+  env.session.end_job(jobs[1]);
+  env.expect<message::EndJob>();
+  env.finish(jobs[1], 0);
+  env.expect_acknowledged(jobs[1], {range(0, 1)});
+  EXPECT_EQ(env.expect<message::Job>().job, jobs[kMost + 1]);
+  env.expect_submit(jobs[kMost + 1], 0, 1);
+  EXPECT_EQ(env.notices, std::vector<std::string>{""});
+  env.notices.clear();
+}
+
+TEST(Session, HoldsBackAgainWhatANewBrokerHasNoPlaceFor) {
+  constexpr std::size_t kMost = 20;
+  SessionEnv env(Duration(0), kMost);
+  std::vector<JobId> jobs;
+  for (std::size_t i = 0; i < kMost + 1; ++i) {
+    jobs.push_back(env.open());
+    env.submit(jobs.back());
+  }
+  for (int incarnation = 1; incarnation < 3; ++incarnation) {
+    env.incarnation = static_cast<std::uint64_t>(incarnation);
+    env.connect_and_welcome();
+    EXPECT_EQ(env.sent.size(), 2 * kMost);
+    env.sent.clear();
+    EXPECT_EQ(env.notices.empty(), false);
+    env.notices.clear();
+  }
+}
+
 TEST(Session, SaysGoodbyeOnce) {
   SessionEnv env;
   env.connect_and_welcome();
