@@ -350,12 +350,14 @@ void SubmittedJobs::hold_back(JobId id, std::vector<message::Notice>& notices) {
 
 // As many as the broker has places for now.
 void SubmittedJobs::let_in(std::vector<message::Notice>& notices) {
-  for (std::size_t room = most_jobs_ - declared_; room > 0 && !held_back_.empty(); --room) {
+  std::size_t room = most_jobs_ - declared_;
+  while (room > 0 && !held_back_.empty()) {
     const auto found = jobs_.find(held_back_.front());
     held_back_.pop_front();
-    if (found == jobs_.end()) continue;
+    if (found == jobs_.end()) continue;  // it was cancelled
     senders_.push_back(found->first);
     notices.push_back({found->first, ""});
+    --room;
   }
 }
 

@@ -177,7 +177,7 @@ TEST_F(RunFilesTest, WhatCannotWorkIsRefused) {
   refuses({"--out", "folder", "true", ":::", "1"}, "is a directory");
   refuses({"--in", "{}", "--in", path("b/x"), "true", ":::", path("a/x")}, "would be called 'x'");
   refuses({"--out", "same", "true", ":::", "1", "2"}, "several jobs would write same");
-  refuses({"--out", "", "true", ":::", "1"}, "no name of a file");
+  refuses({"--out", "", "true", ":::", "1"}, "is not the name of a file");
   refuses({"--in", "a/x", "--workdir", "/", "true", ":::", "1"}, "--workdir");
 }
 
