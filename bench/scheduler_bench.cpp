@@ -1,5 +1,6 @@
-// What one task costs the broker's scheduler, by the number of queued tasks and of workers, and
-// what a queued task weighs. One process without sockets: this file plays producer and workers.
+// What one task costs the broker's scheduler, by the number of queued tasks and of workers, what a
+// queued task weighs, and what a turn costs while jobs wait of which none fits a slot that is idle.
+// One process without sockets: this file plays producer and workers.
 //
 // The clock runs while the scheduler has a message, while it fills its output and while that output
 // is destroyed. Making the messages stands for the codec and is left out. Time is the thread's
@@ -39,11 +40,13 @@ constexpr std::uint32_t kSlots = 2;
 constexpr PeerId kProducer{1};
 constexpr std::uint64_t kFirstWorker = 2;
 constexpr muster::JobId kJob{1};
+constexpr std::uint64_t kMemoryBytes = std::uint64_t{1} << 40;
 constexpr muster::SessionId kSession{1, 1};
 constexpr int kWindows = 9;
 // By the workers' claim: the prefetch that covers the broker's batching is then 100 tasks.
 constexpr std::chrono::nanoseconds kTaskDuration = 160us;
 constexpr std::uint64_t kOutcomesPerMessage = 50;
+constexpr std::chrono::nanoseconds kLongTask = 100s;  // none is leased ahead
 
 std::chrono::nanoseconds cpu_now() {
   timespec time{};
@@ -115,6 +118,16 @@ class Rig {
     }
   }
 
+  // A job with one task, which asks for these resources.
+  void submit_misfit(std::uint32_t job, const muster::Resources& wanted) {
+    muster::message::Job message;
+    message.job = muster::JobId{job};
+    message.spec.function.name = "noop";
+    message.spec.resources = wanted;
+    give(kProducer, std::move(message));
+    give(kProducer, muster::message::Submit{muster::JobId{job}, TaskSequence{0}, slices(1)});
+  }
+
   // The worker reports up to `count` of its leases, oldest first, in one message.
   std::uint64_t finish(std::uint32_t worker, std::uint64_t count) {
     std::deque<muster::LeaseRange>& leases = leases_[worker];
@@ -158,6 +171,19 @@ class Rig {
     }
   }
 
+  // The worker reports the lease that it got last.
+  void finish_newest(std::uint32_t worker) {
+    std::deque<muster::LeaseRange>& leases = leases_[worker];
+    if (leases.empty()) throw std::logic_error("a worker has no leases");
+    muster::LeaseRange& newest = leases.back();
+    const TaskSequence last{value(newest.first) + --newest.count};
+    muster::message::WorkerOutcomes message{kSession, kJob, kLongTask, {}};
+    message.runs.push_back({last, newest.attempt, {}});
+    message.runs[0].outcomes.push_back({muster::OutcomeStatus::result, slices(1)[0]});
+    if (newest.count == 0) leases.pop_back();
+    give(PeerId{kFirstWorker + worker}, std::move(message));
+  }
+
   std::chrono::nanoseconds take_spent() { return std::exchange(spent_, 0ns); }
   std::uint64_t submitted() const { return submitted_; }
 
@@ -168,6 +194,8 @@ class Rig {
     hello.node = "node";
     hello.executor = "thread";
     hello.slots = kSlots;
+    hello.cores = kSlots;
+    hello.memory_bytes = kMemoryBytes;
     hello.functions = {"noop"};
     give(PeerId{kFirstWorker + index}, std::move(hello));
   }
@@ -282,6 +310,39 @@ void measure_workers(std::uint32_t workers) {
   std::fflush(stdout);
 }
 
+// A task after the other goes to one slot of a worker, the other slot has a task that does not end,
+// and `jobs` jobs wait that want both. `alike`: all want the same; else each wants something else.
+double cost_of_turn(std::uint32_t jobs, bool alike) {
+  Rig rig(1);
+  rig.submit(2);
+  rig.take();
+  for (std::uint32_t i = 0; i < jobs; ++i) {
+    rig.submit_misfit(i + 2, {kSlots * 1000, alike ? 0 : kMemoryBytes - i, 0});
+    rig.take();
+  }
+  constexpr std::uint64_t kTurns = 2'000;
+  std::vector<double> costs;
+  for (int window = -1; window < kWindows; ++window) {  // the first one is the warm-up
+    rig.take_spent();
+    for (std::uint64_t i = 0; i < kTurns; ++i) {
+      rig.finish_newest(0);
+      rig.take();
+      rig.acknowledge();
+      rig.submit(1);
+      rig.take();
+    }
+    const double cost = static_cast<double>(rig.take_spent().count()) / kTurns;
+    if (window >= 0) costs.push_back(cost);
+  }
+  return median(costs);
+}
+
+void measure_misfits(std::uint32_t jobs) {
+  const double dearest = std::max(cost_of_turn(jobs, true), cost_of_turn(jobs, false));
+  std::printf("{\"figure\":\"ns_per_turn\",\"value\":%.2f,\"misfits\":%u}\n", dearest, jobs);
+  std::fflush(stdout);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -290,18 +351,23 @@ int main(int argc, char** argv) {
   std::uint32_t only_workers = 0;
   app.add_option("--queued", only_queued, "measure this depth only");
   app.add_option("--workers", only_workers, "measure this number of workers only");
+  std::uint32_t only_misfits = 0;
+  app.add_option("--misfits", only_misfits, "measure this number of jobs that do not fit only");
   bool json = true;
   app.add_flag("--json", json, "the only format there is: one JSON object per line");
   CLI11_PARSE(app, argc, argv);
   // The broker has threads: without one here, reference counts would be cheaper than they are.
   std::thread([] {}).join();
   try {
-    const bool all = only_queued == 0 && only_workers == 0;
+    const bool all = only_queued == 0 && only_workers == 0 && only_misfits == 0;
     for (const std::uint64_t queued : {10'000, 100'000, 1'000'000, 10'000'000}) {
       if (all || queued == only_queued) measure_depth(queued);
     }
     for (const std::uint32_t workers : {1U, 10U, 100U, 1'000U, 10'000U}) {
       if (all || workers == only_workers) measure_workers(workers);
+    }
+    for (const std::uint32_t jobs : {10U, 10'000U}) {
+      if (all || jobs == only_misfits) measure_misfits(jobs);
     }
   } catch (const std::exception& error) {
     std::fprintf(stderr, "scheduler_bench: %s\n", error.what());

@@ -21,6 +21,7 @@ _PROGRAM = "scheduler_bench"
 _MANY_WORKERS = "many_workers_bench"
 _COST = "ns_per_task"
 _MEMORY = "bytes_per_task"
+_TURN = "ns_per_turn"
 
 # The cost by the number of queued tasks or of workers.
 _Costs = dict[int, Reading]
@@ -32,14 +33,14 @@ def _runs(rig: Rig) -> list[list[Reading]]:
     return [rig.readings(_PROGRAM) for _ in range(rig.pairs)]
 
 
-def _costs_by(label: str, run: Sequence[Reading]) -> _Costs:
+def _costs_by(label: str, run: Sequence[Reading], figure: str = _COST) -> _Costs:
     costs = {
         int(reading.labels[label]): reading
         for reading in run
-        if reading.figure == _COST and label in reading.labels
+        if reading.figure == figure and label in reading.labels
     }
     if len(costs) < 2:
-        raise MeasurementError(f"{_PROGRAM} printed no {_COST} by {label}")
+        raise MeasurementError(f"{_PROGRAM} printed no {figure} by {label}")
     return dict(sorted(costs.items()))
 
 
@@ -74,6 +75,9 @@ def _measure_queue_depth(rig: Rig) -> Iterator[Figure]:
         f"beside the payload, {max(runs[0]):,} tasks queued",
     )
     yield from _cost_figures("queued", runs)
+    # Jobs that wait, of which none fits a slot that is idle.
+    misfits = [_costs_by("misfits", run, _TURN) for run in _runs(rig)]
+    yield _growth("misfit_growth", misfits, 2.0)
 
 
 def _measure_workers(rig: Rig) -> Iterator[Figure]:

@@ -28,10 +28,8 @@ void JobGroups::add(JobRecord& job) {
   job.demand = &demand;
   if (demand.jobs++ > 0) return;
   demand.wanted = job.spec.resources;
-  workers_.each([&](WorkerIndex index, const WorkerRecord& worker) {
-    if (may_run(job, index)) {
-      demand.candidates.push_back({index, width_of(demand.wanted, shape_of(worker.hello))});
-    }
+  workers_.each([&](WorkerIndex index, const WorkerRecord&) {
+    if (may_run(job, index)) add_candidate(demand, index);
   });
 }
 
@@ -62,8 +60,15 @@ void JobGroups::add(WorkerIndex index) {
     if (is_shipped) spec.function.body.bytes = Bytes::borrow("libraries");
     spec.labels = labels;
     if (!group.offers(spec) || !fits(demand.wanted, shape_of(hello))) continue;
-    demand.candidates.push_back({index, width_of(demand.wanted, shape_of(hello))});
+    add_candidate(demand, index);
   }
+}
+
+void JobGroups::add_candidate(Demand& demand, WorkerIndex index) {
+  const std::uint32_t width = width_of(demand.wanted, shape_of(workers_.at(index).hello));
+  demand.candidates.push_back({index, width});
+  const std::uint32_t need = demand.waiting.need;
+  if (need == 0 || width < need) queue_.set_need(demand.waiting, width);
 }
 
 void JobGroups::remove(WorkerIndex index) {

@@ -92,6 +92,7 @@ class JobGroups {
   using ClassKey = std::tuple<FunctionKind, bool, std::string, std::vector<std::string>>;
   // … and what its tasks take: processor thousandths, memory, accelerators.
   using DemandKey = std::tuple<ClassKey, std::uint32_t, std::uint64_t, std::uint32_t>;
+  void add_candidate(Demand& demand, WorkerIndex index);
   static ClassKey class_key(const JobSpec& spec);
   static DemandKey demand_key(const JobSpec& spec);
 

@@ -106,7 +106,7 @@ void RunQueue::park(JobRecord& job, WaitGroup& group, const std::vector<std::uin
   if (group.generation == generation) return;
   group.generation = generation;
   if (group.number == 0) group.number = ++last_number_;
-  for (const std::uint32_t index : classes) listed_[index].groups[group.number] = &group;
+  for (const std::uint32_t index : classes) listed_[index].groups[key_of(group)] = &group;
 }
 
 void RunQueue::unpark(JobRecord& job) {
@@ -115,28 +115,42 @@ void RunQueue::unpark(JobRecord& job) {
   insert(job);
 }
 
-void RunQueue::wake(std::uint32_t class_index) {
+void RunQueue::wake(std::uint32_t class_index, std::uint64_t free_slots) {
   const auto found = listed_.find(class_index);
   if (found == listed_.end()) return;
   Listed& listed = found->second;
-  auto at = listed.groups.upper_bound(listed.looked);
-  for (std::size_t looks = std::min(listed.groups.size(), kGroups); looks > 0; --looks) {
-    if (at == listed.groups.end()) at = listed.groups.begin();
-    listed.looked = at->first;
-    WaitGroup& group = *at->second;
-    if (group.users.empty()) {  // it is listed again when somebody waits
-      group.generation = 0;
-      at = listed.groups.erase(at);
-      continue;
+  std::size_t looks = kGroups;
+  const auto look = [&](auto at, auto end) {
+    for (; at != end && looks > 0; --looks) {
+      listed.looked = at->first;
+      if (at->second->users.empty()) {  // it is listed again when somebody waits
+        at->second->generation = 0;
+        at = listed.groups.erase(at);
+      } else {
+        wake_first(*(at++)->second);
+      }
     }
-    ++at;
-    if (group.differs) {
-      wake_some(group);
-      continue;
-    }
-    for (auto user = group.users.begin(); user != group.users.end();) {
-      wake_from(group, (user++)->first, kFirst);
-    }
+  };
+  const auto most = static_cast<std::uint32_t>(std::min<std::uint64_t>(free_slots, UINT32_MAX));
+  const GroupKey last = std::min(listed.looked, GroupKey{most, UINT64_MAX});
+  look(listed.groups.upper_bound(last), listed.groups.upper_bound({most, UINT64_MAX}));
+  look(listed.groups.begin(), listed.groups.upper_bound(last));
+}
+
+// The first of the group, or the next where they differ, of each user.
+void RunQueue::wake_first(WaitGroup& group) {
+  if (group.differs) return wake_some(group);
+  for (auto user = group.users.begin(); user != group.users.end();) {
+    wake_from(group, (user++)->first, kFirst);
+  }
+}
+
+void RunQueue::set_need(WaitGroup& group, std::uint32_t need) {
+  const GroupKey before = key_of(group);
+  group.need = need;
+  if (group.number == 0) return;
+  for (auto& [index, listed] : listed_) {
+    if (listed.groups.erase(before) > 0) listed.groups[key_of(group)] = &group;
   }
 }
 
@@ -169,7 +183,7 @@ void RunQueue::wake_all(WaitGroup& group) {
 void RunQueue::remove(const WaitGroup& group) {
   CHECK(group.users.empty());
   if (group.number == 0) return;
-  for (auto& [index, listed] : listed_) listed.groups.erase(group.number);
+  for (auto& [index, listed] : listed_) listed.groups.erase(key_of(group));
 }
 
 }  // namespace muster

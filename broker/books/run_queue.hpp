@@ -30,7 +30,8 @@ struct WaitGroup {
   std::map<std::uint64_t, Waiters> users;  // by number; those that have jobs here
   // Its jobs find room apart from each other: the first in order may wait while others do not.
   bool differs = false;
-  std::uint64_t number = 0;      // 0: none waited yet
+  std::uint64_t number = 0;  // 0: none waited yet
+  std::uint32_t need = 0;    // free slots that a task of it takes at least; 0: it may queue up, too
   std::uint64_t generation = 0;  // of the worker classes that it is listed at; 0: at none
 
   template <typename Predicate>  // predicate(const JobRecord&)
@@ -81,9 +82,12 @@ class RunQueue {
             std::uint64_t generation);
   // Something about the job changed: it may find room now.
   void unpark(JobRecord& job);
-  // A worker of this class has more room: the first of each group that waits for it, of each user,
-  // may find room again. Where there are many groups, it is some in turn.
-  void wake(std::uint32_t class_index);
+  // A worker of this class has more room, and now so many free slots: the first of each group that
+  // waits for it and needs no more, of each user, may find room again. Where there are many such
+  // groups, it is some in turn; others cost nothing.
+  void wake(std::uint32_t class_index, std::uint64_t free_slots);
+  // A task of this group needs fewer free slots than was said.
+  void set_need(WaitGroup& group, std::uint32_t need);
   // So may the next of this group in turn, of each user, whatever happened.
   void wake_some(WaitGroup& group);
   void wake_all(WaitGroup& group);
@@ -93,15 +97,18 @@ class RunQueue {
   void remove(const WaitGroup& group);
 
  private:
-  using Turn = std::pair<double, std::uint64_t>;  // the user's clock and number
+  using Turn = std::pair<double, std::uint64_t>;             // the user's clock and number
+  using GroupKey = std::pair<std::uint32_t, std::uint64_t>;  // its need and number
+  static GroupKey key_of(const WaitGroup& group) { return {group.need, group.number}; }
   struct Listed {
-    std::map<std::uint64_t, WaitGroup*> groups;
-    std::uint64_t looked = 0;  // the last group that had its turn
+    std::map<GroupKey, WaitGroup*> groups;
+    GroupKey looked{};  // the last group that had its turn
   };
   static Turn turn_of(const UserRecord& user) { return {user.clock, user.number}; }
   void insert(JobRecord& job);
   void erase_ready(JobRecord& job);
   void take_out(JobRecord& job);
+  void wake_first(WaitGroup& group);
   void wake_from(WaitGroup& group, std::uint64_t user, RunKey from);
 
   std::map<Turn, UserRecord*> users_;  // those that have jobs which may find room

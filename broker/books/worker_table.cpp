@@ -136,14 +136,23 @@ void WorkerTable::update_level(WorkerIndex index) {
 }
 
 void WorkerTable::note_room(WorkerIndex index) {
-  const std::uint32_t class_index = workers_[index]->class_index;
-  if (std::exchange(classes_[class_index].is_roomier, true)) return;
-  roomier_.push_back(class_index);
+  const WorkerRecord& worker = *workers_[index];
+  WorkerClass& group = classes_[worker.class_index];
+  const std::uint64_t usable = worker.usable_slots();
+  group.free_slots = std::max(group.free_slots, usable - std::min(usable, worker.load()));
+  if (std::exchange(group.is_roomier, true)) return;
+  roomier_.push_back(worker.class_index);
 }
 
-std::vector<std::uint32_t> WorkerTable::take_roomier() {
-  for (const std::uint32_t index : roomier_) classes_[index].is_roomier = false;
-  return std::exchange(roomier_, {});
+std::vector<RoomierClass> WorkerTable::take_roomier() {
+  std::vector<RoomierClass> roomier;
+  roomier.reserve(roomier_.size());
+  for (const std::uint32_t index : roomier_) {
+    classes_[index].is_roomier = false;
+    roomier.push_back({index, std::exchange(classes_[index].free_slots, 0)});
+  }
+  roomier_.clear();
+  return roomier;
 }
 
 void WorkerTable::count(WorkerRecord& worker, bool offers_slots) {

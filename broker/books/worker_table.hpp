@@ -113,7 +113,8 @@ struct WorkerClass {
   std::uint64_t slots = 0;            // of all its workers
   std::vector<WorkerIndex> members;   // those workers
   std::uint32_t cursor = 0;           // whom a search among them looks at next
-  bool is_roomier = false;            // a worker of it has more room than before
+  bool is_roomier = false;            // a worker of it has more room than before …
+  std::uint64_t free_slots = 0;       // … the roomiest of those so many
   std::uint64_t occupied_levels = 0;  // bit per level
   std::array<WorkerIndex, kLevels> heads = [] {
     std::array<WorkerIndex, kLevels> none{};
@@ -123,6 +124,12 @@ struct WorkerClass {
 
   bool offers(const Function& function) const;
   bool offers(const JobSpec& spec) const;  // and has its labels
+};
+
+// A class with workers that have more room than before.
+struct RoomierClass {
+  std::uint32_t index = 0;
+  std::uint64_t free_slots = 0;  // of the roomiest of those
 };
 
 class WorkerTable {
@@ -141,7 +148,7 @@ class WorkerTable {
   // falls.
   void note_room(WorkerIndex index);
   // Classes with such workers since the last call.
-  std::vector<std::uint32_t> take_roomier();
+  std::vector<RoomierClass> take_roomier();
 
   // Changes whenever a class appears or empties: cached class lists are then stale.
   std::uint64_t generation() const { return generation_; }

@@ -20,22 +20,22 @@ constexpr Duration kKeepReserved = std::chrono::seconds(2);
 }  // namespace
 
 void Placement::dispatch(Time now) {
-  lease_last_chances();
+  lease_last_chances(now);
   books_.release_reservation();
   review_classes();
-  const std::vector<std::uint32_t> roomier = books_.workers().take_roomier();
+  const std::vector<RoomierClass> roomier = books_.workers().take_roomier();
   do {
-    for (const std::uint32_t index : roomier) books_.queue().wake(index);
+    for (const RoomierClass& group : roomier) books_.queue().wake(group.index, group.free_slots);
   } while (lease_to_ready(now) && !roomier.empty());
   recalls_.recall_unstarted(now);
 }
 
-void Placement::lease_last_chances() {
+void Placement::lease_last_chances(Time now) {
   std::set<JobKey>& keys = books_.last_chance_jobs();
   for (auto key = keys.begin(); key != keys.end();) {
     JobRecord* job = books_.find_job(*key);
     if (job != nullptr) {
-      while (job->has_last_chance() && place_last_chance(*job)) {
+      while (job->has_last_chance() && place_last_chance(*job, now)) {
       }
     }
     const bool done = job == nullptr || !job->has_last_chance() ||
@@ -84,162 +84,118 @@ void Placement::review(Time now) {
   }
 }
 
-// Leases one batch of the job to one worker; false: no worker has room.
+// Leases one batch of the job to one worker; false: no worker that was looked at has room.
 bool Placement::place(JobRecord& job, Time now) {
   if (job.session->hold_until > now) return false;
-  if (job.demand != nullptr) return place_demanding(job, now);
-  if (job.names_blobs && !books_.workers().all_share()) return place_near(job, now);
-  const WorkerIndex index = search_.best_worker(job);
-  if (index == kNoWorker) return false;
-  WorkerRecord& worker = books_.worker(index);
-  const std::uint64_t count =
-      std::min<std::uint64_t>(policy::room(job, worker, worker.load()), share_of(job, worker));
-  if (count == 0) return false;
-  message::Tasks tasks{job.session->id, job.id, {}};
-  std::size_t bytes = 0;
-  std::uint64_t leased = 0;
-  const bool is_short = policy::prefetch(job, worker) > 0;
-  while (leased < count && (leased == 0 || bytes < limits::kBatchBytes)) {
-    const bool fresh_only = worker.load() >= worker.usable_slots();
-    const auto sequence = job.take_queued(fresh_only);
-    if (!sequence) break;
-    bytes += job.find(*sequence)->data.bytes.size();
-    lease(job, index, *sequence, {std::min(count, job.queued + 1), is_short}, tasks);
-    ++leased;
-    if (worker.load() >= worker.usable_slots() && worker.lease_bytes >= limits::kMaxPrefetchBytes) {
-      break;
-    }
-  }
-  if (leased == 0) return false;
-  books_.queue().charge(job, leased);
-  send_tasks(job, index, std::move(tasks));
-  worker.last_sent = now;
-  return true;
-}
-
-// Leases one batch of a job that names blobs to the worker where its next task is best off, with
-// those behind it that are as well off there; false: no worker that was looked at has room.
-bool Placement::place_near(JobRecord& job, Time now) {
+  Demand* const demand = job.demand;
+  if (demand != nullptr && demand->failed_in_turn == books_.turn()) return false;
   const auto oldest = job.leasable() == 0 ? std::nullopt : job.peek_queued(false);
   if (!oldest) return false;
-  const Search::Near near = search_.find_near(job, *job.find(*oldest));
-  if (near.worker == kNoWorker) return false;
-  WorkerRecord& worker = books_.worker(near.worker);
-  const std::uint64_t share = share_of(job, worker);
-  const bool is_short = policy::prefetch(job, worker) > 0;
+  const Choice choice = search_.find(job, *job.find(*oldest));
+  if (choice.worker == kNoWorker) {
+    if (demand != nullptr) note_blocked(*demand, now);
+    return false;
+  }
+  const WorkerRecord& worker = books_.worker(choice.worker);
+  const std::uint64_t share =
+      policy::share_of(job, worker, books_.workers().classes()[worker.class_index].slots);
+  if (!lease_batch(job, choice, std::min<std::uint64_t>(share, choice.room), false, now)) {
+    return false;
+  }
+  if (demand != nullptr) note_placed(*demand, choice.worker, now);
+  return true;
+}
+
+// The one loop that leases: up to `count` of the job's next tasks to the chosen worker, as long as
+// they are as well off there. `last_chance`: those on their last permitted run. False: there was
+// none.
+bool Placement::lease_batch(JobRecord& job, const Choice& choice, std::uint64_t count,
+                            bool last_chance, Time now) {
+  WorkerRecord& worker = books_.worker(choice.worker);
   message::Tasks tasks{job.session->id, job.id, {}};
   std::size_t bytes = 0;
   std::uint64_t leased = 0;
-  while (leased < share && (leased == 0 || bytes < limits::kBatchBytes)) {
-    const auto sequence = job.peek_queued(worker.load() >= worker.usable_slots());
-    if (!sequence) break;
-    const TaskRecord& task = *job.find(*sequence);
-    const bool fetches = lacks_blobs(job, task, worker);
-    if (fetches && leased > 0 && near.missing_bytes == 0) break;  // another may have its blobs
-    const std::uint64_t load = fetches ? worker.full_load() : worker.load();
-    if (policy::room(job, worker, load) == 0 || (task.suspect && load >= worker.usable_slots()))
+  while (leased < count && (leased == 0 || bytes < limits::kBatchBytes)) {
+    const bool is_full = worker.load() >= worker.usable_slots();
+    const bool looks_first = job.names_blobs && !last_chance;
+    if (!looks_first && leased > 0 && worker.lease_bytes >= limits::kMaxPrefetchBytes &&
+        policy::room(job, worker, worker.load(), choice.ahead, choice.width) == 0) {
       break;
-    job.take_queued(worker.load() >= worker.usable_slots());
+    }
+    const auto sequence = last_chance   ? job.take_last_chance()
+                          : looks_first ? job.peek_queued(is_full)
+                                        : job.take_queued(is_full);
+    if (!sequence) break;
+    TaskRecord& task = *job.find(*sequence);
+    const bool fetches = job.names_blobs && lacks_blobs(job, task, worker);
+    if (looks_first) {
+      if (fetches && leased > 0 && choice.missing_bytes == 0) break;  // another may have its blobs
+      const std::uint64_t load = fetches ? worker.full_load() : worker.load();
+      if (task.suspect && load >= worker.usable_slots()) break;
+      if (policy::room(job, worker, load, choice.ahead, choice.width) == 0) break;
+      job.take_queued(is_full);
+    }
     bytes += task.data.bytes.size();
-    const std::uint64_t expected = std::min(share, job.queued + 1);
-    lease(job, near.worker, *sequence, {expected, is_short && !fetches, fetches}, tasks);
+    const std::uint64_t expected = std::min(count, leased == 0 ? job.queued + 1 : 0);
+    lease(job, choice.worker, *sequence, task, {choice.ahead > 0 && !fetches, fetches}, expected,
+          tasks);
     ++leased;
   }
   if (leased == 0) return false;
-  books_.queue().charge(job, leased);
-  send_tasks(job, near.worker, std::move(tasks));
+  books_.queue().charge(job, leased * choice.width);
+  send_tasks(job, choice.worker, std::move(tasks));
   worker.last_sent = now;
   return true;
 }
 
-// Leases tasks of the job to one worker that can start them now; false: none can.
-bool Placement::place_demanding(JobRecord& job, Time now) {
-  Demand& demand = *job.demand;
-  const std::uint64_t leasable = job.leasable();
-  if (leasable == 0 || !job.has_queued() || demand.failed_in_turn == books_.turn()) return false;
-  if (books_.reservations().is_drained_for(demand)) {  // it is looked at first
-    const auto own =
-        std::find_if(demand.candidates.begin(), demand.candidates.end(),
-                     [&](auto& entry) { return entry.worker == books_.reservations().drained(); });
-    demand.cursor = static_cast<std::size_t>(own - demand.candidates.begin());
-  }
-  const auto oldest = job.peek_queued(false);
-  const Demand::Candidate* found = oldest ? search_.find_room(job, *job.find(*oldest)) : nullptr;
-  if (found == nullptr) {
-    demand.failed_in_turn = books_.turn();
-    if (demand.blocked_since == kNever) demand.blocked_since = now;
-    if (now - demand.blocked_since >= kReserveAfter) reserve(demand, now);
-    return false;
-  }
-  const Demand::Candidate candidate = *found;
-  const WorkerRecord& worker = books_.worker(candidate.worker);
-  const std::uint64_t share =
-      std::clamp<std::uint64_t>(leasable / demand.candidates.size(), 1, limits::kBatchTasks);
-  message::Tasks tasks{job.session->id, job.id, {}};
-  std::size_t bytes = 0;
-  std::uint64_t leased = 0;
-  while (leased < share && (leased == 0 || bytes < limits::kBatchBytes)) {
-    const auto sequence = job.peek_queued(false);
-    if (!sequence) break;
-    const bool fetches = missing_bytes(job, *job.find(*sequence), worker) > 0;
-    if (!search_.has_room(demand, candidate, fetches ? worker.full_load() : worker.load())) break;
-    job.take_queued(false);
-    bytes += job.find(*sequence)->data.bytes.size();
-    lease(job, candidate.worker, *sequence, {1, false, fetches}, tasks);
-    ++leased;
-  }
-  if (leased == 0) return false;
+// No worker that was looked at has room for the demand: after a while one is kept free for it.
+void Placement::note_blocked(Demand& demand, Time now) {
+  demand.failed_in_turn = books_.turn();
+  if (demand.blocked_since == kNever) demand.blocked_since = now;
+  if (now - demand.blocked_since >= kReserveAfter) reserve(demand, now);
+}
+
+void Placement::note_placed(Demand& demand, WorkerIndex index, Time now) {
   demand.blocked_since = kNever;
-  if (books_.reservations().drained() == candidate.worker) {
+  if (books_.reservations().drained() == index) {
     books_.reservations().keep_drained(now + kKeepReserved);
   }
-  books_.queue().charge(job, leased * candidate.width);
-  send_tasks(job, candidate.worker, std::move(tasks));
-  books_.worker(candidate.worker).last_sent = now;
-  return true;
 }
 
 // A task that killed its workers before runs with a worker to itself, so that it takes nobody
 // along.
-bool Placement::place_last_chance(JobRecord& job) {
+bool Placement::place_last_chance(JobRecord& job, Time now) {
   if (job.at_cap()) return false;
-  if (books_.reservations().last_chance() != kNoWorker &&
-      books_.worker(books_.reservations().last_chance()).leases == 0 &&
-      !books_.groups().may_run(job, books_.reservations().last_chance())) {
-    books_.reservations()
-        .release_last_chance();  // it was another job's, which is gone or comes again
+  Reservations& reservations = books_.reservations();
+  if (reservations.last_chance() != kNoWorker &&
+      books_.worker(reservations.last_chance()).leases == 0 &&
+      !books_.groups().may_run(job, reservations.last_chance())) {
+    reservations.release_last_chance();  // it was another job's, which is gone or comes again
   }
-  if (books_.reservations().last_chance() == kNoWorker) {
-    const WorkerIndex index =
-        job.demand == nullptr ? search_.best_worker(job) : search_.least_loaded(*job.demand);
+  if (reservations.last_chance() == kNoWorker) {
+    const WorkerIndex index = search_.least_loaded(job);
     if (index == kNoWorker) return false;
-    books_.reservations().reserve_last_chance(index);
+    reservations.reserve_last_chance(index);
   }
-  WorkerRecord& worker = books_.worker(books_.reservations().last_chance());
+  const WorkerIndex index = reservations.last_chance();
+  const WorkerRecord& worker = books_.worker(index);
   if (worker.leases > 0 || !worker.takes_leases() || worker.usable_slots() == 0) return false;
-  if (!books_.groups().may_run(job, books_.reservations().last_chance())) return false;
-  const auto sequence = job.take_last_chance();
-  if (!sequence) return false;
-  message::Tasks tasks{job.session->id, job.id, {}};
-  lease(job, books_.reservations().last_chance(), *sequence,
-        {1, false, lacks_blobs(job, *job.find(*sequence), worker)}, tasks);
-  send_tasks(job, books_.reservations().last_chance(), std::move(tasks));
+  if (!books_.groups().may_run(job, index) || !job.has_last_chance()) return false;
+  Choice choice;
+  choice.worker = index;
+  lease_batch(job, choice, 1, true, now);
   books_.set_runnable(job);
   return true;
 }
 
-std::uint64_t Placement::share_of(const JobRecord& job, const WorkerRecord& worker) const {
-  return policy::share_of(job, worker, books_.workers().classes()[worker.class_index].slots);
-}
-
-void Placement::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence, LeaseHint hint,
-                      message::Tasks& tasks) {
-  TaskRecord& task = *job.find(sequence);
-  const Attempt attempt = books_.lease(job, index, sequence, task, {hint.is_short, hint.fetches});
+// `expected`: about how many tasks the message will hold.
+void Placement::lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence, TaskRecord& task,
+                      Books::LeaseHint hint, std::uint64_t expected, message::Tasks& tasks) {
+  const Attempt attempt = books_.lease(job, index, sequence, task, hint);
   if (tasks.runs.empty() || tasks.runs.back().attempt != attempt ||
       value(tasks.runs.back().first) + tasks.runs.back().payloads.size() != sequence) {
     tasks.runs.push_back({TaskSequence{sequence}, attempt, {}});
-    if (tasks.runs.size() == 1) tasks.runs[0].payloads.reserve(hint.expected);
+    if (tasks.runs.size() == 1) tasks.runs[0].payloads.reserve(expected);
   }
   tasks.runs.back().payloads.push_back(task.data);
 }

@@ -28,24 +28,20 @@ class Placement {
   void review(Time now);
 
  private:
-  void lease_last_chances();
+  void lease_last_chances(Time now);
   bool lease_to_ready(Time now);
   void review_classes();
   void review_drained(Time now);
   bool place(JobRecord& job, Time now);
-  bool place_near(JobRecord& job, Time now);
-  bool place_demanding(JobRecord& job, Time now);
-  bool place_last_chance(JobRecord& job);
-  void reserve(Demand& demand, Time now);
-  struct LeaseHint {
-    std::uint64_t expected = 1;  // about how many tasks the message will hold
-    bool is_short = false;       // leased ahead freely: it is done in a moment
-    bool fetches = false;        // the worker lacks blobs of it
-  };
-  void lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence, LeaseHint hint,
-             message::Tasks& tasks);
+  bool place_last_chance(JobRecord& job, Time now);
+  bool lease_batch(JobRecord& job, const Choice& choice, std::uint64_t count, bool last_chance,
+                   Time now);
+  void lease(JobRecord& job, WorkerIndex index, std::uint64_t sequence, TaskRecord& task,
+             Books::LeaseHint hint, std::uint64_t expected, message::Tasks& tasks);
   void send_tasks(JobRecord& job, WorkerIndex index, message::Tasks&& tasks);
-  std::uint64_t share_of(const JobRecord& job, const WorkerRecord& worker) const;
+  void note_blocked(Demand& demand, Time now);
+  void note_placed(Demand& demand, WorkerIndex index, Time now);
+  void reserve(Demand& demand, Time now);
 
   Books& books_;
   OutgoingMessages& out_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 
 #include "common/time.hpp"
 
@@ -17,8 +18,17 @@ constexpr double kNegligibleGap = 0.01;
 
 }  // namespace
 
+bool is_better(const TaskRecord& task, const Choice& left, const Choice& right) {
+  const bool came_back = task.attempts_made > 0;
+  const auto rank = [&](const Choice& choice) {
+    return std::tuple(came_back && choice.missing_bytes > 0, choice.level, choice.missing_bytes,
+                      choice.width);
+  };
+  return rank(left) < rank(right);
+}
+
 std::uint32_t prefetch(const JobRecord& job, const WorkerRecord& worker) {
-  if (job.mean_duration == Duration(0)) return 0;
+  if (job.mean_duration == Duration(0) || job.demand != nullptr) return 0;
   const double horizon = static_cast<double>((2 * worker.round_trip + kBatchingSlack).count());
   const double ratio = horizon / static_cast<double>(job.mean_duration.count());
   if (ratio <= kNegligibleGap) return 0;
@@ -26,9 +36,17 @@ std::uint32_t prefetch(const JobRecord& job, const WorkerRecord& worker) {
   return static_cast<std::uint32_t>(std::min(ahead, double{limits::kMaxPrefetch}));
 }
 
-std::uint32_t room(const JobRecord& job, const WorkerRecord& worker, std::uint64_t load) {
+std::uint32_t room(const JobRecord& job, const WorkerRecord& worker, std::uint64_t load,
+                   std::uint32_t ahead, std::uint32_t width) {
   const std::uint32_t usable = worker.usable_slots();
-  const std::uint32_t ahead = prefetch(job, worker);
+  if (job.demand != nullptr) {
+    std::uint32_t fitting = usable > load ? (usable - static_cast<std::uint32_t>(load)) / width : 0;
+    if (const std::uint32_t wanted = job.demand->wanted.gpus; wanted > 0) {
+      const std::uint64_t taken = std::min<std::uint64_t>(worker.gpus_taken, worker.hello.gpus);
+      fitting = std::min(fitting, (worker.hello.gpus - static_cast<std::uint32_t>(taken)) / wanted);
+    }
+    return fitting;
+  }
   const std::uint64_t taken = ahead == 0 ? load - worker.short_leases : load;
   const bool full = worker.lease_bytes >= limits::kMaxPrefetchBytes;
   const std::uint32_t target = full ? usable : usable + ahead;
@@ -39,14 +57,10 @@ std::uint64_t share_of(const JobRecord& job, const WorkerRecord& worker,
                        std::uint64_t class_slots) {
   const std::uint64_t leasable = job.leasable();
   const std::uint64_t share =
-      leasable * worker.hello.slots / std::max<std::uint64_t>(class_slots, 1);
+      job.demand != nullptr
+          ? leasable / std::max<std::size_t>(job.demand->candidates.size(), 1)
+          : leasable * worker.hello.slots / std::max<std::uint64_t>(class_slots, 1);
   return std::min({leasable, std::max<std::uint64_t>(share, 1), limits::kBatchTasks});
-}
-
-bool has_room(const Demand& demand, const Demand::Candidate& candidate, const WorkerRecord& worker,
-              std::uint64_t load, bool is_reserved) {
-  return !is_reserved && worker.takes_leases() && load + candidate.width <= worker.usable_slots() &&
-         worker.gpus_taken + demand.wanted.gpus <= worker.hello.gpus;
 }
 
 }  // namespace muster::policy

@@ -94,7 +94,7 @@ void Recalls::recall_waiting(WorkerIndex index, Time now) {
       if (job->is_last_chance(*task)) continue;  // it goes where it runs alone, not to its blobs
       if (!lacks_blobs(*job, *task, giver)) continue;
       if (recall.leases.empty()) {
-        const Search::Near near = search_.find_near(*job, *task);
+        const Choice near = search_.find(*job, *task);
         if (near.worker == kNoWorker || near.missing_bytes > 0 || near.level >= kFullLevel) return;
         const WorkerRecord& taker = books_.worker(near.worker);
         count = std::min<std::uint64_t>(count, taker.usable_slots() - taker.load());

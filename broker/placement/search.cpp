@@ -1,10 +1,7 @@
 #include "broker/placement/search.hpp"
 
 #include <algorithm>
-#include <tuple>
 #include <utility>
-
-#include "broker/placement/policy.hpp"
 
 namespace muster {
 namespace {
@@ -20,37 +17,64 @@ constexpr std::uint32_t kFailedSearches = 16;
 
 }  // namespace
 
-WorkerIndex Search::best_worker(JobRecord& job) {
-  WorkerIndex best = kNoWorker;
-  for (const std::uint32_t index : books_.groups().eligible_classes(job)) {
-    const WorkerIndex candidate = books_.workers().least_loaded(index);
-    if (candidate == kNoWorker) continue;
-    if (best == kNoWorker || books_.workers().level(candidate) < books_.workers().level(best)) {
-      best = candidate;
+Choice Search::find(JobRecord& job, const TaskRecord& task) {
+  Choice best;
+  if (job.demand != nullptr) {
+    look_in_demand(job, task, best);
+  } else if (job.names_blobs && !books_.workers().all_share()) {
+    look_for_blobs(job, task, best);
+  } else {
+    for (const std::uint32_t index : books_.groups().eligible_classes(job)) {
+      const WorkerIndex least = books_.workers().least_loaded(index);
+      if (least != kNoWorker) consider(job, task, {least, 1}, best);
     }
   }
   return best;
 }
 
-Search::Near Search::find_near(JobRecord& job, const TaskRecord& task) {
-  Near best;
-  const bool came_back = task.attempts_made > 0;
-  const auto rank = [&](const Near& near) {
-    return std::tuple(came_back && near.missing_bytes > 0, near.level, near.missing_bytes);
-  };
-  const auto consider = [&](WorkerIndex index) {
-    Near near{index, books_.workers().level(index), 0};
-    if (near.level < 0) return;
-    const WorkerRecord& worker = books_.worker(index);
-    near.missing_bytes = missing_bytes(job, task, worker);
-    std::uint64_t load = worker.load();
-    if (near.missing_bytes > 0) {
-      load = worker.full_load();
-      near.level = books_.workers().level_with(index, load);
-    }
-    if (policy::room(job, worker, load) == 0) return;
-    if (best.worker == kNoWorker || rank(near) < rank(best)) best = near;
-  };
+// Takes the candidate as `best` if it is better. False: it has no room.
+bool Search::consider(const JobRecord& job, const TaskRecord& task, Demand::Candidate candidate,
+                      Choice& best) const {
+  const WorkerTable& workers = books_.workers();
+  const WorkerRecord& worker = workers.at(candidate.worker);
+  Choice choice{candidate.worker, workers.level(candidate.worker), 0, candidate.width};
+  // A worker that is kept free for others has no level; for those it comes before all others.
+  if (choice.level < 0 && !(job.demand != nullptr && worker.takes_leases() &&
+                            books_.reservations().drained() == candidate.worker &&
+                            books_.reservations().is_drained_for(*job.demand))) {
+    return false;
+  }
+  choice.missing_bytes = missing_bytes(job, task, worker);
+  std::uint64_t load = worker.load();
+  if (choice.missing_bytes > 0) {
+    load = worker.full_load();
+    choice.level = workers.level_with(candidate.worker, load);
+  }
+  choice.ahead = policy::prefetch(job, worker);
+  choice.room = policy::room(job, worker, load, choice.ahead, choice.width);
+  if (choice.room == 0) return false;
+  if (best.worker == kNoWorker || policy::is_better(task, choice, best)) best = choice;
+  return true;
+}
+
+void Search::look_in_demand(const JobRecord& job, const TaskRecord& task, Choice& best) {
+  Demand& demand = *job.demand;
+  const std::vector<Demand::Candidate>& all = demand.candidates;
+  if (books_.reservations().is_drained_for(demand)) {  // it is looked at first
+    const WorkerIndex drained = books_.reservations().drained();
+    const auto own = std::find_if(all.begin(), all.end(),
+                                  [&](const auto& entry) { return entry.worker == drained; });
+    demand.cursor = static_cast<std::size_t>(own - all.begin());
+  }
+  std::size_t found = 0;
+  for (std::size_t i = 0; i < std::min(all.size(), kLooks) && found < kChoices; ++i) {
+    if (demand.cursor >= all.size()) demand.cursor = 0;
+    if (consider(job, task, all[demand.cursor++], best)) ++found;
+    if (best.worker != kNoWorker && best.worker == books_.reservations().drained()) return;
+  }
+}
+
+void Search::look_for_blobs(JobRecord& job, const TaskRecord& task, Choice& best) {
   if (std::exchange(searches_turn_, books_.turn()) != books_.turn()) searches_failed_ = 0;
   const std::size_t names = std::size_t{job.spec.function.body.blobs} + task.data.blobs + 1;
   const auto& classes = books_.groups().eligible_classes(job);
@@ -59,56 +83,32 @@ Search::Near Search::find_near(JobRecord& job, const TaskRecord& task) {
   looks = std::max<std::size_t>(looks / std::max<std::size_t>(classes.size(), 1), 1);
   for (const std::uint32_t index : classes) {
     const std::size_t members = books_.workers().classes()[index].members.size();
-    for (std::size_t i = 0; i < std::min(members, looks); ++i)
-      consider(books_.workers().next_member(index));
+    for (std::size_t i = 0; i < std::min(members, looks); ++i) {
+      consider(job, task, {books_.workers().next_member(index), 1}, best);
+    }
     if (members <= looks) continue;
     const WorkerIndex least = books_.workers().least_loaded(index);
-    if (least != kNoWorker) consider(least);
+    if (least != kNoWorker) consider(job, task, {least, 1}, best);
   }
   searches_failed_ += best.worker == kNoWorker ? 1 : 0;
-  return best;
 }
 
-bool Search::has_room(const Demand& demand, const Demand::Candidate& candidate,
-                      std::uint64_t load) const {
-  const WorkerRecord& worker = books_.worker(candidate.worker);
-  const Reservations& reservations = books_.reservations();
-  const bool is_own =
-      reservations.drained() == candidate.worker && reservations.is_drained_for(demand);
-  return policy::has_room(demand, candidate, worker, load, worker.reserved && !is_own);
-}
-
-const Demand::Candidate* Search::find_room(const JobRecord& job, const TaskRecord& task) {
-  Demand& demand = *job.demand;
-  const std::vector<Demand::Candidate>& all = demand.candidates;
-  const Demand::Candidate* best = nullptr;
-  std::uint64_t least_missing = 0;
-  std::size_t found = 0;
-  for (std::size_t i = 0; i < std::min(all.size(), kLooks) && found < kChoices; ++i) {
-    if (demand.cursor >= all.size()) demand.cursor = 0;
-    const Demand::Candidate& candidate = all[demand.cursor++];
-    const WorkerRecord& worker = books_.worker(candidate.worker);
-    const std::uint64_t missing = missing_bytes(job, task, worker);
-    if (!has_room(demand, candidate, missing == 0 ? worker.load() : worker.full_load())) continue;
-    if (books_.reservations().drained() == candidate.worker) return &candidate;
-    ++found;
-    if (best == nullptr || std::pair(books_.workers().level(candidate.worker), missing) <
-                               std::pair(books_.workers().level(best->worker), least_missing)) {
-      best = &candidate;
-      least_missing = missing;
-    }
-  }
-  return best;
-}
-
-WorkerIndex Search::least_loaded(const Demand& demand) const {
+WorkerIndex Search::least_loaded(JobRecord& job) {
+  const WorkerTable& workers = books_.workers();
   WorkerIndex best = kNoWorker;
-  for (std::size_t i = 0; i < std::min(demand.candidates.size(), kLooks); ++i) {
-    const std::size_t place = (demand.cursor + i) % demand.candidates.size();
-    const WorkerIndex index = demand.candidates[place].worker;
-    if (books_.workers().level(index) < 0) continue;
-    if (best == kNoWorker || books_.workers().level(index) < books_.workers().level(best))
-      best = index;
+  const auto consider = [&](WorkerIndex index) {
+    if (index == kNoWorker || workers.level(index) < 0) return;
+    if (best == kNoWorker || workers.level(index) < workers.level(best)) best = index;
+  };
+  if (job.demand == nullptr) {
+    for (const std::uint32_t index : books_.groups().eligible_classes(job)) {
+      consider(workers.least_loaded(index));
+    }
+    return best;
+  }
+  const auto& candidates = job.demand->candidates;
+  for (std::size_t i = 0; i < std::min(candidates.size(), kLooks); ++i) {
+    consider(candidates[(job.demand->cursor + i) % candidates.size()].worker);
   }
   return best;
 }

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "broker/books/books.hpp"
+#include "broker/placement/policy.hpp"
 
 namespace muster {
 
@@ -19,26 +20,20 @@ class Search {
   Search(const Search&) = delete;
   Search& operator=(const Search&) = delete;
 
-  struct Near {
-    WorkerIndex worker = kNoWorker;
-    std::int32_t level = 0;
-    std::uint64_t missing_bytes = 0;
-  };
-  // The least loaded worker that may run the job; kNoWorker: none takes leases.
-  WorkerIndex best_worker(JobRecord& job);
-  // The worker with the least relative load among those with room for the task that are looked at,
-  // as the task sees them; of several the one that lacks the fewest bytes. A task that came back
-  // goes where its blobs are, if anyone with room has them: that is what it came back for.
-  Near find_near(JobRecord& job, const TaskRecord& task);
-  // The least loaded of some workers where a task of the demand can start now; null: none of those
-  // that were looked at. Among those that are loaded alike, the one that lacks the fewest bytes of
-  // the task's blobs.
-  const Demand::Candidate* find_room(const JobRecord& job, const TaskRecord& task);
-  // The least loaded of some workers where the demand fits; kNoWorker: none takes leases.
-  WorkerIndex least_loaded(const Demand& demand) const;
-  bool has_room(const Demand& demand, const Demand::Candidate& candidate, std::uint64_t load) const;
+  // The best place, by policy::is_better(), among the workers with room for this task of the job
+  // that are looked at: the least loaded of each class; where blobs or resources tell workers of a
+  // class apart, some of them. No worker: none of those has room.
+  Choice find(JobRecord& job, const TaskRecord& task);
+  // The least loaded of those that may run the job and take leases, however full it is; kNoWorker:
+  // there is none, or none was looked at.
+  WorkerIndex least_loaded(JobRecord& job);
 
  private:
+  bool consider(const JobRecord& job, const TaskRecord& task, Demand::Candidate candidate,
+                Choice& best) const;
+  void look_in_demand(const JobRecord& job, const TaskRecord& task, Choice& best);
+  void look_for_blobs(JobRecord& job, const TaskRecord& task, Choice& best);
+
   Books& books_;
   std::uint64_t searches_turn_ = 0;    // the turn of …
   std::uint32_t searches_failed_ = 0;  // … these searches for a worker near a task's blobs

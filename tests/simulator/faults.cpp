@@ -66,7 +66,7 @@ World::Link* World::any_link() {
 }
 
 void World::schedule_chaos() {
-  if (now_ >= plan_.chaos) {
+  if (now_ - kStart >= plan_.chaos) {
     healing_ = true;
     hostile_.reset();
     return;

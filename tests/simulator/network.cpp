@@ -166,7 +166,10 @@ void World::pump_broker() {
     for (const Outgoing& out : outgoing) {
       const auto peer = static_cast<std::uint64_t>(out.peer);
       if (const auto* tasks = std::get_if<message::Tasks>(&out.message)) check_leases(*tasks);
-      if (hostile_ && hostile_->is(peer)) continue;
+      if (hostile_ && hostile_->is(peer)) {
+        check_refusal(peer, out.message);
+        continue;
+      }
       const auto found = peers_.find(peer);
       if (found == peers_.end()) {
         scheduler_->disconnected(out.peer, now_);
@@ -180,6 +183,12 @@ void World::pump_broker() {
       });
     }
   }
+}
+
+// A peer is told once that it is refused: what it says afterwards is ignored.
+void World::check_refusal(std::uint64_t peer, const Message& message) {
+  if (!std::holds_alternative<message::Refuse>(message)) return;
+  if (!refused_.emplace(incarnations_, peer).second) fail("a peer was refused twice");
 }
 
 void World::check_leases(const message::Tasks& tasks) {

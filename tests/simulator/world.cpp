@@ -32,7 +32,7 @@ Duration World::random_duration(Duration below) {
   return Duration(1 + static_cast<std::int64_t>(random(static_cast<std::uint64_t>(below.count()))));
 }
 void World::fail(const std::string& what) {
-  if (failure_.empty()) failure_ = "at " + std::to_string(now_.count()) + " ns: " + what;
+  if (failure_.empty()) failure_ = "at " + std::to_string((now_ - kStart).count()) + " ns: " + what;
 }
 void World::count_broker() {
   for (const auto& [name, value] : scheduler_->counters()) count(name, value);
@@ -57,7 +57,7 @@ std::string World::run() {
     if (!step()) {
       fail("nothing is left to happen, but tasks are missing: " + missing());
     }
-    if (now_ > plan_.chaos + kQuietBound + work) fail("not quiet in time: " + missing());
+    if (now_ - kStart > plan_.chaos + kQuietBound + work) fail("not quiet in time: " + missing());
   }
   if (failure_.empty()) settle();
   check();

@@ -96,6 +96,7 @@ class World {
   void look_for_lost();
   void doubt(Worker& worker);
   void check_leases(const message::Tasks& tasks);
+  void check_refusal(std::uint64_t peer, const Message& message);
 
   // --- workers.cpp
   void start_worker(std::uint32_t number);
@@ -152,7 +153,9 @@ class World {
 
   Plan plan_;
   std::mt19937_64 generator_;
-  Time now_{0};
+  // The clock does not begin at 0, where what was never set would seem to be recent.
+  static constexpr Time kStart = std::chrono::hours(1);
+  Time now_ = kStart;
   std::uint64_t order_ = 0;
   struct Event {
     Time time;
@@ -180,6 +183,7 @@ class World {
   std::map<Audit::TaskName, std::uint32_t> running_;
   Audit audit_;
   std::unique_ptr<HostilePeer> hostile_;
+  std::set<std::pair<std::uint64_t, std::uint64_t>> refused_;  // incarnations and connections
   bool healing_ = false;
   bool closing_ = false;  // everything is done and said: nobody comes any more
   std::uint64_t steps_ = 0;

@@ -55,10 +55,10 @@ TEST_F(RunQueueTest, ThoseInFrontAreLookedAtAgain) {
   WaitGroup group;
   for (int i = 0; i < 100; ++i) add(100 - i);
   park_all(group);
-  queue_.wake(8);
+  queue_.wake(8, 1);
   EXPECT_TRUE(queue_.empty());
   for (int turn = 0; turn < 3; ++turn) {
-    queue_.wake(7);
+    queue_.wake(7, 1);
     EXPECT_EQ(ready().size(), 16U);
     EXPECT_EQ(ready().front(), 1.0);
     park_all(group);
@@ -73,7 +73,7 @@ TEST_F(RunQueueTest, WhereJobsDifferAllHaveTheirTurn) {
   for (int i = 0; i < 100; ++i) add(i);
   park_all(group);
   for (int turn = 0; turn < 7; ++turn) {
-    queue_.wake(7);
+    queue_.wake(7, 1);
     for (const double order : ready()) seen.insert(order);
     park_all(group);
   }
@@ -88,7 +88,7 @@ TEST_F(RunQueueTest, GroupsOfAClassHaveTheirTurns) {
   }
   std::set<double> seen;
   for (int turn = 0; turn < 4; ++turn) {
-    queue_.wake(7);
+    queue_.wake(7, 1);
     EXPECT_LE(ready().size(), 64U);
     while (!queue_.empty()) {
       JobRecord& job = queue_.first();
@@ -106,7 +106,7 @@ TEST_F(RunQueueTest, EachUserHasJobsLookedAt) {
   for (int i = 0; i < 100; ++i) add(i);
   add(1000, other);
   park_all(group);
-  queue_.wake(7);
+  queue_.wake(7, 1);
   EXPECT_EQ(ready().size(), 17U);
   EXPECT_EQ(queue_.size(), 101U);
   const std::vector<double> looked = ready();
@@ -118,17 +118,49 @@ TEST_F(RunQueueTest, AGroupThatWasEmptyIsWokenAgain) {
   JobRecord& job = add(1);
   park_all(group, {7, 8});
   queue_.unpark(job);
-  queue_.wake(7);  // nobody waits, so the class forgets the group
+  queue_.wake(7, 1);  // nobody waits, so the class forgets the group
   park_all(group, {7, 8});
-  queue_.wake(7);
+  queue_.wake(7, 1);
   EXPECT_EQ(ready().size(), 1U);
   park_all(group, {7, 8});
   queue_.erase(job);
   EXPECT_EQ(queue_.waiting(), 0U);
   queue_.remove(group);
-  queue_.wake(7);
-  queue_.wake(8);
+  queue_.wake(7, 1);
+  queue_.wake(8, 1);
   EXPECT_TRUE(queue_.empty());
+}
+
+TEST_F(RunQueueTest, GroupsThatNeedMoreThanIsFreeAreNotLookedAt) {
+  WaitGroup ordinary;
+  WaitGroup narrow;
+  WaitGroup wide;
+  narrow.need = 2;
+  wide.need = 4;
+  double order = 0;
+  for (WaitGroup* group : {&ordinary, &narrow, &wide}) {
+    add(++order);
+    park_all(*group);
+  }
+  queue_.wake(7, 0);
+  EXPECT_EQ(ready(), std::vector<double>({1}));
+  queue_.wake(7, 3);
+  EXPECT_EQ(ready(), std::vector<double>({1, 2}));
+  queue_.set_need(wide, 3);  // a worker has come where its tasks are narrower
+  queue_.wake(7, 3);
+  EXPECT_EQ(ready(), std::vector<double>({1, 2, 3}));
+}
+
+TEST_F(RunQueueTest, ManyGroupsHaveTheirTurnWhateverTheyNeed) {
+  constexpr std::size_t kMany = 200;
+  std::vector<WaitGroup> groups(kMany);
+  for (std::size_t i = 0; i < kMany; ++i) {
+    groups[i].need = 1 + static_cast<std::uint32_t>(i % 3);
+    add(static_cast<double>(i));
+    park_all(groups[i]);
+  }
+  for (int turn = 0; turn < 4; ++turn) queue_.wake(7, 3);
+  EXPECT_EQ(ready().size(), kMany);
 }
 
 }  // namespace

@@ -271,6 +271,29 @@ TEST_F(SchedulerTest, RefusesWhatBreaksTheProtocolAndServesTheRest) {
   EXPECT_EQ(producers_[good].outcomes.size(), 1U);
 }
 
+TEST_F(SchedulerTest, APeerThatIsRefusedWithItsFirstMessageIsIgnoredAfterwards) {
+  message::HelloProducer hello;
+  hello.protocol_version = 99;
+  hello.software_version = "9.9";
+  hello.session = {5, 5};
+  const PeerId bad_version{77};
+  const PeerId not_admitted{78};
+  const PeerId junk{79};
+  const LocalUser member{"ada", 1001, true, false};
+  const auto speak = [&] {
+    send(bad_version, hello);
+    send(not_admitted, hello_of(1, 1), nullptr, member);
+    scheduler_->malformed(junk, message::RefuseCode::malformed, "junk", now_);
+  };
+  for (int i = 0; i < 5; ++i) {
+    speak();
+    pass(1s);
+  }
+  EXPECT_EQ(scheduler_->counter("peers_refused"), 3U);
+  EXPECT_EQ(producers_[bad_version].other.size(), 1U);
+  EXPECT_EQ(producers_[not_admitted].other.size(), 1U);
+}
+
 TEST_F(SchedulerTest, MoreThanTheCreditIsRefused) {
   options_.credit_tasks = 10;
   restart();
