@@ -136,16 +136,18 @@ TEST_F(StoreServerTest, GoesOnAfterAQuestionThatItCannotAnswer) {
   ASSERT_EQ(status(kFirst, value("large", large)), StoreStatus::done);
   std::size_t failed = 0;
   {
-    std::vector<std::uint64_t> tokens;
     const testing::LittleMemory little_memory(kStorePieceBytes / 2);
     // Their values stay here, until what the thread has is used up.
-    for (int i = 0; i < 200; ++i) {
-      tokens.push_back(say(kElsewhere, question(StoreOperation::get, "large")));
-      if (i % 10 == 9) settle();
-    }
-    for (const std::uint64_t token : tokens) {
-      ASSERT_EQ(answers_.count(token), 1U) << "no answer";
-      if (answers_.at(token).text.find("cannot answer") != std::string::npos) ++failed;
+    for (int round = 0; round < 200 && failed == 0; ++round) {
+      std::vector<std::uint64_t> tokens;
+      for (int i = 0; i < 10; ++i) {
+        tokens.push_back(say(kElsewhere, question(StoreOperation::get, "large")));
+      }
+      settle();
+      for (const std::uint64_t token : tokens) {
+        ASSERT_EQ(answers_.count(token), 1U) << "no answer";
+        if (answers_.at(token).text.find("cannot answer") != std::string::npos) ++failed;
+      }
     }
     answers_.clear();
   }
