@@ -111,7 +111,7 @@ def test_a_service_outlives_brokers_and_tunnels(
 def documented_options() -> str:
     """What docs/services.md says before the key in authorized_keys."""
     found = re.search(
-        r"^ +(restrict,\S*) ssh-ed25519", (ROOT / "docs/services.md").read_text(), re.M
+        r"^ *(restrict,\S*) ssh-ed25519", (ROOT / "docs/services.md").read_text(), re.M
     )
     assert found is not None
     return found[1].replace("5670", str(PORT))
