@@ -185,26 +185,32 @@ def check_sizes(tree):
             )
 
 
-def check_classes(tree):
-    """A class whose methods lie in two source files holds two subjects."""
-    homes = {}
-    excused = set()
+def sources_of_classes(tree):
+    """Of each (side, class): the source files that define its methods, and in which line first."""
+    sources = collections.defaultdict(dict)
     for path in sorted(tree.includes):
         if not is_in_room(path) or not path.endswith(".cpp"):
             continue
         text = tree.files[path]
         for match in METHOD.finditer(text):
             name = match["scope"].removesuffix("::")
-            home = homes.setdefault((path.split("/")[0], name), path)
-            if home == path:
-                continue
-            if name in EXCEPTIONS:
-                excused.add(name)
-                continue
-            homes[(path.split("/")[0], name)] = path  # one complaint for a file
+            line = text.count("\n", 0, match.start()) + 1
+            sources[path.split("/")[0], name].setdefault(path, line)
+    return sources
+
+
+def check_classes(tree):
+    """A class whose methods lie in two source files holds two subjects."""
+    excused = set()
+    for (_, name), lines in sources_of_classes(tree).items():
+        home, *others = lines
+        if others and name in EXCEPTIONS:
+            excused.add(name)
+            continue
+        for path in others:
             tree.error(
                 path,
-                text.count("\n", 0, match.start()) + 1,
+                lines[path],
                 "one-source",
                 f"{home} defines {name}, too: give the second subject a class and a name",
             )
@@ -216,19 +222,23 @@ def is_python(path, text):
     return path.endswith(".py") or text.startswith("#!/usr/bin/env python3")
 
 
+def python_functions(module):
+    """(first line, name, number of lines) of each function in a parsed module."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.lineno, node.name, node.end_lineno - node.lineno + 1
+
+
 def check_functions(tree):
     for path, text in sorted(tree.files.items()):
         module = parsed(text) if is_python(path, text) else None
-        for node in ast.walk(module) if module is not None else ():
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            lines = node.end_lineno - node.lineno + 1
+        for number, name, lines in python_functions(module) if module is not None else ():
             if lines > MAX_FUNCTION_LINES:
                 tree.error(
                     path,
-                    node.lineno,
+                    number,
                     "function",
-                    f"{node.name} has {lines} lines, over {MAX_FUNCTION_LINES}: split it",
+                    f"{name} has {lines} lines, over {MAX_FUNCTION_LINES}: split it",
                 )
 
 
